@@ -1,0 +1,109 @@
+"""What the classifier is fed: real images, and with probability p a mix from the pool in a real image's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Sampler
+
+from diffmix import images, labels
+from diffmix.config import MixConfig
+from diffmix.datasets.real import RealSet
+
+
+class Mixes(Protocol):
+    """Random access to finished mixes: (image bytes, source label, target label, strength)."""
+
+    def __getitem__(self, index: int) -> tuple[bytes, int, int, float]: ...
+
+
+class Draw(NamedTuple):
+    """One sample that is to be read."""
+
+    synthetic: bool
+    index: int
+    """Row of the real set, or number of the mix in the pool."""
+    seed: int
+    """Seed of the sample's own augmentation."""
+
+
+class MixedSampler(Sampler[Draw]):
+    """The draws of one rank for one epoch after the other (`set_epoch` first).
+
+    An epoch is as many full global batches as cover the real images once, so every rank runs the same number of equal
+    steps. Each sample is synthetic with probability `synthetic_p` if the pool holds anything when the sample is drawn
+    (paper, section 3.4). Every draw is a function of (seed, epoch, place in the epoch) and of the pool's size.
+    """
+
+    def __init__(
+        self, real_size: int, synthetic_p: float, pool_size: Callable[[], int], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ):
+        self.real_size, self.synthetic_p, self.pool_size = real_size, synthetic_p, pool_size
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.epoch = 0
+        self.steps = -(-real_size // batch_size)
+        """Steps in an epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps * self.batch_size // self.world_size
+
+    def __iter__(self) -> Iterator[Draw]:
+        generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 2, self.epoch]))
+        total = self.steps * self.batch_size
+        rounds = -(-total // self.real_size)
+        order = np.concatenate([generator.permutation(self.real_size) for _ in range(rounds)])[:total]
+        synthetic = generator.random(total) < self.synthetic_p
+        pick = generator.random(total)
+        seeds = generator.integers(2**62, size=total)
+        # Rank r takes every world_size-th place, so that the ranks' batches together are the global batch.
+        for place in range(self.rank, total, self.world_size):
+            size = self.pool_size() if synthetic[place] else 0
+            if size:
+                yield Draw(True, min(int(pick[place] * size), size - 1), int(seeds[place]))
+            else:
+                yield Draw(False, int(order[place]), int(seeds[place]))
+
+
+class MixedSamples(Dataset):
+    """Reads draws: (image float32 [3, S, S], label float32 [num_classes], synthetic bool).
+
+    Labels are made here, so that gamma can change without synthesising again.
+    """
+
+    def __init__(self, real: RealSet, mixes: Mixes, transform: Callable[[Image.Image], torch.Tensor], mix: MixConfig):
+        self.real, self.mixes, self.transform, self.mix = real, mixes, transform, mix
+
+    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, bool]:
+        num_classes = len(self.real.class_names)
+        if draw.synthetic:
+            data, source, target, strength = self.mixes[draw.index]
+            label = labels.soft_label(source, target, strength, self.mix.gamma, num_classes, self.mix.soft_scale)
+        else:
+            data = self.real.image_bytes(draw.index)
+            label = labels.one_hot(self.real.labels[draw.index], num_classes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draw.seed)
+            image = self.transform(images.decode(data))
+        return image, torch.from_numpy(label), draw.synthetic
+
+
+class EvalSamples(Dataset):
+    """Real images by row: (image float32 [3, S, S], row)."""
+
+    def __init__(self, real: RealSet, transform: Callable[[Image.Image], torch.Tensor], rows: np.ndarray | None = None):
+        self.real, self.transform = real, transform
+        self.rows = np.arange(len(real)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
+        row = int(self.rows[place])
+        return self.transform(images.decode(self.real.image_bytes(row))), row

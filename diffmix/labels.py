@@ -1,0 +1,36 @@
+"""Soft labels of mixes (paper, section 3.4)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def soft_label(
+    source: ArrayLike, target: ArrayLike, strength: ArrayLike, gamma: float, num_classes: int, scale: float = 1.0
+) -> np.ndarray:
+    """`scale * ((1 - s**gamma) * e_source + s**gamma * e_target)`, one row per mix.
+
+    `source` and `target` are class indices and `strength` is in (0, 1]; the three broadcast to one shape [N] (or are
+    scalars). Gives float32 [N, num_classes] (or [num_classes]) whose rows sum to `scale`. Where source and target are
+    one class, that class gets everything. Raises `ValueError` for an index outside 0..num_classes-1.
+    """
+    source, target, strength = np.broadcast_arrays(source, target, np.asarray(strength, dtype=np.float64))
+    for labels in (source, target):
+        if labels.size and not (0 <= labels.min() and labels.max() < num_classes):
+            raise ValueError(f"class indices must lie in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}")
+    share = strength**gamma
+    eye = np.eye(num_classes)
+    label = (1.0 - share)[..., None] * eye[source] + share[..., None] * eye[target]
+    return (scale * label).astype(np.float32)
+
+
+def one_hot(label: ArrayLike, num_classes: int) -> np.ndarray:
+    """float32 [..., num_classes] with a 1 at `label`."""
+    return np.eye(num_classes, dtype=np.float32)[np.asarray(label)]
+
+
+def smooth(label: np.ndarray, smoothing: float) -> np.ndarray:
+    """Label smoothing on any label: `(1 - smoothing) * label + smoothing * mass / num_classes`; keeps each row's sum."""
+    mass = label.sum(axis=-1, keepdims=True)
+    return ((1.0 - smoothing) * label + smoothing * mass / label.shape[-1]).astype(np.float32)

@@ -1,0 +1,35 @@
+"""What the embedded base model is told about its pictures: the text half of its pre-training set."""
+
+import numpy as np
+
+from diffmix.nano.data import CLASS_NAMES, COLOURS, SUPERCLASS, Recipe
+
+SETTINGS = {"china": "in china", "flower": "on a flower"}
+"""How a caption names the background of a group."""
+
+MENTIONED = 0.5
+"""The probability with which a caption mentions each of size, colour, position and background."""
+
+
+def caption(recipe: Recipe, name_share: float, rng: np.random.Generator) -> str:
+    """A random true caption of a picture, which gives the class's name with probability `name_share`."""
+    across, down = recipe.shift
+    size = "small" if recipe.size < 20 else "large" if recipe.size > 24 else ""
+    position = "left" if across < -2 else "right" if across > 2 else "top" if down < -2 else "bottom" if down > 2 else ""
+    mention = rng.random(5) < (MENTIONED, MENTIONED, name_share, MENTIONED, MENTIONED)
+    words = [
+        "a photo of a",
+        size if mention[0] else "",
+        recipe.colour if mention[1] else "",
+        CLASS_NAMES[recipe.label] if mention[2] else "",
+        SUPERCLASS,
+        f"on the {position}" if position and mention[3] else "",
+        SETTINGS[recipe.group] if mention[4] else "",
+    ]
+    return " ".join(filter(None, words))
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption can hold."""
+    phrases = ["a photo of a small large on the left right top bottom", SUPERCLASS, *COLOURS, *CLASS_NAMES, *SETTINGS.values()]
+    return sorted({word for phrase in phrases for word in phrase.split()})

@@ -1,0 +1,206 @@
+"""The embedded data set: handwritten digits on photographs, made on the fly from what scikit-learn packages.
+
+A picture is one 8x8 digit of `sklearn.datasets.load_digits`, enlarged, turned, coloured and laid over a crop of one of the
+two photographs of `sklearn.datasets.load_sample_images`. The four splits share neither a digit nor a pixel of a photograph:
+`digit_indices` and `photo_columns` say which are whose, for every seed. Only the composition depends on the seed.
+"""
+
+import colorsys
+import io
+from collections.abc import Iterator
+from functools import cache
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from PIL import Image
+
+Split = Literal["pretrain", "train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+CLASS_NAMES: list[str] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+SUPERCLASS = "digit"
+GROUPS: list[str] = ["china", "flower"]
+"""The photograph that a picture's background is cut from."""
+
+RESOLUTION = 32
+"""Height and width of a picture in pixels."""
+
+MAJORITY_SHARE: dict[Split, float] = {"pretrain": 0.5, "train": 0.8, "val": 0.8, "test": 0.5}
+"""The share of class c's pictures whose background is `majority_group(c)`, exact up to rounding in each class."""
+
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.00, 0.85, 0.85),
+    "orange": (0.08, 0.90, 0.95),
+    "yellow": (0.15, 0.80, 0.95),
+    "green": (0.35, 0.75, 0.60),
+    "cyan": (0.50, 0.70, 0.85),
+    "blue": (0.62, 0.80, 0.75),
+    "purple": (0.77, 0.60, 0.65),
+    "pink": (0.90, 0.45, 0.95),
+    "white": (0.00, 0.00, 0.95),
+    "black": (0.00, 0.00, 0.08),
+}
+"""Name -> (hue, saturation, value), each in [0, 1]; a picture's colour varies a little around its name's."""
+
+_DIGITS_PER_CLASS: dict[Split, int] = {"train": 45, "val": 15, "test": 30}  # the rest, 84 to 93 a class, is for pre-training
+_STRIPS: dict[Split, tuple[int, ...]] = {"pretrain": (0, 2, 4, 6, 8), "train": (1, 7), "val": (5,), "test": (3, 9)}
+_STRIP_WIDTH = 64
+_SPLIT_SEED = 2403  # constant: a base model that is pre-trained once must never meet another seed's test digits
+_MIN_CONTRAST = 0.3
+
+
+class Example(NamedTuple):
+    """One labelled picture: `image` is a 32x32 RGB PNG file's bytes, `label` indexes `CLASS_NAMES`, `group` is one of `GROUPS`."""
+
+    image_id: str
+    image: bytes
+    label: int
+    group: str
+
+
+class Recipe(NamedTuple):
+    """Everything that decides a picture; `render` adds no randomness."""
+
+    image_id: str
+    digit: int
+    """Row of `load_digits`."""
+    label: int
+    group: str
+    box: tuple[int, int, int, int]
+    """The crop of the group's photograph: left, top, right, bottom in pixels, right and bottom exclusive."""
+    mirrored: bool
+    """Whether the crop (never the digit) is mirrored."""
+    colour: str
+    rgb: tuple[float, float, float]
+    """The digit's colour, each channel in [0, 1]."""
+    size: float
+    """Side of the 8x8 digit in the picture, in pixels."""
+    angle: float
+    """Counter-clockwise rotation in degrees."""
+    slant: float
+    shift: tuple[float, float]
+    """Offset of the digit's centre from the picture's, right and down, in pixels."""
+    opacity: float
+    """Of the digit's ink, in [0, 1]."""
+
+
+def majority_group(label: int) -> str:
+    """The background that most training pictures of a class have."""
+    return GROUPS[label % len(GROUPS)]
+
+
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return (digits.images / 16.0).astype(np.float32), digits.target
+
+
+@cache
+def _photo(group: str) -> Image.Image:
+    from sklearn.datasets import load_sample_image
+
+    return Image.fromarray(load_sample_image(f"{group}.jpg"))
+
+
+@cache
+def digit_indices(split: Split) -> tuple[int, ...]:
+    """The rows of `load_digits` that a split owns, stratified by class; disjoint between splits and the same for every seed."""
+    _, labels = _digits()
+    rng = np.random.default_rng(_SPLIT_SEED)
+    owned: list[int] = []
+    for label in range(len(CLASS_NAMES)):
+        rows = rng.permutation(np.flatnonzero(labels == label)).tolist()
+        for name, count in _DIGITS_PER_CLASS.items():
+            taken, rows = rows[:count], rows[count:]
+            owned += taken if name == split else []
+        owned += rows if split == "pretrain" else []
+    return tuple(owned)
+
+
+def photo_columns(split: Split) -> list[tuple[int, int]]:
+    """The columns `[start, stop)` of both photographs that a split's backgrounds are cut from; disjoint between splits."""
+    return [(strip * _STRIP_WIDTH, (strip + 1) * _STRIP_WIDTH) for strip in _STRIPS[split]]
+
+
+def _luma(rgb: np.ndarray) -> np.ndarray:
+    return rgb @ np.array([0.299, 0.587, 0.114])
+
+
+def draw_recipe(image_id: str, split: Split, digit: int, group: str, rng: np.random.Generator) -> Recipe:
+    """A random composition of one digit on a background of `group`, from the parts of the photographs that `split` owns."""
+    photo = _photo(group)
+    start, stop = photo_columns(split)[rng.integers(len(_STRIPS[split]))]
+    side = int(rng.integers(40, stop - start + 1))
+    left, top = int(rng.integers(start, stop - side + 1)), int(rng.integers(0, photo.height - side + 1))
+    box = (left, top, left + side, top + side)
+    background = _luma(np.asarray(photo.crop(box), dtype=np.float64).mean(axis=(0, 1)) / 255)
+    while True:
+        colour = list(COLOURS)[rng.integers(len(COLOURS))]
+        hsv = np.clip(np.array(COLOURS[colour]) + rng.uniform(-1, 1, 3) * (0.025, 0.05, 0.08), 0, 1)
+        rgb = colorsys.hsv_to_rgb(*hsv.tolist())
+        if abs(_luma(np.array(rgb)) - background) > _MIN_CONTRAST:
+            break
+    size = float(rng.uniform(17, 27))
+    room = (RESOLUTION - size) / 2 + 1
+    return Recipe(
+        image_id=image_id,
+        digit=digit,
+        label=int(_digits()[1][digit]),
+        group=group,
+        box=box,
+        mirrored=bool(rng.integers(2)),
+        colour=colour,
+        rgb=rgb,
+        size=size,
+        angle=float(rng.uniform(-15, 15)),
+        slant=float(rng.uniform(-0.2, 0.2)),
+        shift=(float(rng.uniform(-room, room)), float(rng.uniform(-room, room))),
+        opacity=float(rng.uniform(0.8, 1.0)),
+    )
+
+
+def render(recipe: Recipe) -> np.ndarray:
+    """The picture of a recipe: uint8 of shape (32, 32, 3)."""
+    crop = _photo(recipe.group).crop(recipe.box).resize((RESOLUTION, RESOLUTION), Image.Resampling.BOX)
+    background = np.asarray(crop, dtype=np.float32)[:, :: -1 if recipe.mirrored else 1]
+    alpha = recipe.opacity * _ink(recipe)[:, :, None]
+    picture = background * (1 - alpha) + 255 * np.array(recipe.rgb, dtype=np.float32) * alpha
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def _ink(recipe: Recipe) -> np.ndarray:
+    """How much of each pixel the digit covers: float32 of shape (32, 32) in [0, 1]."""
+    margin = 2  # some digits touch the border, and interpolation needs room around them
+    digit = Image.fromarray(np.pad(_digits()[0][recipe.digit], margin))
+    turn, per_pixel = np.deg2rad(recipe.angle), 8 / recipe.size
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    to_digit = per_pixel * np.array([[1, recipe.slant], [0, 1]]) @ rotation  # picture offset -> digit offset
+    origin = 4 + margin - to_digit @ (RESOLUTION / 2 + np.array(recipe.shift))
+    affine = (*to_digit[0], origin[0], *to_digit[1], origin[1])
+    ink = digit.transform((RESOLUTION, RESOLUTION), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
+    return np.clip((np.asarray(ink) - 0.15) / 0.5, 0, 1)
+
+
+def recipes(split: Split, seed: int = 0) -> Iterator[Recipe]:
+    """One recipe for each digit of a split, in a shuffled order; class c has `MAJORITY_SHARE[split]` of `majority_group(c)`."""
+    rows = digit_indices(split)
+    _, labels = _digits()
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    groups: dict[int, str] = {}
+    for label in range(len(CLASS_NAMES)):
+        members = rng.permutation([row for row in rows if labels[row] == label]).tolist()
+        majority = round(MAJORITY_SHARE[split] * len(members))
+        minority_group = GROUPS[1 - GROUPS.index(majority_group(label))]
+        groups |= {row: majority_group(label) if i < majority else minority_group for i, row in enumerate(members)}
+    for index, row in enumerate(rng.permutation(rows).tolist()):
+        yield draw_recipe(f"{split}/{index:04d}", split, row, groups[row], rng)
+
+
+def examples(split: Split, seed: int = 0) -> Iterator[Example]:
+    """The labelled pictures of a split: one for each of its digits, the same bytes for the same seed."""
+    for recipe in recipes(split, seed):
+        file = io.BytesIO()
+        Image.fromarray(render(recipe)).save(file, format="png")
+        yield Example(recipe.image_id, file.getvalue(), recipe.label, recipe.group)

@@ -1,0 +1,260 @@
+"""Pre-train the embedded base model: `python -m diffmix.nano.pretrain --out DIR`.
+
+It makes a Stable-Diffusion-shaped pipeline of five million parameters from the `pretrain` part of `diffmix.nano.data` alone:
+first the autoencoder, then U-Net and text encoder together on its latents. The same settings give the same weights on the
+same machine and library versions. It takes about an hour on two CPU cores.
+"""
+
+import argparse
+import copy
+import dataclasses
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from diffmix.nano import data
+from diffmix.nano.captions import caption, vocabulary
+from diffmix.nano.tokenizer import write_tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides the weights. The defaults made the shipped ones."""
+
+    pictures: int = 40_000
+    """Random compositions of the pre-training digits that are rendered once, for both trainings."""
+    name_share: float = 0.08
+    """The probability with which a caption gives the class's name."""
+    empty_share: float = 0.12
+    """The probability with which a caption is replaced by the empty prompt, for classifier-free guidance."""
+    vae_steps: int = 1400
+    vae_batch_size: int = 32
+    vae_lr: float = 2e-3
+    kl_weight: float = 1e-3
+    """Of the Kullback-Leibler term (nats per latent element) against the mean absolute error in [-1, 1]."""
+    unet_steps: int = 3500
+    unet_batch_size: int = 64
+    unet_lr: float = 1.5e-3
+    snr_gamma: float = 5.0
+    """Of the min-SNR loss weight (Hang et al., 2023)."""
+    ema_decay: float = 0.998
+    """Of the moving average of the weights of U-Net and text encoder, which is what is saved."""
+    seed: int = 0
+
+
+SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+TEXT_WIDTH, TEXT_LENGTH = 128, 32
+
+
+def build_vae() -> AutoencoderKL:
+    """32x32 RGB in [-1, 1] <-> 8x8 latents of 4 channels."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 64, 64),
+        norm_num_groups=16,
+        sample_size=data.RESOLUTION,
+    )
+
+
+def build_unet() -> UNet2DConditionModel:
+    """The denoiser of 8x8 latents, with cross-attention to the text at 8x8 and 4x4."""
+    return UNet2DConditionModel(
+        sample_size=data.RESOLUTION // 4,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        block_out_channels=(64, 112),
+        layers_per_block=1,
+        attention_head_dim=4,
+        norm_num_groups=16,
+        cross_attention_dim=TEXT_WIDTH,
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text model of two layers over `tokenizer`'s vocabulary."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TEXT_LENGTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def compositions(count: int, seed: int) -> Iterator[data.Recipe]:
+    """Random recipes from the pre-training digits and photograph parts, backgrounds independent of the class."""
+    rng = np.random.default_rng(seed)
+    rows = data.digit_indices("pretrain")
+    for index in range(count):
+        row, group = rows[rng.integers(len(rows))], data.GROUPS[rng.integers(len(data.GROUPS))]
+        yield data.draw_recipe(f"pretrain/{index}", "pretrain", row, group, rng)
+
+
+def cosine_lr(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up over the first 5 % of the steps, then cosine to zero."""
+    warm_up = max(1, steps // 20)
+
+    def factor(step: int) -> float:
+        return min((step + 1) / warm_up, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def train_vae(vae: AutoencoderKL, pictures: Tensor, settings: Settings) -> None:
+    """Train on `pictures` (uint8, N x 3 x 32 x 32) and set the scaling factor that gives the latents unit variance."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.vae_lr, weight_decay=1e-4)
+    schedule = cosine_lr(optimizer, settings.vae_steps)
+    started = time.monotonic()
+    for step in range(settings.vae_steps):
+        batch = pictures[torch.randint(len(pictures), (settings.vae_batch_size,), generator=generator)] / 127.5 - 1
+        posterior = vae.encode(batch).latent_dist
+        error = (vae.decode(posterior.sample(generator)).sample - batch).abs().mean()
+        divergence = posterior.kl().mean() / posterior.mean[0].numel()
+        _descend(optimizer, schedule, error + settings.kl_weight * divergence)
+        _log("vae", step, settings.vae_steps, started, error=error, divergence=divergence)
+    mean, std = encode(vae, pictures[:2048])
+    vae.register_to_config(scaling_factor=round(1 / (mean.square().mean() + std.square().mean()).sqrt().item(), 4))
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the posterior over latents, unscaled: two float tensors of N x 4 x 8 x 8."""
+    posteriors = [vae.encode(part / 127.5 - 1).latent_dist for part in pictures.split(256)]
+    return torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
+
+
+def train_unet(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokens: Tensor,
+    latents: tuple[Tensor, Tensor],
+    empty: Tensor,
+    settings: Settings,
+) -> None:
+    """Train both jointly on the denoising loss and leave the moving average of their weights in them.
+
+    `tokens` is int64 of N x length, `latents` the scaled mean and standard deviation for the same N pictures, `empty` the
+    tokens of the empty prompt.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    noising = DDPMScheduler(**SCHEDULE)
+    signal = noising.alphas_cumprod / (1 - noising.alphas_cumprod)
+    trained = torch.nn.ModuleList([unet, text_encoder])
+    average = copy.deepcopy(trained)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=settings.unet_lr, weight_decay=1e-2)
+    schedule = cosine_lr(optimizer, settings.unet_steps)
+    started, size = time.monotonic(), settings.unet_batch_size
+    for step in range(settings.unet_steps):
+        rows = torch.randint(len(tokens), (size,), generator=generator)
+        unnamed = torch.rand(size, 1, generator=generator) < settings.empty_share
+        mean, std = latents[0][rows], latents[1][rows]
+        clean = mean + std * torch.randn(mean.shape, generator=generator)
+        noise = torch.randn(mean.shape, generator=generator)
+        time_steps = torch.randint(noising.config.num_train_timesteps, (size,), generator=generator)
+        context = text_encoder(torch.where(unnamed, empty, tokens[rows]))[0]
+        predicted = unet(noising.add_noise(clean, noise, time_steps), time_steps, context).sample
+        weight = (settings.snr_gamma / signal[time_steps]).clamp(max=1)
+        loss = (weight * F.mse_loss(predicted, noise, reduction="none").mean(dim=(1, 2, 3))).mean()
+        _descend(optimizer, schedule, loss)
+        decay = min(settings.ema_decay, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for kept, now in zip(average.parameters(), trained.parameters(), strict=True):
+                kept.lerp_(now, 1 - decay)
+        _log("unet", step, settings.unet_steps, started, loss=loss)
+    trained.load_state_dict(average.state_dict())
+
+
+def _descend(optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
+    schedule.step()
+
+
+def _log(what: str, step: int, steps: int, started: float, **values: Tensor) -> None:
+    if step % 50 == 0 or step == steps - 1:
+        figures = " ".join(f"{name}={value.item():.4f}" for name, value in values.items())
+        log.info("%s step %d/%d %s %.0f s", what, step, steps, figures, time.monotonic() - started)
+
+
+def save(
+    folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
+) -> None:
+    """Write the pipeline's folder, weights as 16-bit safetensors that load as 32-bit ones."""
+    pipeline = StableDiffusionPipeline(
+        vae=copy.deepcopy(vae),
+        text_encoder=copy.deepcopy(text_encoder),
+        tokenizer=tokenizer,
+        unet=copy.deepcopy(unet),
+        scheduler=DPMSolverMultistepScheduler(**SCHEDULE, algorithm_type="dpmsolver++", steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(folder)
+    # Loaded without a dtype, a text encoder would take the file's: half precision beside a U-Net in single.
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(config.read_text().replace('"float16"', '"float32"'))
+    write_tokenizer(vocabulary(), folder / "tokenizer", TEXT_LENGTH)
+
+
+def pretrain(out: Path, settings: Settings) -> None:
+    """Train all parts and write the pipeline's folder to `out`."""
+    recipes = list(compositions(settings.pictures, settings.seed))
+    pictures = torch.from_numpy(np.stack([data.render(recipe) for recipe in recipes])).permute(0, 3, 1, 2).contiguous()
+    log.info("rendered %d pictures of %d digits", len(pictures), len({recipe.digit for recipe in recipes}))
+    torch.manual_seed(settings.seed)
+    vae = build_vae()
+    train_vae(vae, pictures, settings)
+    scale = vae.config.scaling_factor
+    mean, std = encode(vae, pictures)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = write_tokenizer(vocabulary(), Path(folder), TEXT_LENGTH)
+    rng = np.random.default_rng(settings.seed)
+    captions = [caption(recipe, settings.name_share, rng) for recipe in recipes]
+    tokens = tokenizer([*captions, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    torch.manual_seed(settings.seed)
+    unet, text_encoder = build_unet(), build_text_encoder(tokenizer)
+    train_unet(unet, text_encoder, tokens[:-1], (mean * scale, std * scale), tokens[-1], settings)
+    save(out, vae, unet, text_encoder, tokenizer)
+    log.info("saved %s", out)
+
+
+def main() -> None:
+    """The command line: an option for each of `Settings`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the folder that the pipeline is written to")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads; another number gives slightly other weights")
+    for field in dataclasses.fields(Settings):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
+    options = vars(parser.parse_args())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    out = options.pop("out")
+    torch.set_num_threads(options.pop("threads"))
+    pretrain(out, Settings(**options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Connecting to Ray, and checking that what the job asks for is there before anything costly starts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from dataclasses import dataclass
+
+import ray
+
+from diffmix.config import Config, PlacementConfig
+from diffmix.errors import UserError
+
+log = logging.getLogger(__name__)
+
+GENERATE_LABEL = {"ray-subcluster": "gen"}
+TRAIN_LABEL = {"ray-subcluster": "train"}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the job holds at its peak, in Ray's resources."""
+
+    mixer_gpus: float
+    trainer_gpus: float
+    mixer_cpus: float
+    trainer_cpus: float
+    staged: bool
+
+    @property
+    def gpus(self) -> float:
+        parts = (self.mixer_gpus, self.trainer_gpus)
+        return max(parts) if self.staged else sum(parts)
+
+    @property
+    def cpus(self) -> float:
+        # One more for the tasks that read sources and write parts; without it they would wait for the actors for ever.
+        parts = (self.mixer_cpus + 1, self.trainer_cpus)
+        return max(parts) if self.staged else sum(parts)
+
+
+def demand(config: Config) -> Demand:
+    """The least that the job needs: the pool's smallest size and all train workers."""
+    place = config.placement
+    mixers = place.mixers[0]
+    return Demand(
+        mixers * place.gpus_per_mixer,
+        place.trainers * place.gpus_per_trainer,
+        mixers * place.cpus_per_mixer,
+        place.trainers * place.cpus_per_trainer,
+        config.run.mode == "staged",
+    )
+
+
+def connect(config: Config) -> None:
+    """Join the cluster that the configuration or the surrounding job names, or start one on this machine.
+
+    A cluster started here gets as many logical GPUs as the job needs where the machine has no CUDA, so that the same
+    job runs on a laptop. `UserError` where the named cluster does not answer. Does nothing when Ray is connected.
+    """
+    if ray.is_initialized():
+        return
+    address = config.run.address or os.environ.get("RAY_ADDRESS")
+    # Ray's pool counts one crash at an actor's start as the end of the job; a spot node's death must not be that.
+    os.environ.setdefault("RAY_DATA_MAX_CONSECUTIVE_ACTOR_INIT_DEATHS", "20")
+    common = {"log_to_driver": os.environ.get("DIFFMIX_WORKER_LOGS") == "1", "logging_level": logging.WARNING, "namespace": "diffmix"}
+    if address and address != "local":
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"No Ray cluster answers at {address} ({str(error).splitlines()[0]}); start one or leave out --run.address.") from error
+        return
+    import torch
+
+    need = demand(config)
+    place = config.placement
+    most_mixers = place.mixers[-1] * place.gpus_per_mixer
+    personalizers = place.personalizers * place.gpus_per_trainer
+    logical = int(max(need.trainer_gpus + most_mixers, personalizers) + 0.999)
+    cpus = max(os.cpu_count() or 1, int(place.mixers[-1] * place.cpus_per_mixer + need.trainer_cpus) + 2)
+    ray.init(
+        address="local",
+        num_gpus=torch.cuda.device_count() or logical,
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=_object_store_bytes(),
+        **common,
+    )
+
+
+def _object_store_bytes() -> int:
+    """A local object store only ever holds chunks in flight: a tenth of the memory, between 200 MB and 4 GB."""
+    import psutil
+
+    return int(min(4e9, max(2e8, psutil.virtual_memory().total * 0.1)))
+
+
+def preflight(config: Config) -> None:
+    """Raise `UserError` where the cluster cannot hold mixers and train workers at once, and say what is missing.
+
+    Ray would wait without an error: the train workers would hold what the mixers need, or the other way round.
+    """
+    need, place = demand(config), config.placement
+    have = _cluster_resources()
+    for name, wanted, parts in (
+        ("GPUs", need.gpus, (need.mixer_gpus, need.trainer_gpus)),
+        ("CPUs", need.cpus, (need.mixer_cpus + 1, need.trainer_cpus)),
+    ):
+        available = have.get(name[:-1], 0.0)
+        if wanted > available + 1e-9:
+            raise UserError(
+                f"The job needs {wanted:g} {name} ({parts[0]:g} for {place.mixers[0]} mixers, {parts[1]:g} for {place.trainers} train workers) "
+                f"but the cluster has {available:g}; lower --placement.mixers or --placement.trainers"
+                + ("" if need.staged else ", use --run.mode staged")
+                + ", or add nodes."
+            )
+    if place.separate:
+        _check_labels(place)
+
+
+def _check_labels(place: PlacementConfig) -> None:
+    for label, count, each in ((GENERATE_LABEL, place.mixers[0], place.gpus_per_mixer), (TRAIN_LABEL, place.trainers, place.gpus_per_trainer)):
+        (key, value), *_ = label.items()
+        nodes = [node for node in ray.nodes() if node["Alive"] and node.get("Labels", {}).get(key) == value]
+        gpus = sum(node["Resources"].get("GPU", 0.0) for node in nodes)
+        if gpus < count * each:
+            raise UserError(
+                f"--placement.separate wants {count * each:g} GPUs on nodes labelled {key}={value}, but {len(nodes)} such nodes have {gpus:g}; "
+                "label more nodes when they are started (ray start --labels) or switch it off."
+            )
+
+
+def _cluster_resources() -> dict[str, float]:
+    """What the cluster has, or may grow to where an autoscaler says so."""
+    resources = dict(ray.cluster_resources())
+    with contextlib.suppress(Exception):  # a private call: without it the cluster counts as it stands
+        from ray._private.state import state
+
+        for name, most in (state.get_max_resources_from_cluster_config() or {}).items():
+            resources[name] = max(resources.get(name, 0.0), most)
+    return resources
+
+
+def has_accelerators() -> bool:
+    """Whether the cluster's GPUs are devices and not only numbers: Ray adds an `accelerator_type` resource where it found one."""
+    return any(name.startswith("accelerator_type:") for name in ray.cluster_resources())

@@ -1,0 +1,192 @@
+"""The three costly phases, each on the cluster: personalise, synthesise, train. Each goes on where an earlier attempt ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+
+import numpy as np
+import ray.train
+import ray.train.torch
+
+from diffmix.base_model import base_fingerprint
+from diffmix.concept import Concept
+from diffmix.config import PersonalizeConfig, to_dict
+from diffmix.errors import UserError
+from diffmix.storage import Folder
+from engine import cluster
+from engine.personalize import PersonalizeJob, personalize_loop
+from engine.session import Session
+from engine.stages import MixJob, build_mixer, make_plan, stream
+from engine.store import MixStore
+from engine.train import TrainJob, train_loop
+
+log = logging.getLogger(__name__)
+
+
+def personalize(session: Session) -> str | None:
+    """The URI of the concept folder for this run: the given one, the run folder's own, or a newly trained one.
+
+    None for strategies that use the base model alone. `UserError` where a concept is there but was made for other
+    classes, another base model, other data or other settings.
+    """
+    if not session.uses_concept:
+        return None
+    config = session.config
+    kept = find_concept(session)
+    if kept is not None:
+        return kept
+    folder = session.out / "concept"
+    place = config.placement
+    start = time.time()
+    job = PersonalizeJob(config, session.data.train.path, folder.uri, concept_settings(config.personalize), session.telemetry.reporter)
+    _fit(session, personalize_loop, {"job": job}, f"personalize-{_key(job.settings, config.run.seed)}", place.personalizers)
+    session.telemetry.record("personalize", start=start, end=time.time())
+    return folder.uri
+
+
+def find_concept(session: Session) -> str | None:
+    """A concept that is there already and fits, or None where one has to be trained."""
+    config = session.config
+    given = config.personalize.concept
+    folder = Folder(given) if given else session.out / "concept"
+    if not given and not folder.exists("concept.json"):
+        return None
+    real = session.data.train
+    concept = Concept.load(folder.fetch())
+    concept.check_matches(real.class_names, base_fingerprint(config.model), folder.uri)
+    if not given:
+        wanted = {**concept_settings(config.personalize), "seed": config.run.seed, "data": real.fingerprint}
+        had = {**concept.settings, "seed": concept.seed, "data": concept.data_fingerprint}
+        differences = [f"{name} was {had.get(name)} and is {value} now" for name, value in wanted.items() if had.get(name) != value]
+        if differences:
+            raise UserError(f"The concept in {folder.uri} was made with other settings ({'; '.join(differences)}); choose another --out.")
+    return folder.uri
+
+
+def concept_settings(config: PersonalizeConfig) -> dict:
+    """The options that a concept depends on, as JSON values."""
+    return json.loads(json.dumps({key: value for key, value in dataclasses.asdict(config).items() if key not in ("concept", "checkpoint_every")}))
+
+
+def bind_store(session: Session, concept: str | None) -> MixStore:
+    """This run's mix store, tied to its plan; `UserError` where the folder holds another plan's mixes."""
+    config, real = session.config, session.data.train
+    identity = {
+        "plan": make_plan(config, real).settings,
+        "data": real.fingerprint,
+        "concept": Concept.load(Folder(concept).fetch()).fingerprint if concept else None,
+        "base": base_fingerprint(config.model),
+        "model": {"resolution": config.model.resolution, "precision": config.model.precision},
+        "prompt": config.personalize.prompts[0],
+    }
+    store = MixStore((session.out / "mixes").uri)
+    store.bind(json.loads(json.dumps(identity)))
+    return store
+
+
+def mix_job(session: Session, concept: str | None, store: MixStore) -> MixJob:
+    return MixJob(session.config, session.data.train.path, concept, store.folder.uri, session.telemetry.reporter, build_mixer)
+
+
+def remaining_chunks(job: MixJob, num_chunks: int) -> np.ndarray:
+    """int64 numbers of the plan's chunks that the store lacks."""
+    return np.array(sorted(set(range(num_chunks)) - MixStore(job.store).stored_chunks()), dtype=np.int64)
+
+
+def synthesize(session: Session, job: MixJob) -> None:
+    """Make every mix that the store lacks, with nothing beside it."""
+    plan = make_plan(session.config, session.data.train)
+    missing = remaining_chunks(job, plan.num_chunks)
+    if len(missing):
+        # Only the numbers come back to the driver; the images stay in the store.
+        for _ in stream(job, missing).select_columns(["chunk"]).iter_batches(batch_size=None, batch_format="pyarrow"):
+            pass
+
+
+def train(session: Session, job: MixJob | None, streaming: bool, baseline: bool = False) -> None:
+    """Train the classifier and test it; with `streaming`, on mixes that are being made meanwhile.
+
+    `job` None trains on real images alone. The result is in the run folder's `classifier/` (or `baseline/`).
+    """
+    config, data = session.config, session.data
+    plan = make_plan(config, data.train)
+    folder = session.out / ("baseline" if baseline else "classifier")
+    train_job = TrainJob(
+        config,
+        data.train.path,
+        data.val.path if data.val else None,
+        data.test.path if data.test else None,
+        job.store if job else None,
+        len(plan) if job else 0,
+        folder.uri,
+        session.telemetry.reporter,
+        "baseline" if baseline else "train",
+    )
+    identity = {"train": to_dict(config.train), "data": data.train.fingerprint, "seed": config.run.seed, "mixes": baseline or _mix_identity(session, job)}
+    key = _key(identity)
+    if folder.exists("result.json") and folder.exists(f"{key}.done"):
+        return
+    num_chunks = plan.num_chunks
+    datasets: dict[str, Callable] = {}
+    if streaming and job is not None:
+        datasets["mix"] = lambda: stream(job, remaining_chunks(job, num_chunks))
+    settings = {"job": train_job, "streaming": bool(datasets)}
+    _fit(session, train_loop, settings, f"{folder.uri.rsplit('/', 1)[-1]}-{key}", config.placement.trainers, datasets)
+    folder.write(f"{key}.done", b"")
+
+
+def _mix_identity(session: Session, job: MixJob | None) -> object:
+    if job is None:
+        return None
+    mix = session.config.mix
+    return [mix.gamma, mix.soft_scale, mix.synthetic_p, json.loads(MixStore(job.store).folder.read("plan.json"))]
+
+
+def _fit(session: Session, loop: Callable, settings: dict, name: str, workers: int, datasets: dict | None = None) -> None:
+    """Run a loop on Ray Train workers; the same name goes on from that name's last checkpoint."""
+    place = session.config.placement
+    trainer = ray.train.torch.TorchTrainer(
+        loop,
+        train_loop_config=settings,
+        # Logical GPUs are no devices: without an accelerator the workers talk through gloo.
+        torch_config=ray.train.torch.TorchConfig(backend=None if cluster.has_accelerators() else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=place.gpus_per_trainer > 0,
+            resources_per_worker={"CPU": place.cpus_per_trainer, "GPU": place.gpus_per_trainer},
+            label_selector=cluster.TRAIN_LABEL if place.separate else None,
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=session.checkpoints,
+            failure_config=ray.train.FailureConfig(max_failures=place.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+        ),
+        datasets=datasets,
+        dataset_config=ray.train.DataConfig(datasets_to_split="all"),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _user_error(error) or error from error
+
+
+def _user_error(error: BaseException) -> UserError | None:
+    """The `UserError` that made a worker fail, if that was it."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    for failure in failures:
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, UserError):
+                return UserError(str(cause))
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    return None
+
+
+def _key(*identity: object) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]

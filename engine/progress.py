@@ -1,0 +1,36 @@
+"""One line now and then about what the cluster is doing."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Display:
+    """Turns telemetry events into a line every few seconds, on standard error. Owned by the session's telemetry thread."""
+
+    def __init__(self, every_seconds: float = 5.0):
+        self.every_seconds = every_seconds
+        self._last = time.monotonic()
+        self._started = time.time()
+        self._mixes = 0
+        self._state: dict[str, str] = {}
+
+    def show(self, events: list[dict]) -> None:
+        for event in events:
+            self._note(event)
+        if self._state and time.monotonic() - self._last >= self.every_seconds:
+            self._last = time.monotonic()
+            print(f"[{time.time() - self._started:5.0f} s] " + " | ".join(self._state.values()), file=sys.stderr, flush=True)
+            self._state.clear()
+
+    def _note(self, event: dict) -> None:
+        kind = event["event"]
+        if kind == "personalize_step":
+            self._state[kind] = f"personalising: step {event['step']}/{event['steps']}, loss {event['loss']:.3f}"
+        elif kind == "mix":
+            self._mixes += event["mixes"]
+            self._state[kind] = f"mixing: {self._mixes} made"
+        elif kind in ("train", "baseline"):
+            name = "training" if kind == "train" else "training without mixes"
+            self._state[kind] = f"{name}: epoch {event['epoch'] + 1}, loss {event['loss']:.3f}, {event['pool']} mixes at hand"

@@ -1,0 +1,160 @@
+"""Ray Data's part: chunk numbers in, finished and stored mixes out.
+
+One row in is one block, one chunk, one task: scheduling, retry, resume and the split to train workers are all exact.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from PIL.Image import Image
+
+from diffmix import images
+from diffmix.config import Config
+from diffmix.datasets.real import RealSet
+from diffmix.plan import MixPlan, MixSpec
+from diffmix.storage import Folder
+from engine.cluster import GENERATE_LABEL
+from engine.store import SCHEMA, MixStore
+from engine.telemetry import Reporter
+
+
+class MixesImages(Protocol):
+    """What a mixer actor holds: `diffmix.mixer.Mixer`, or a stand-in with a simulated cost in benchmarks."""
+
+    def mix(self, specs: list[MixSpec], sources: list[bytes | None]) -> list[Image]: ...
+
+
+def build_mixer(job: MixJob) -> MixesImages:
+    """The real mixer: a personalised pipeline on this actor's device."""
+    from diffmix.mixer import Mixer
+
+    real = RealSet.open(job.real)
+    concept = Folder(job.concept).fetch() if job.concept else None
+    config = job.config
+    return Mixer(config.model, config.mix, real.class_names, real.superclass, concept, config.personalize.prompts[0])
+
+
+@dataclass(frozen=True)
+class MixJob:
+    """What every stage needs to know; small, and the same for the whole stream."""
+
+    config: Config
+    real: str
+    """Path or URI of the training `RealSet`."""
+    concept: str | None
+    """Path or URI of the concept folder; None for strategies of the base model alone."""
+    store: str
+    """Path or URI of the mix store."""
+    reporter: Reporter
+    build: Callable[[MixJob], MixesImages] = build_mixer
+    """Makes what an actor holds, on the actor's node."""
+
+
+@lru_cache(maxsize=4)
+def _real(path: str) -> RealSet:
+    return RealSet.open(path)
+
+
+@lru_cache(maxsize=4)
+def _plan(real: str, settings: bytes) -> MixPlan:
+    """The plan, built once in each worker process. `settings` is the pickled configuration, so that it can be a key."""
+    return make_plan(pickle.loads(settings), _real(real))
+
+
+def make_plan(config: Config, real: RealSet) -> MixPlan:
+    return MixPlan(config.mix, real.labels, real.image_ids, len(real.class_names), config.run.seed)
+
+
+def stream(job: MixJob, chunks: np.ndarray) -> ray.data.Dataset:
+    """A lazy data set of the store's columns and `chunk`: makes the given chunks (int [n]), stores each, and passes it on.
+
+    It is meant to be consumed once. Blocks come in the order in which mixers finish.
+    """
+    place = job.config.placement
+    least, most = place.mixers[0], place.mixers[-1]
+    actors = ray.data.ActorPoolStrategy(min_size=least, max_size=most, initial_size=least, max_tasks_in_flight_per_actor=2)
+    where = {"label_selector": GENERATE_LABEL} if place.separate else {}
+    numbers = ray.put(chunks)
+    whole = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+    light = {"num_cpus": 0.25, **where}
+    return (
+        ray.data.range(len(chunks), override_num_blocks=max(1, len(chunks)))
+        .map_batches(read_chunk, fn_kwargs={"job": job, "chunks": numbers}, **whole, **light)
+        .map_batches(
+            MixActor,
+            fn_constructor_kwargs={"job": job},
+            compute=actors,
+            num_gpus=place.gpus_per_mixer,
+            num_cpus=place.cpus_per_mixer,
+            **whole,
+            **where,
+        )
+        .map_batches(store_chunk, fn_kwargs={"job": job}, **whole, **light)
+    )
+
+
+def read_chunk(rows: pa.Table, job: MixJob, chunks: object) -> pa.Table:
+    """Row number -> the chunk's specs with their source images' bytes."""
+    numbers = ray.get(chunks) if isinstance(chunks, ray.ObjectRef) else chunks
+    plan, real = _plan(job.real, pickle.dumps(job.config)), _real(job.real)
+    tables = []
+    for row in rows["id"].to_pylist():
+        chunk = int(numbers[row])  # type: ignore[index]
+        specs = plan.chunk(chunk)
+        columns = dict(zip(specs[0]._fields, zip(*specs, strict=True), strict=True))
+        columns["source_image"] = [real.image_bytes(real.index_of(spec.source_id)) if spec.source_id else None for spec in specs]
+        columns["chunk"] = [chunk] * len(specs)
+        fields = [SCHEMA.field(name) for name in specs[0]._fields]
+        schema = pa.schema([*fields, pa.field("source_image", pa.binary()), pa.field("chunk", pa.int64())])
+        tables.append(pa.table(columns, schema=schema))
+    return pa.concat_tables(tables)
+
+
+class MixActor:
+    """Holds one personalised pipeline on one device for the whole stream; closed with Ray's actor pool."""
+
+    def __init__(self, job: MixJob):
+        self.job = job
+        self.name = f"mixer-{ray.get_runtime_context().get_actor_id()[-8:]}"
+        started = time.time()
+        limit_threads(job.config.placement.cpus_per_mixer)
+        self.mixer = job.build(job)
+        job.reporter.send("mixer_ready", actor=self.name, node=ray.get_runtime_context().get_node_id(), start=started, end=time.time())
+
+    def __call__(self, chunk: pa.Table) -> pa.Table:
+        start = time.time()
+        specs = [MixSpec(*row.values()) for row in chunk.select(MixSpec._fields).to_pylist()]
+        pictures = self.mixer.mix(specs, chunk["source_image"].to_pylist())
+        mix = self.job.config.mix
+        encoded = [images.encode(picture, mix.image_format, mix.image_quality) for picture in pictures]
+        made = chunk.drop_columns(["source_image"])
+        made = made.append_column(SCHEMA.field("image"), pa.array(encoded, pa.binary()))
+        made = made.append_column(SCHEMA.field("score"), pa.nulls(len(specs), pa.float32()))
+        made = made.append_column(SCHEMA.field("accepted"), pa.array([True] * len(specs)))
+        self.job.reporter.send("mix", actor=self.name, start=start, end=time.time(), mixes=len(specs), chunk=chunk["chunk"][0].as_py())
+        return made
+
+
+def store_chunk(mixes: pa.Table, job: MixJob) -> pa.Table:
+    """Write a chunk's part, and pass the mixes on."""
+    MixStore(job.store).write(mixes["chunk"][0].as_py(), mixes)
+    return mixes
+
+
+def limit_threads(cpus: float) -> None:
+    """Let torch use the CPUs that the actor has reserved, and no more: several actors share a machine."""
+    import torch
+
+    threads = max(1, min(int(cpus), os.cpu_count() or 1))
+    torch.set_num_threads(threads)

@@ -1,0 +1,113 @@
+"""The durable mix store: a folder of Parquet parts, one chunk each, and `plan.json`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffmix.errors import UserError
+from diffmix.storage import Folder
+
+SCHEMA = pa.schema(
+    [
+        ("mix_id", pa.int64()),
+        ("source_id", pa.string()),
+        ("source_label", pa.int32()),
+        ("target_label", pa.int32()),
+        ("strength", pa.float32()),
+        ("seed", pa.int64()),
+        ("image", pa.binary()),
+        ("score", pa.float32()),
+        ("accepted", pa.bool_()),
+    ]
+)
+"""Columns of a part. `image` is an encoded file, `score` the gate's (null without one)."""
+
+_PART = re.compile(r"part-(\d{8})\.parquet")
+
+
+class MixStore:
+    """Parts of whole chunks, each written once and atomically. Cheap to make, picklable; any number may write at once."""
+
+    def __init__(self, uri: str):
+        self.folder = Folder(uri)
+
+    def bind(self, identity: dict) -> None:
+        """Tie the folder to a plan, or refuse it.
+
+        `identity` says what the images depend on: nested dicts of JSON values (plan, concept, data). A new folder
+        keeps it as `plan.json`; `UserError` where the folder already holds another, naming each setting that differs.
+        """
+        if not self.folder.exists("plan.json"):
+            if self.stored_chunks():
+                raise UserError(f"The mix store {self.folder.uri} has parts but no plan.json; restore that file or choose another --out.")
+            self.folder.create().write("plan.json", json.dumps(identity, indent=2, sort_keys=True).encode())
+            return
+        try:
+            stored = json.loads(self.folder.read("plan.json"))
+        except ValueError as error:
+            raise UserError(f"{self.folder.uri}/plan.json is not valid JSON ({error}); restore it or choose another --out.") from error
+        differences = describe_differences(stored, identity)
+        if differences:
+            raise UserError(
+                f"The mix store {self.folder.uri} belongs to another plan: {'; '.join(differences)}. "
+                "Go back to the stored settings or choose another --out."
+            )
+
+    def write(self, chunk: int, mixes: pa.Table) -> None:
+        """Store a chunk's mixes (columns of `SCHEMA`). The same mixes always give the same bytes."""
+        sink = pa.BufferOutputStream()
+        # Images are compressed already, and a fixed layout keeps the file's bytes a function of its rows.
+        pq.write_table(mixes.select(SCHEMA.names).cast(SCHEMA), sink, compression="none", use_dictionary=False, write_statistics=False)
+        self.folder.write(part_name(chunk), sink.getvalue())
+
+    def stored_chunks(self) -> set[int]:
+        """The numbers of the chunks whose parts are there (one listing of the folder)."""
+        return {int(match[1]) for name in self.folder.names() if (match := _PART.fullmatch(name))}
+
+    def read(self, chunk: int, columns: list[str] | None = None) -> pa.Table:
+        """A chunk's mixes, in the plan's order; `UserError` where the part is damaged."""
+        name = part_name(chunk)
+        try:
+            return pq.read_table(pa.BufferReader(self.folder.read(name)), columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"The part {self.folder.uri}/{name} cannot be read ({error}); delete it and it is made again.") from error
+
+    def tables(self, columns: list[str] | None = None, chunks: set[int] | None = None) -> Iterator[pa.Table]:
+        """The stored chunks one after the other, by number; only those in `chunks` where it is given."""
+        for chunk in sorted(self.stored_chunks() if chunks is None else chunks):
+            yield self.read(chunk, columns)
+
+    def counts(self) -> tuple[int, int]:
+        """How many mixes are stored and accepted, and how many were made but rejected by the gate."""
+        stored = rejected = 0
+        for table in self.tables(["accepted"]):
+            accepted = sum(table["accepted"].to_pylist())
+            stored += accepted
+            rejected += len(table) - accepted
+        return stored, rejected
+
+
+def part_name(chunk: int) -> str:
+    return f"part-{chunk:08d}.parquet"
+
+
+def describe_differences(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
+    """One phrase for each leaf in which two nested dicts differ."""
+    phrases = []
+    for key in sorted(stored.keys() | wanted.keys()):
+        old, new = stored.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            phrases += describe_differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            phrases.append(f"{prefix}{key} is {_short(old)} there and {_short(new)} now")
+    return phrases
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:12] + "..."

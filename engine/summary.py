@@ -1,0 +1,47 @@
+"""`summary.json`: what a run was, in numbers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+
+from engine.session import Session
+from engine.stages import make_plan
+from engine.store import MixStore
+from engine.telemetry import figures
+
+PACKAGES = ("ray", "torch", "diffusers", "deepspeed", "timm", "peft", "transformers", "pyarrow", "xformers")
+
+
+def versions() -> dict[str, str | None]:
+    """Python's and the main packages' versions; None for one that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def write_summary(session: Session, store: MixStore | None, concept: str | None) -> dict:
+    """Collect the figures, write `summary.json` and give its content."""
+    session.telemetry.collect()
+    stored, rejected = store.counts() if store else (0, 0)
+    planned = len(make_plan(session.config, session.data.train)) if store else 0
+    summary = {
+        "plan": {"planned": planned, "stored": stored, "rejected": rejected},
+        **figures(session.telemetry.events),
+        "versions": versions(),
+    }
+    for name, key in (("classifier", "accuracy"), ("baseline", "baseline")):
+        folder = session.out / name
+        if folder.exists("result.json"):
+            summary[key] = json.loads(folder.read("result.json"))
+    if session.config.run.oracle and store:
+        from diffmix.oracle import oracle_share
+
+        summary["mixer"]["oracle_share"] = oracle_share(session.config.run.oracle, store.tables(["image", "target_label"]), session.data.train.class_names)
+    session.out.write("summary.json", json.dumps(summary, indent=2).encode())
+    return summary

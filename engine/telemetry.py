@@ -1,0 +1,161 @@
+"""What happened when: events from mixers and train workers, kept in `metrics.jsonl`, and the figures made of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+
+import ray
+
+from diffmix.storage import Folder
+
+NAMESPACE = "diffmix"
+
+
+class _Collector:
+    """The actor that workers send events to. Lives on the driver's node; the driver empties it into the run folder."""
+
+    def __init__(self) -> None:
+        self.events: list[dict] = []
+
+    def record(self, event: dict) -> None:
+        self.events.append(event)
+
+    def drain(self) -> list[dict]:
+        events, self.events = self.events, []
+        return events
+
+
+class Reporter:
+    """A worker's side: sends events without waiting. Picklable; a lost collector costs the figures, never the run."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self._actor = None
+
+    def __reduce__(self) -> tuple:
+        return (Reporter, (self.name,))
+
+    def send(self, kind: str, **values: object) -> None:
+        try:
+            self._actor = self._actor or ray.get_actor(self.name, namespace=NAMESPACE)
+            self._actor.record.remote({"event": kind, "time": time.time(), **values})
+        except (ValueError, ray.exceptions.RayError):
+            self._actor = None
+
+
+class Telemetry:
+    """The driver's side: owns the collector and `metrics.jsonl`. Earlier attempts' events are kept and read back."""
+
+    def __init__(self, out: Folder, name: str):
+        self.out, self.reporter = out, Reporter(name)
+        node = ray.get_runtime_context().get_node_id()
+        options = {"num_cpus": 0, "name": name, "namespace": NAMESPACE, "get_if_exists": True, "max_restarts": -1}
+        self._collector = ray.remote(_Collector).options(label_selector={"ray.io/node-id": node}, **options).remote()
+        self.events = _read_events(out)
+        self._written = len(self.events)
+        self.record("start")
+
+    def record(self, kind: str, **values: object) -> None:
+        """Keep an event of the driver's own."""
+        self.events.append({"event": kind, "time": time.time(), **values})
+
+    def collect(self) -> list[dict]:
+        """Fetch what workers sent since the last call, and write `metrics.jsonl`."""
+        new = ray.get(self._collector.drain.remote())
+        self.events += new
+        unwritten = self.events[self._written :]
+        if unwritten:
+            self.out.append("metrics.jsonl", "".join(json.dumps(event) + "\n" for event in unwritten).encode())
+            self._written = len(self.events)
+        return new
+
+
+    def close(self) -> None:
+        """End the collector; what it still holds is lost."""
+        ray.kill(self._collector)
+
+
+def _read_events(out: Folder) -> list[dict]:
+    if not out.exists("metrics.jsonl"):
+        return []
+    return [json.loads(line) for line in out.read("metrics.jsonl").decode().splitlines() if line.strip()]
+
+
+def spans(events: Iterable[dict], kind: str) -> list[tuple[float, float]]:
+    """(start, end) in seconds since 1970 of the events of a kind, sorted."""
+    return sorted((event["start"], event["end"]) for event in events if event["event"] == kind)
+
+
+def union(intervals: list[tuple[float, float]], gap: float = 0.0) -> list[tuple[float, float]]:
+    """Merge sorted intervals that overlap or lie at most `gap` seconds apart."""
+    merged: list[tuple[float, float]] = []
+    for start, end in intervals:
+        if merged and start <= merged[-1][1] + gap:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def length(intervals: list[tuple[float, float]]) -> float:
+    return sum(end - start for start, end in intervals)
+
+
+def overlap(first: list[tuple[float, float]], second: list[tuple[float, float]]) -> float:
+    """Seconds that lie in both of two lists of disjoint intervals."""
+    return sum(max(0.0, min(a[1], b[1]) - max(a[0], b[0])) for a in first for b in second)
+
+
+def wall_seconds(events: list[dict]) -> float:
+    """From the start of each attempt to its last event, added up; a killed attempt counts to the last thing it did."""
+    total, start, last = 0.0, None, 0.0
+    for event in events:
+        if event["event"] == "start":
+            total += last - start if start is not None else 0.0
+            start = event["time"]
+        last = event["time"] if event["event"] == "start" else max(last, event["time"])
+    return total + (last - start if start is not None else 0.0)
+
+
+def figures(events: list[dict]) -> dict:
+    """The figures of `summary.json` that come from events.
+
+    A phase's seconds are the length of the union of its spans over all attempts. `mixer.busy_fraction` is the time in
+    mixer calls over the mixers' time between their first and last chunk; `overlap.concurrent_fraction` is the share of
+    the shorter phase's span in which both ran.
+    """
+    pauses = 60.0  # a pause of more than this between chunks or epochs is another attempt, not work
+    mix, train = spans(events, "mix"), spans(events, "train")
+    mixing, training = union(mix, pauses), union(train, pauses)
+    actors: dict[str, list[tuple[float, float]]] = {}
+    for event in events:
+        if event["event"] == "mix":
+            actors.setdefault(event["actor"], []).append((event["start"], event["end"]))
+    held = sum(max(end for _, end in spans_) - min(start for start, _ in spans_) for spans_ in actors.values())
+    mixed = [event for event in events if event["event"] == "mix"]
+    trained = [event for event in events if event["event"] == "train"]
+    images = sum(event["images"] for event in trained)
+    loop = sum(event["end"] - event["start"] for event in trained)
+    shorter = min(length(mixing), length(training))
+    generate = length(mixing)
+    return {
+        "seconds": {
+            "personalize": length(union(spans(events, "personalize"))),
+            "generate": generate,
+            "train": length(training),
+            "baseline": length(union(spans(events, "baseline"))),
+            "wall": wall_seconds(events),
+        },
+        "mixer": {
+            "images_per_second": sum(event["mixes"] for event in mixed) / generate if generate else 0.0,
+            "busy_fraction": sum(end - start for start, end in mix) / held if held else 0.0,
+        },
+        "trainer": {
+            "images_per_second": images / length(training) if training else 0.0,
+            "data_wait_fraction": sum(event["wait"] for event in trained) / loop if loop else 0.0,
+            "synthetic_share": sum(event["synthetic"] for event in trained) / images if images else 0.0,
+        },
+        "overlap": {"concurrent_fraction": overlap(mixing, training) / shorter if shorter else 0.0},
+    }

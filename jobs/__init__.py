@@ -1,0 +1,1 @@
+"""What a person or `ray job submit` starts: thin entrypoints over `engine`, and the recipes."""

@@ -1,0 +1,61 @@
+"""One function for each command: call the engine, print the outcome."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from diffmix.config import Config
+from diffmix.errors import UserError
+
+
+def run(config: Config) -> None:
+    from engine.run import run as run_all
+    from jobs.table import print_summary
+
+    _require_shared_out(config)
+    summary = run_all(config)
+    print_summary(summary, config)
+
+
+def personalize(config: Config) -> None:
+    from engine.run import personalize as run_personalize
+
+    _require_shared_out(config)
+    concept = run_personalize(config)
+    print(f"The concept is in {concept}." if concept else f"{config.mix.strategy} uses the base model as it is: nothing to personalise.")
+
+
+def synthesize(config: Config) -> None:
+    from engine.run import synthesize as run_synthesize
+
+    _require_shared_out(config)
+    plan = run_synthesize(config)["plan"]
+    print(f"{plan['stored']} mixes are in {config.out}/mixes ({plan['rejected']} more were rejected).")
+
+
+def train(config: Config) -> None:
+    from engine.run import train as run_train
+    from jobs.table import print_summary
+
+    _require_shared_out(config)
+    print_summary(run_train(config), config)
+
+
+def evaluate(config: Config) -> None:
+    from engine.evaluate import evaluate as run_evaluate
+
+    print(json.dumps(run_evaluate(config), indent=2))
+
+
+def plan(config: Config) -> None:
+    from engine.forecast import forecast
+    from jobs.table import print_forecast
+
+    print_forecast(forecast(config))
+
+
+def _require_shared_out(config: Config) -> None:
+    """A submitted job runs in a copy of the working directory that is deleted: a relative run folder would go with it."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and config.out and "://" not in config.out and not os.path.isabs(config.out):
+        raise UserError(f"--out {config.out} is relative, but a submitted job's folder is deleted afterwards; give an absolute path or a URI.")

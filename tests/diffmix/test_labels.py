@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from diffmix.labels import one_hot, smooth, soft_label
+
+
+def test_worked_by_hand():
+    # s = 0.25, gamma = 0.5: s ** gamma = 0.5
+    np.testing.assert_allclose(soft_label(0, 2, 0.25, 0.5, 4), [0.5, 0, 0.5, 0])
+    # s = 0.7, gamma = 0.5: 0.83666
+    np.testing.assert_allclose(soft_label(1, 0, 0.7, 0.5, 2), [0.83666, 0.16334], atol=1e-5)
+
+
+def test_self_pair_gets_everything():
+    np.testing.assert_allclose(soft_label(1, 1, 0.3, 0.8, 3), [0, 1, 0])
+
+
+def test_vectorised_equals_one_by_one():
+    source, target, strength = [0, 1, 2], [2, 2, 2], [0.1, 0.5, 1.0]
+    rows = soft_label(source, target, strength, 0.8, 5, scale=0.9)
+    assert rows.shape == (3, 5)
+    for i in range(3):
+        np.testing.assert_array_equal(rows[i], soft_label(source[i], target[i], strength[i], 0.8, 5, scale=0.9))
+    np.testing.assert_allclose(rows.sum(1), 0.9, rtol=1e-6)
+
+
+def test_full_strength_is_the_target():
+    np.testing.assert_array_equal(soft_label(0, 1, 1.0, 0.5, 2), [0, 1])
+
+
+@pytest.mark.parametrize("bad", [-1, 3])
+def test_index_outside(bad):
+    with pytest.raises(ValueError, match="0..2"):
+        soft_label(0, bad, 0.5, 0.5, 3)
+
+
+def test_smoothing_keeps_the_mass():
+    label = soft_label(0, 1, 0.25, 0.5, 4, scale=0.9)
+    np.testing.assert_allclose(smooth(label, 0.1), [0.4275, 0.4275, 0.0225, 0.0225], atol=1e-6)
+
+
+def test_one_hot():
+    np.testing.assert_array_equal(one_hot([1, 0], 2), [[0, 1], [1, 0]])

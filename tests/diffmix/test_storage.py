@@ -1,0 +1,60 @@
+import os
+
+import pytest
+
+from diffmix.errors import UserError
+from diffmix.storage import Folder
+
+
+def test_write_read_and_list(tmp_path):
+    folder = Folder(str(tmp_path / "a b" / "ü"))
+    folder.create()
+    folder.write("x.bin", b"123")
+    folder.write("x.bin", b"45")
+    assert folder.read("x.bin") == b"45"
+    assert folder.names() == ["x.bin"]
+    assert folder.exists("x.bin")
+    assert not folder.exists("y")
+    assert Folder(str(tmp_path / "none")).names() == []
+
+
+def test_append(tmp_path):
+    folder = Folder(str(tmp_path))
+    folder.append("log", b"a\n")
+    folder.append("log", b"b\n")
+    assert folder.read("log") == b"a\nb\n"
+
+
+def test_a_uri_is_the_same_folder(tmp_path):
+    Folder(str(tmp_path)).write("x", b"1")
+    assert Folder(f"file://{tmp_path}").read("x") == b"1"
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="choose another --out"):
+        Folder(str(tmp_path / "file" / "run")).create()
+
+
+def test_no_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, whom nothing is forbidden
+    with pytest.raises(UserError, match="no permission"):
+        Folder(str(tmp_path)).create()
+
+
+def test_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    folder = Folder(str(tmp_path))
+    folder.write("x", b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        folder.write("x", b"new")
+    assert folder.read("x") == b"old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_unknown_scheme():
+    with pytest.raises(UserError, match="use a path"):
+        Folder("nosuch://bucket/x").create()
