@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
-def soft_label(
-    source: ArrayLike, target: ArrayLike, strength: ArrayLike, gamma: float, num_classes: int, scale: float = 1.0
-) -> np.ndarray:
+def soft_label(source: ArrayLike, target: ArrayLike, strength: ArrayLike, gamma: float, num_classes: int, scale: float = 1.0) -> np.ndarray:
     """`scale * ((1 - s**gamma) * e_source + s**gamma * e_target)`, one row per mix.
 
     `source` and `target` are class indices and `strength` is in (0, 1]; the three broadcast to one shape [N] (or are
@@ -17,7 +15,7 @@ def soft_label(
     """
     source, target, strength = np.broadcast_arrays(source, target, np.asarray(strength, dtype=np.float64))
     for labels in (source, target):
-        if labels.size and not (0 <= labels.min() and labels.max() < num_classes):
+        if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
             raise ValueError(f"class indices must lie in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}")
     share = strength**gamma
     eye = np.eye(num_classes)

@@ -69,7 +69,9 @@ def connect(config: Config) -> None:
         try:
             ray.init(address=address, **common)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"No Ray cluster answers at {address} ({str(error).splitlines()[0]}); start one or leave out --run.address.") from error
+            raise UserError(
+                f"No Ray cluster answers at {address} ({str(error).splitlines()[0]}); start one or leave out --run.address."
+            ) from error
         return
     import torch
 
@@ -120,7 +122,10 @@ def preflight(config: Config) -> None:
 
 
 def _check_labels(place: PlacementConfig) -> None:
-    for label, count, each in ((GENERATE_LABEL, place.mixers[0], place.gpus_per_mixer), (TRAIN_LABEL, place.trainers, place.gpus_per_trainer)):
+    for label, count, each in (
+        (GENERATE_LABEL, place.mixers[0], place.gpus_per_mixer),
+        (TRAIN_LABEL, place.trainers, place.gpus_per_trainer),
+    ):
         (key, value), *_ = label.items()
         nodes = [node for node in ray.nodes() if node["Alive"] and node.get("Labels", {}).get(key) == value]
         gpus = sum(node["Resources"].get("GPU", 0.0) for node in nodes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -14,8 +13,8 @@ import ray.train
 import ray.train.torch
 
 from diffmix.base_model import base_fingerprint
-from diffmix.concept import Concept
-from diffmix.config import PersonalizeConfig, to_dict
+from diffmix.concept import Concept, concept_settings
+from diffmix.config import to_dict
 from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine import cluster
@@ -43,8 +42,9 @@ def personalize(session: Session) -> str | None:
     folder = session.out / "concept"
     place = config.placement
     start = time.time()
-    job = PersonalizeJob(config, session.data.train.path, folder.uri, concept_settings(config.personalize), session.telemetry.reporter)
-    _fit(session, personalize_loop, {"job": job}, f"personalize-{_key(job.settings, config.run.seed)}", place.personalizers)
+    job = PersonalizeJob(config, session.data.train.path, folder.uri, session.telemetry.reporter)
+    key = _key(concept_settings(config.personalize), config.run.seed, session.data.train.fingerprint, base_fingerprint(config.model))
+    _fit(session, personalize_loop, {"job": job}, f"personalize-{key}", place.personalizers)
     session.telemetry.record("personalize", start=start, end=time.time())
     return folder.uri
 
@@ -66,11 +66,6 @@ def find_concept(session: Session) -> str | None:
         if differences:
             raise UserError(f"The concept in {folder.uri} was made with other settings ({'; '.join(differences)}); choose another --out.")
     return folder.uri
-
-
-def concept_settings(config: PersonalizeConfig) -> dict:
-    """The options that a concept depends on, as JSON values."""
-    return json.loads(json.dumps({key: value for key, value in dataclasses.asdict(config).items() if key not in ("concept", "checkpoint_every")}))
 
 
 def bind_store(session: Session, concept: str | None) -> MixStore:
@@ -127,7 +122,12 @@ def train(session: Session, job: MixJob | None, streaming: bool, baseline: bool 
         session.telemetry.reporter,
         "baseline" if baseline else "train",
     )
-    identity = {"train": to_dict(config.train), "data": data.train.fingerprint, "seed": config.run.seed, "mixes": baseline or _mix_identity(session, job)}
+    identity = {
+        "train": to_dict(config.train),
+        "data": data.train.fingerprint,
+        "seed": config.run.seed,
+        "mixes": baseline or _mix_identity(session, job),
+    }
     key = _key(identity)
     if folder.exists("result.json") and folder.exists(f"{key}.done"):
         return

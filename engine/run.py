@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 import ray
@@ -88,7 +87,7 @@ def _start_baseline(session: Session) -> Callable[[], None] | None:
     def work() -> None:
         try:
             phases.train(session, None, streaming=False, baseline=True)
-        except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
+        except BaseException as error:
             errors.append(error)
 
     thread = threading.Thread(target=work, daemon=True, name="baseline")

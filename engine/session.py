@@ -45,7 +45,7 @@ def check_inputs(config: Config) -> tuple[Folder, Prepared]:
 
     Raises `UserError` for the first thing that is wrong. Decodes all images on a first run.
     """
-    from diffmix.base_model import check_base
+    from diffmix.base_model import base_path
     from diffmix.classifier.model import describe
 
     check(config)
@@ -54,7 +54,7 @@ def check_inputs(config: Config) -> tuple[Folder, Prepared]:
     if not config.data.train:
         raise UserError("--data.train is not set: name a folder with one sub-folder of images per class, or `nano`.")
     out = Folder(config.out).create()
-    check_base(config.model)
+    base_path(config.model)
     data = prepare(config.data, out.uri)
     describe(config.train, data.train.class_names)
     make_plan(config, data.train)

@@ -28,6 +28,9 @@ from engine.cluster import GENERATE_LABEL
 from engine.store import SCHEMA, MixStore
 from engine.telemetry import Reporter
 
+_SPEC = pa.struct([SCHEMA.field(name) for name in MixSpec._fields])
+_CHUNK = pa.schema([("chunk", pa.int64()), ("specs", pa.list_(_SPEC)), ("sources", pa.list_(pa.binary()))])
+
 
 class MixesImages(Protocol):
     """What a mixer actor holds: `diffmix.mixer.Mixer`, or a stand-in with a simulated cost in benchmarks."""
@@ -97,7 +100,7 @@ def stream(job: MixJob, chunks: np.ndarray) -> ray.data.Dataset:
             compute=actors,
             num_gpus=place.gpus_per_mixer,
             num_cpus=place.cpus_per_mixer,
-            **whole,
+            **{**whole, "batch_size": 1},
             **where,
         )
         .map_batches(store_chunk, fn_kwargs={"job": job}, **whole, **light)
@@ -105,20 +108,19 @@ def stream(job: MixJob, chunks: np.ndarray) -> ray.data.Dataset:
 
 
 def read_chunk(rows: pa.Table, job: MixJob, chunks: object) -> pa.Table:
-    """Row number -> the chunk's specs with their source images' bytes."""
+    """Row number -> one row that holds a whole chunk: `chunk`, its specs, and its source images' bytes.
+
+    A chunk stays one row until it is mixed, because Ray Data would fill up a short chunk's batch from the next one.
+    """
     numbers = ray.get(chunks) if isinstance(chunks, ray.ObjectRef) else chunks
     plan, real = _plan(job.real, pickle.dumps(job.config)), _real(job.real)
-    tables = []
+    found = []
     for row in rows["id"].to_pylist():
         chunk = int(numbers[row])  # type: ignore[index]
         specs = plan.chunk(chunk)
-        columns = dict(zip(specs[0]._fields, zip(*specs, strict=True), strict=True))
-        columns["source_image"] = [real.image_bytes(real.index_of(spec.source_id)) if spec.source_id else None for spec in specs]
-        columns["chunk"] = [chunk] * len(specs)
-        fields = [SCHEMA.field(name) for name in specs[0]._fields]
-        schema = pa.schema([*fields, pa.field("source_image", pa.binary()), pa.field("chunk", pa.int64())])
-        tables.append(pa.table(columns, schema=schema))
-    return pa.concat_tables(tables)
+        sources = [real.image_bytes(real.index_of(spec.source_id)) if spec.source_id else None for spec in specs]
+        found.append({"chunk": chunk, "specs": [spec._asdict() for spec in specs], "sources": sources})
+    return pa.Table.from_pylist(found, schema=_CHUNK)
 
 
 class MixActor:
@@ -132,18 +134,17 @@ class MixActor:
         self.mixer = job.build(job)
         job.reporter.send("mixer_ready", actor=self.name, node=ray.get_runtime_context().get_node_id(), start=started, end=time.time())
 
-    def __call__(self, chunk: pa.Table) -> pa.Table:
+    def __call__(self, row: pa.Table) -> pa.Table:
         start = time.time()
-        specs = [MixSpec(*row.values()) for row in chunk.select(MixSpec._fields).to_pylist()]
-        pictures = self.mixer.mix(specs, chunk["source_image"].to_pylist())
+        chunk, specs, sources = row["chunk"][0].as_py(), row["specs"][0].as_py(), row["sources"][0].as_py()
+        pictures = self.mixer.mix([MixSpec(**spec) for spec in specs], sources)
         mix = self.job.config.mix
-        encoded = [images.encode(picture, mix.image_format, mix.image_quality) for picture in pictures]
-        made = chunk.drop_columns(["source_image"])
-        made = made.append_column(SCHEMA.field("image"), pa.array(encoded, pa.binary()))
-        made = made.append_column(SCHEMA.field("score"), pa.nulls(len(specs), pa.float32()))
-        made = made.append_column(SCHEMA.field("accepted"), pa.array([True] * len(specs)))
-        self.job.reporter.send("mix", actor=self.name, start=start, end=time.time(), mixes=len(specs), chunk=chunk["chunk"][0].as_py())
-        return made
+        made = [
+            {**spec, "image": images.encode(picture, mix.image_format, mix.image_quality), "score": None, "accepted": True, "chunk": chunk}
+            for spec, picture in zip(specs, pictures, strict=True)
+        ]
+        self.job.reporter.send("mix", actor=self.name, start=start, end=time.time(), mixes=len(made), chunk=chunk)
+        return pa.Table.from_pylist(made, schema=SCHEMA.append(pa.field("chunk", pa.int64())))
 
 
 def store_chunk(mixes: pa.Table, job: MixJob) -> pa.Table:

@@ -40,8 +40,10 @@ def write_summary(session: Session, store: MixStore | None, concept: str | None)
         if folder.exists("result.json"):
             summary[key] = json.loads(folder.read("result.json"))
     if session.config.run.oracle and store:
-        from diffmix.oracle import oracle_share
+        from diffmix.classifier.oracle import oracle_share
 
-        summary["mixer"]["oracle_share"] = oracle_share(session.config.run.oracle, store.tables(["image", "target_label"]), session.data.train.class_names)
+        summary["mixer"]["oracle_share"] = oracle_share(
+            session.config.run.oracle, store.tables(["image", "target_label"]), session.data.train.class_names
+        )
     session.out.write("summary.json", json.dumps(summary, indent=2).encode())
     return summary

@@ -71,7 +71,6 @@ class Telemetry:
             self._written = len(self.events)
         return new
 
-
     def close(self) -> None:
         """End the collector; what it still holds is lost."""
         ray.kill(self._collector)

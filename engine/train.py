@@ -101,7 +101,7 @@ class Arrivals:
                 with self._changed:
                     self._changed.notify_all()
             self._pool.flush()
-        except BaseException as error:  # noqa: BLE001 - handed to the train loop, which raises it
+        except BaseException as error:
             self._error = error
         with self._changed:
             self._done = True
@@ -202,7 +202,9 @@ class _Trainer:
             seen["synthetic"] += int(synthetic.sum())
             seen["loss"] += loss.detach()
         seen["loss"] = float(seen["loss"]) / self.sampler.steps
-        self.job.reporter.send(self.job.name, start=start, end=time.time(), rank=self.rank, epoch=epoch, pool=self.sampler.pool_size(), **seen)
+        self.job.reporter.send(
+            self.job.name, start=start, end=time.time(), rank=self.rank, epoch=epoch, pool=self.sampler.pool_size(), **seen
+        )
         return seen
 
     def _validate_and_save(self, epoch: int, seen: dict) -> None:

@@ -58,4 +58,6 @@ def plan(config: Config) -> None:
 def _require_shared_out(config: Config) -> None:
     """A submitted job runs in a copy of the working directory that is deleted: a relative run folder would go with it."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and config.out and "://" not in config.out and not os.path.isabs(config.out):
-        raise UserError(f"--out {config.out} is relative, but a submitted job's folder is deleted afterwards; give an absolute path or a URI.")
+        raise UserError(
+            f"--out {config.out} is relative, but a submitted job's folder is deleted afterwards; give an absolute path or a URI."
+        )

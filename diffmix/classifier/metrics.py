@@ -14,7 +14,12 @@ from diffmix.datasets.real import RealSet
 
 @torch.inference_mode()
 def predict(
-    model: torch.nn.Module, description: Classifier, real: RealSet, rows: np.ndarray | None = None, batch_size: int = 64, loader_workers: int = 0
+    model: torch.nn.Module,
+    description: Classifier,
+    real: RealSet,
+    rows: np.ndarray | None = None,
+    batch_size: int = 64,
+    loader_workers: int = 0,
 ) -> np.ndarray:
     """float32 logits [len(rows), num_classes] for rows of a real set (None: all), in the rows' order. Leaves the model in eval mode."""
     model.eval()

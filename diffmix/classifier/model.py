@@ -77,13 +77,18 @@ def _load_start(model: torch.nn.Module, path: str) -> None:
     own = model.state_dict()
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     if len(fitting) < len(own) / 2:
-        raise UserError(f"--train.checkpoint_path {path} fits only {len(fitting)} of the model's {len(own)} tensors; is it another architecture's?")
+        raise UserError(
+            f"--train.checkpoint_path {path} fits only {len(fitting)} of the model's {len(own)} tensors; is it another architecture's?"
+        )
     model.load_state_dict(fitting, strict=False)
 
 
 def save_classifier(folder: Folder, weights: dict[str, torch.Tensor], description: Classifier) -> None:
     """Write `model.safetensors` (float32, on the CPU) and `model.json`."""
-    tensors = {name: value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype).contiguous() for name, value in weights.items()}
+    tensors = {
+        name: value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype).contiguous()
+        for name, value in weights.items()
+    }
     # Weights first: if the run dies in between, the description promises less than the weights hold, not more.
     folder.create().write("model.safetensors", save(tensors))
     folder.write("model.json", json.dumps(asdict(description), indent=2, ensure_ascii=False).encode())
@@ -105,7 +110,9 @@ def load_classifier(folder: Folder, device: str = "cpu") -> tuple[torch.nn.Modul
         weights = load(folder.read("model.safetensors"))
         model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{folder.uri}/model.safetensors does not load into {description.model_name} ({str(error).splitlines()[0]}).") from error
+        raise UserError(
+            f"{folder.uri}/model.safetensors does not load into {description.model_name} ({str(error).splitlines()[0]})."
+        ) from error
     return model.eval().to(device), description
 
 

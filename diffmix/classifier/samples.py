@@ -40,7 +40,14 @@ class MixedSampler(Sampler[Draw]):
     """
 
     def __init__(
-        self, real_size: int, synthetic_p: float, pool_size: Callable[[], int], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        real_size: int,
+        synthetic_p: float,
+        pool_size: Callable[[], int],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
     ):
         self.real_size, self.synthetic_p, self.pool_size = real_size, synthetic_p, pool_size
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size

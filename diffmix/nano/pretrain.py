@@ -199,9 +199,7 @@ def _log(what: str, step: int, steps: int, started: float, **values: Tensor) -> 
         log.info("%s step %d/%d %s %.0f s", what, step, steps, figures, time.monotonic() - started)
 
 
-def save(
-    folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
-) -> None:
+def save(folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
     """Write the pipeline's folder, weights as 16-bit safetensors that load as 32-bit ones."""
     pipeline = StableDiffusionPipeline(
         vae=copy.deepcopy(vae),

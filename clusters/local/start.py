@@ -1,0 +1,86 @@
+"""`python -m clusters.local.start --nodes 2 --gpus 1`: several raylets on this machine, with logical GPUs.
+
+The first node is the head, with the dashboard that `ray job submit` talks to. Each further node may carry the label
+that keeps mixers and train workers apart. `python -m clusters.local.stop` ends exactly these processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+STATE = Path(tempfile.gettempdir()) / "diffmix-local-cluster.json"
+
+
+@dataclass
+class Options:
+    """A cluster of several nodes on one machine, for trying things out."""
+
+    nodes: int = 2
+    """Raylets to start, the head included."""
+    gpus: int = 1
+    """Logical GPUs of each node."""
+    cpus: int = 4
+    """Logical CPUs of each node."""
+    labels: tuple[str, ...] = ()
+    """Value of the label ray-subcluster for each node, such as `train gen`; empty leaves nodes without one."""
+    port: int = 6379
+    """Port of the head node."""
+    dashboard_port: int = 8265
+    """Port that `ray job submit --address http://127.0.0.1:PORT` talks to."""
+    object_store_mb: int = 300
+    """Object store of each node, in MB."""
+
+
+def start(options: Options) -> dict:
+    """Start the nodes and note their process ids in `STATE`; gives `address` and `dashboard`. Raises `SystemExit` on failure."""
+    if STATE.exists():
+        raise SystemExit(f"A local cluster is noted in {STATE} already; end it with `python -m clusters.local.stop`.")
+    ray = str(Path(sys.executable).with_name("ray"))
+    before = _ray_processes()
+    for node in range(options.nodes):
+        role = (
+            ["--head", f"--port={options.port}", f"--dashboard-port={options.dashboard_port}", "--include-dashboard=true"]
+            if node == 0
+            else [f"--address=127.0.0.1:{options.port}"]
+        )
+        label = [f"--labels=ray-subcluster={options.labels[node]}"] if node < len(options.labels) else []
+        size = [f"--num-gpus={options.gpus}", f"--num-cpus={options.cpus}", f"--object-store-memory={options.object_store_mb * 1_000_000}"]
+        result = subprocess.run(
+            [ray, "start", *role, *size, *label, "--disable-usage-stats", "--node-ip-address=127.0.0.1"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        STATE.write_text(json.dumps({"pids": sorted(_ray_processes() - before)}))
+        if result.returncode:
+            sys.stderr.write(result.stdout + result.stderr)
+            from clusters.local.stop import stop
+
+            stop()
+            raise SystemExit(f"Node {node} did not start; Ray's own words are above.")
+    return {"address": f"127.0.0.1:{options.port}", "dashboard": f"http://127.0.0.1:{options.dashboard_port}"}
+
+
+def _ray_processes() -> set[int]:
+    """Process ids of Ray's daemons on this machine."""
+    import psutil
+
+    found = set()
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if any(part in command for part in ("gcs_server", "raylet/raylet", "ray/dashboard", "ray/_private", "ray::")):
+            found.add(process.info["pid"])
+    return found - {os.getpid()}
+
+
+if __name__ == "__main__":
+    started = start(tyro.cli(Options, description=__doc__))
+    print(f"Ray runs at {started['address']}; submit jobs to {started['dashboard']}.")

@@ -1,0 +1,35 @@
+"""What share of mixes shows the class they were meant to show, by a classifier that is used for nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import torch
+
+from diffmix import images
+from diffmix.classifier.model import load_classifier, packaged_or_folder
+from diffmix.classifier.transforms import eval_transform
+from diffmix.errors import UserError
+
+
+@torch.inference_mode()
+def oracle_share(oracle: str, tables: Iterable[pa.Table], class_names: list[str], device: str = "cpu") -> float:
+    """Share (0 to 1) of mixes whose most probable class is their target class.
+
+    `oracle` is a classifier's folder, `tables` have `image` (encoded files) and `target_label` (indices into
+    `class_names`). `UserError` where the oracle lacks one of the classes.
+    """
+    model, description = load_classifier(packaged_or_folder(oracle), device)
+    missing = sorted(set(class_names) - set(description.class_names))
+    if missing:
+        raise UserError(f"The oracle {oracle} does not know the class {missing[0]}; leave out --run.oracle.")
+    own = torch.tensor([description.class_names.index(name) for name in class_names])
+    transform = eval_transform(description)
+    right = total = 0
+    for table in tables:
+        batch = torch.stack([transform(images.decode(data)) for data in table["image"].to_pylist()])
+        target = own[torch.tensor(table["target_label"].to_pylist())]
+        right += int((model(batch.to(device)).argmax(1).cpu() == target).sum())
+        total += len(target)
+    return right / total if total else 0.0

@@ -1,0 +1,261 @@
+"""A personalised generator as a folder: the classes' tokens and the UNet's LoRA, which stock diffusers loads too.
+
+- `pytorch_lora_weights.safetensors`: `pipe.load_lora_weights(folder)`.
+- `learned_embeds.safetensors`: token -> float32 [vectors, dim]. `load_textual_inversion` takes one token at a time, so
+  `pipe.load_textual_inversion([{token: rows} for token, rows in load_file(path).items()])`; a token of several vectors
+  is then written once in a prompt and diffusers spells it out.
+- `concept.json`: which class has which token, and what the concept was made from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import string
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffmix.config import PersonalizeConfig
+from diffmix.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+EMBEDS_FILE = "learned_embeds.safetensors"
+CONCEPT_FILE = "concept.json"
+REFERENCE_EMBEDS_FILE = "learned_embeds-steps-last.bin"
+"""The reference implementation's tokens: a pickled dict with `learned_embeds_dict` and `name2placeholder`."""
+
+_FIELDS = {"token", "class_name", "superclass"}
+
+
+def spoken(class_name: str) -> str:
+    """A class name as it is said in a prompt: `001.Black_footed_Albatross` is `Black footed Albatross`."""
+    return re.sub(r"^\d+[.\-_ ]+(?=\D)", "", class_name).replace("_", " ").strip() or class_name
+
+
+def prompt(template: str, token: str | None, class_name: str, superclass: str) -> str:
+    """A prompt from its template, which may hold {token}, {class_name} and {superclass}.
+
+    `token` None, for a generator without class tokens, puts the class's name in its place. Raises `UserError` for
+    another placeholder or an unpaired brace.
+    """
+    name = spoken(class_name)
+    try:
+        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        if fields <= _FIELDS:
+            return template.format(token=token or name, class_name=name, superclass=superclass)
+    except (ValueError, IndexError):
+        pass
+    raise UserError(f"The prompt '{template}' cannot be used; write {{token}}, {{class_name}} or {{superclass}} and no other braces.")
+
+
+def concept_settings(personalize: PersonalizeConfig) -> dict:
+    """The options that a concept's weights depend on, as JSON values."""
+    options = dataclasses.asdict(personalize)
+    return json.loads(json.dumps({key: value for key, value in options.items() if key not in ("concept", "checkpoint_every")}))
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What a concept folder is about; `folder` has its weights."""
+
+    class_names: list[str]
+    superclass: str
+    tokens: dict[str, str]
+    """Class name -> token as written in a prompt; empty for a concept of LoRA alone."""
+    vectors_per_token: int
+    lora_rank: int
+    """0 for a concept of tokens alone."""
+    base: str
+    """The base model's option text; only for people, `base_fingerprint` is what counts."""
+    revision: str | None
+    base_fingerprint: str
+    """Empty where it is not known (a folder of the reference implementation): then any base is taken."""
+    steps: int
+    seed: int
+    data_fingerprint: str
+    settings: dict = field(default_factory=dict)
+    """The `PersonalizeConfig` options that the weights depend on, as JSON values."""
+    folder: Path | None = None
+
+    @staticmethod
+    def load(folder: str | Path) -> Concept:
+        """Read a concept folder's description, or a folder of the reference implementation. Weights stay on disk.
+
+        Raises `UserError` for a folder that is missing, no concept, or incomplete.
+        """
+        folder = Path(folder)
+        if not (folder / CONCEPT_FILE).exists() and (folder / REFERENCE_EMBEDS_FILE).exists():
+            return _load_reference(folder)
+        try:
+            stored = json.loads((folder / CONCEPT_FILE).read_text(encoding="utf-8"))
+            concept = Concept(**stored, folder=folder)
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{folder} is not a concept (its {CONCEPT_FILE} is missing or unreadable); personalise again or choose another folder."
+            ) from error
+        wanted = [EMBEDS_FILE] * bool(concept.tokens) + [LORA_FILE] * bool(concept.lora_rank)
+        for name in wanted:
+            if not (folder / name).is_file():
+                raise UserError(f"The concept in {folder} is incomplete ({name} is missing); copy it again or personalise again.")
+        return concept
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the description and the weights; the same wherever the folder lies."""
+        assert self.folder is not None
+        digest = hashlib.sha256(json.dumps(self._stored(), sort_keys=True).encode())
+        for name in (EMBEDS_FILE, LORA_FILE, REFERENCE_EMBEDS_FILE):
+            file = self.folder / name
+            digest.update(file.read_bytes() if file.exists() else b"")
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path, embeds: dict[str, torch.Tensor], lora: dict[str, torch.Tensor]) -> Concept:
+        """Write the folder in one go, replacing an older one, and return the concept as it lies there.
+
+        `embeds`: token -> float32 [vectors, dim], empty without tokens. `lora`: the UNet's LoRA in diffusers' naming,
+        empty without LoRA. Raises `UserError` where the folder cannot be written.
+        """
+        from diffusers import StableDiffusionPipeline
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+        old = beside.with_name(f"{beside.name}.old")
+        try:
+            beside.mkdir(parents=True)
+            if embeds:
+                save_file({token: rows.detach().float().cpu().contiguous() for token, rows in embeds.items()}, beside / EMBEDS_FILE)
+            if lora:
+                StableDiffusionPipeline.save_lora_weights(beside, unet_lora_layers=lora)
+            (beside / CONCEPT_FILE).write_text(json.dumps(self._stored(), indent=2, ensure_ascii=False), encoding="utf-8")
+            if folder.exists():
+                os.replace(folder, old)  # a folder that holds files cannot be replaced in one step
+            os.replace(beside, folder)
+        except OSError as error:
+            raise UserError(f"The concept cannot be written to {folder} ({error.strerror or error}); choose another --out.") from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        return dataclasses.replace(self, folder=folder)
+
+    def check_matches(self, class_names: list[str], base_fingerprint: str, where: str) -> None:
+        """Raise `UserError` where this concept, found at `where`, lacks one of the classes or is for another base model."""
+        lacking = [name for name in class_names if name not in self.class_names]
+        if lacking:
+            raise UserError(
+                f"The concept in {where} was made for other classes (it has no {lacking[0]!r}"
+                + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else "")
+                + "); choose another --personalize.concept or personalise again."
+            )
+        if self.base_fingerprint and self.base_fingerprint != base_fingerprint:
+            raise UserError(
+                f"The concept in {where} was made on another base model, {self.base}"
+                + (f" at revision {self.revision}" if self.revision else "")
+                + "; set --model.base to it or personalise again."
+            )
+
+    def embeds(self) -> dict[str, torch.Tensor]:
+        """token -> float32 [vectors, dim]."""
+        assert self.folder is not None
+        if (self.folder / EMBEDS_FILE).exists():
+            from safetensors.torch import load_file
+
+            return load_file(self.folder / EMBEDS_FILE)
+        rows = _read_reference(self.folder)["learned_embeds_dict"]
+        return {token: row.float().reshape(-1, row.shape[-1]) for token, row in rows.items()}
+
+    def apply(self, pipe: StableDiffusionPipeline, use_tokens: bool = True, use_lora: bool = True, fuse: bool = True) -> None:
+        """Put the tokens in the pipeline's tokenizer and text encoder, and the LoRA in its UNet.
+
+        `fuse` adds the LoRA into the UNet's weights, which makes it free at run time; do it in fp32 and cast after.
+        Raises `UserError` where the weights do not fit this pipeline.
+        """
+        try:
+            if use_tokens and self.tokens:
+                add_tokens(pipe, self.embeds())
+            if use_lora and self.lora_rank:
+                pipe.load_lora_weights(self.folder)
+                if fuse:
+                    pipe.fuse_lora(components=["unet"])
+                    pipe.unload_lora_weights()
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"The concept in {self.folder} does not fit the base model ({reason}); it was made on {self.base}.") from error
+
+    def _stored(self) -> dict:
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "folder"}
+
+
+def add_tokens(pipe: StableDiffusionPipeline, embeds: dict[str, torch.Tensor]) -> None:
+    """Add tokens with their vectors [vectors, dim] to a pipeline, all at once and under the names that diffusers gives them.
+
+    The same outcome as `pipe.load_textual_inversion` for one token after another, which takes minutes for many classes.
+    Raises `ValueError` for a token that is there already or vectors of another size.
+    """
+    import torch
+
+    tokenizer, encoder = pipe.tokenizer, pipe.text_encoder
+    names = [spelled for token, rows in embeds.items() for spelled in spell(token, len(rows))]
+    vectors = torch.cat(list(embeds.values()))
+    size = encoder.get_input_embeddings().weight.shape[1]
+    if vectors.shape[1] != size:
+        raise ValueError(f"token vectors of {vectors.shape[1]} values for a text encoder of {size}")
+    if tokenizer.add_tokens(names) != len(names):
+        raise ValueError("some of its tokens are in the tokenizer already")
+    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    table = encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        table[tokenizer.convert_tokens_to_ids(names)] = vectors.to(table)
+
+
+def spell(token: str, vectors: int) -> list[str]:
+    """The tokenizer entries of a token of several vectors, as diffusers names them: `<a>`, `<a>_1`, `<a>_2`."""
+    return [token, *(f"{token}_{i}" for i in range(1, vectors))]
+
+
+def _read_reference(folder: Path) -> dict:
+    import pickle
+
+    import torch
+
+    try:
+        stored = torch.load(folder / REFERENCE_EMBEDS_FILE, map_location="cpu", weights_only=True)
+        return {key: stored[key] for key in ("learned_embeds_dict", "name2placeholder")}
+    except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{folder / REFERENCE_EMBEDS_FILE} cannot be read as the reference implementation's tokens; copy it again."
+        ) from error
+
+
+def _load_reference(folder: Path) -> Concept:
+    stored = _read_reference(folder)
+    tokens = {str(name): str(token) for name, token in stored["name2placeholder"].items()}
+    rank = 0
+    if (folder / LORA_FILE).exists():
+        from safetensors import safe_open
+
+        with safe_open(folder / LORA_FILE, "pt") as file:
+            rank = min(min(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - not a dict
+    return Concept(
+        class_names=list(tokens),
+        superclass="",
+        tokens=tokens,
+        vectors_per_token=1,
+        lora_rank=rank,
+        base="unknown",
+        revision=None,
+        base_fingerprint="",
+        steps=0,
+        seed=0,
+        data_fingerprint="",
+        folder=folder,
+    )

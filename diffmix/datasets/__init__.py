@@ -1,0 +1,4 @@
+"""From what the user has (folders, Parquet, Hugging Face) to validated training, validation and test images.
+
+`prepare.prepare` is the way in and `real.RealSet` is what comes out.
+"""

@@ -1,0 +1,149 @@
+"""`RealSet`: the validated real images of one split, in one memory-mapped file."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from diffmix.datasets import files
+from diffmix.errors import UserError
+
+_BATCH_ROWS = 256
+_BATCH_BYTES = 64 * 2**20  # bounds the memory of writing, and keeps far below the 2 GiB that a binary column can hold
+_COLUMNS = [("image_id", pa.string()), ("image", pa.binary()), ("label", pa.int32()), ("group", pa.string())]
+
+
+class Example(NamedTuple):
+    """One real image."""
+
+    image_id: str
+    """Unique in its set and stable across runs."""
+    image: bytes
+    """The image file's own bytes."""
+    label: int
+    """Index into the set's class names."""
+    group: str | None = None
+    """A group that accuracy is reported by, such as the background."""
+
+
+class RealSet:
+    """N validated images in one uncompressed Arrow IPC file, read through a memory map.
+
+    Columns: `image_id` string, `image` binary, `label` int32, `group` string or null; `class_names` and `superclass` are JSON
+    in the schema's metadata. Nothing in it changes after `open`, so threads may share one, and a pickled one opens the same
+    path where it is unpickled.
+    """
+
+    def __init__(self, path: str, batches: list[pa.RecordBatch], fingerprint: str):
+        """Called by `open` and `write`."""
+        self.path = path
+        self.fingerprint: str = fingerprint
+        """SHA-256 over ids, labels, image bytes, class names and superclass, in hex: equal for equal sets, wherever they lie."""
+        metadata = batches[0].schema.metadata
+        self.class_names: list[str] = json.loads(metadata[b"class_names"])
+        self.superclass: str = json.loads(metadata[b"superclass"])
+        self._batches = batches
+        self._images = [batch.column("image") for batch in batches]
+        self._stops = np.cumsum([batch.num_rows for batch in batches])
+
+    @classmethod
+    def open(cls, path: str) -> "RealSet":
+        """The set that `write` made at a local path or URI; a remote file is first copied to this machine, once.
+
+        Raises `UserError` where there is no such file or it is something else.
+        """
+        local = files.local_path(path)
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(files.local_copy(path)))
+            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+            metadata = reader.get_batch_with_custom_metadata(len(batches) - 1).custom_metadata
+            return cls(local or path, batches, metadata[b"fingerprint"].decode())
+        except FileNotFoundError as error:
+            raise UserError(f"The prepared images {path} do not exist; prepare the data again with another --out.") from error
+        except (pa.ArrowInvalid, IndexError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a file of prepared images; prepare the data again with another --out.") from error
+
+    @classmethod
+    def write(cls, path: str, examples: Iterable[Example], class_names: list[str], superclass: str) -> "RealSet":
+        """Write the examples, in their order, to a local path or URI, whole or not at all, and open the result.
+
+        `examples` may be longer than memory. Raises ValueError for an id that occurs twice or a label without a class name.
+        """
+        metadata = {"class_names": json.dumps(class_names, ensure_ascii=False), "superclass": json.dumps(superclass, ensure_ascii=False)}
+        schema = pa.schema(_COLUMNS, metadata=metadata)
+        digest = hashlib.sha256(json.dumps([class_names, superclass]).encode())
+        seen: set[str] = set()
+
+        def checked() -> Iterator[Example]:
+            for example in examples:
+                if example.image_id in seen:
+                    raise ValueError(f"image id {example.image_id!r} occurs twice")
+                if not 0 <= example.label < len(class_names):
+                    raise ValueError(f"image {example.image_id!r} has label {example.label}, but there are {len(class_names)} classes")
+                seen.add(example.image_id)
+                digest.update(json.dumps([example.image_id, int(example.label), hashlib.sha256(example.image).hexdigest()]).encode())
+                yield example
+
+        with files.writing(path) as temporary, pa.OSFile(temporary, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for rows in _batched(checked()):
+                columns = zip(*rows, strict=True)
+                arrays = [pa.array(column, type) for column, (_, type) in zip(columns, _COLUMNS, strict=True)]
+                writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+            # The fingerprint is known only now, when the schema is long written: it travels on an empty last batch.
+            last = pa.RecordBatch.from_arrays([pa.array([], type) for _, type in _COLUMNS], schema=schema)
+            writer.write_batch(last, custom_metadata={"fingerprint": digest.hexdigest()})
+        return cls.open(path)
+
+    def __len__(self) -> int:
+        return int(self._stops[-1])
+
+    def __reduce__(self) -> tuple:
+        return RealSet.open, (self.path,)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int32 of shape [N], indices into `class_names`."""
+        return np.concatenate([batch.column("label").to_numpy() for batch in self._batches])
+
+    @cached_property
+    def image_ids(self) -> list[str]:
+        """N unique ids."""
+        return [name for batch in self._batches for name in batch.column("image_id").to_pylist()]
+
+    @cached_property
+    def groups(self) -> list[str | None]:
+        """N groups; None where an image has none."""
+        return [group for batch in self._batches for group in batch.column("group").to_pylist()]
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.image_ids)}
+
+    def image_bytes(self, index: int) -> bytes:
+        """The image file's own bytes, for `images.decode`. Raises IndexError outside 0..N-1."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        batch = int(np.searchsorted(self._stops, index, side="right"))
+        start = int(self._stops[batch - 1]) if batch else 0
+        return self._images[batch][index - start].as_py()
+
+    def index_of(self, image_id: str) -> int:
+        """The place of an image. Raises KeyError for an id that is not in the set."""
+        return self._index[image_id]
+
+
+def _batched(examples: Iterator[Example]) -> Iterator[list[Example]]:
+    rows: list[Example] = []
+    size = 0
+    for example in examples:
+        rows.append(example)
+        size += len(example.image)
+        if len(rows) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows

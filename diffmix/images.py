@@ -1,0 +1,102 @@
+"""Image files to RGB pixels and back."""
+
+import io
+from typing import Literal
+
+import numpy as np
+from PIL import ExifTags, Image
+
+ImageFormat = Literal["jpeg", "png", "webp"]
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # a list of our own: Pillow also knows formats that start programs (EPS)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# `decode` compares the size with its own limit before it decodes; Pillow's fixed one would overrule a larger `max_pixels`.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class BadImage(ValueError):  # noqa: N818 (it is caught and logged, not an error of the program)
+    """The bytes are no image that can be used. The text is the reason, short enough for a log line."""
+
+
+def decode(data: bytes, max_pixels: int = 100_000_000) -> Image.Image:
+    """The picture in an image file's bytes, upright: mode RGB, 8 bits a channel.
+
+    JPEG, PNG, WebP, BMP, TIFF and GIF; of several frames or pages the first. EXIF rotation is applied, transparency is laid
+    over white, CMYK is converted without its ICC profile. 16-bit grey is divided by 257, so that white stays white; 32-bit
+    and float grey is scaled by the first of the usual ranges that holds it (see `_to_8_bit`). Raises `BadImage` for an empty
+    file, other content, a broken or truncated file, and a picture of more than `max_pixels` pixels, whose pixels are never decoded.
+    """
+    if not data:
+        raise BadImage("empty file")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Exception as error:  # each of Pillow's parsers has its own kinds of errors for broken headers
+        raise BadImage("not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from error
+    if image.width * image.height > max_pixels:
+        raise BadImage(f"{image.width} x {image.height} pixels, more than {max_pixels}")
+    try:
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        rgb = _to_rgb(image)
+        return rgb.transpose(turn) if turn is not None else rgb
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:
+        raise BadImage(f"broken or truncated: {error or type(error).__name__}") from error
+
+
+def encode(image: Image.Image, format: ImageFormat, quality: int) -> bytes:
+    """The file of an RGB image, always the same bytes for the same pixels and library versions.
+
+    `quality` is 1 to 100 for JPEG and WebP; PNG keeps every pixel and ignores it. JPEG keeps colour at full resolution
+    (4:4:4): what tells fine-grained classes apart is often a small patch of colour.
+    """
+    buffer = io.BytesIO()
+    if format == "jpeg":
+        image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    elif format == "webp":
+        image.save(buffer, "WEBP", quality=quality, method=4)
+    else:
+        image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a camera's broken EXIF block is no reason to lose its picture
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bit(grey: np.ndarray) -> np.ndarray:
+    """Grey values of more than 8 bits as uint8.
+
+    uint16 is taken to use its full range. Of other types nobody knows the range: it is the smallest of 0..1 (floats only),
+    0..255 and 0..65535 that holds all values, else the least to the greatest value.
+    """
+    if grey.dtype.kind == "f" and not np.isfinite(grey).all():
+        raise BadImage("has pixels that are not finite numbers")
+    low, high = float(grey.min()), float(grey.max())
+    if grey.dtype.itemsize == 2:
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 65535:
+        low, high = 0.0, next(top for top in (1.0, 255.0, 65535.0) if high <= top and (top > 1 or grey.dtype.kind == "f"))
+    return np.rint((grey.astype(np.float64) - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)

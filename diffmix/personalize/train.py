@@ -1,0 +1,200 @@
+"""The personalisation run: plain torch, on one process or on each of several that `torch.distributed` connects."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from diffmix.base_model import base_fingerprint, device_and_dtype, load_base, resolution_of
+from diffmix.concept import Concept, concept_settings, prompt, spell
+from diffmix.config import ModelConfig, PersonalizeConfig
+from diffmix.errors import UserError
+from diffmix.personalize.batches import Batches
+from diffmix.personalize.latents import LatentCache
+from diffmix.personalize.modules import ConceptEmbedding, DenoisingLoss, add_lora
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+    from diffmix.datasets.real import RealSet
+
+CHECKPOINT_FILE = "personalize.pt"
+
+
+def train_concept(
+    model: ModelConfig,
+    personalize: PersonalizeConfig,
+    real: RealSet,
+    out: str | Path,
+    seed: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    resume_from: str | Path | None = None,
+    on_checkpoint: Callable[[Path | None, int], None] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Concept:
+    """Train class tokens and LoRA on `real` and write the concept folder `out` on rank 0; every rank gets its description.
+
+    With `world_size` over 1 the default process group has to be there already. `on_step(done, loss)` is called on every
+    rank after each step with this rank's loss. `on_checkpoint(folder, done)` is called on every rank after each
+    `checkpoint_every` steps; `folder` is a temporary one that is gone after the call, and None but on rank 0. A run
+    resumed with `resume_from`, such a folder, ends with the weights that the uninterrupted run would have had.
+    Raises `UserError` for a base model, prompts or a checkpoint that cannot be used.
+    """
+    device, dtype = device_and_dtype(model.precision)
+    pipe = load_base(model, "cpu", dtype)
+    tokens, module = _prepare(pipe, model, personalize, real, seed, device)
+    cache = LatentCache(pipe.vae, real, resolution_of(model, pipe), personalize.flip, rank, world_size)
+    pipe.vae.to("cpu")  # not needed any more
+    batch_size, accumulation = personalize.batch_size, personalize.gradient_accumulation_steps
+    batches = Batches(cache, real.labels, personalize, module.num_timesteps, seed, batch_size * accumulation * world_size)
+
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    optimizer = _optimizer(trained, personalize)
+    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
+    identity = {"settings": concept_settings(personalize), "seed": seed, "data": real.fingerprint, "base": base_fingerprint(model)}
+    start = _load_checkpoint(Path(resume_from), identity, trained, optimizer, scaler) if resume_from else 0
+
+    parallel: nn.Module = module
+    if world_size > 1:
+        parallel = nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+    for step in range(start, personalize.steps):
+        loss = torch.zeros((), device=device)
+        for micro in range(accumulation):
+            first = (micro * world_size + rank) * batch_size
+            batch = batches.draw(step, range(first, first + batch_size), len(real.class_names))
+            is_last = micro == accumulation - 1
+            # Gradients are exchanged once per step.
+            quiet = contextlib.nullcontext() if is_last or world_size == 1 else parallel.no_sync()  # type: ignore[operator]
+            with quiet:
+                with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+                    part = parallel(*(tensor.to(device, non_blocking=True) for tensor in batch)) / accumulation
+                scaler.scale(part).backward()
+            loss += part.detach()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(trained.values(), personalize.max_grad_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        done = step + 1
+        if on_step:
+            on_step(done, loss.item())
+        if on_checkpoint and done % personalize.checkpoint_every == 0 and done < personalize.steps:
+            with tempfile.TemporaryDirectory(prefix="diffmix-") as folder:
+                if rank == 0:
+                    state = {
+                        "weights": {name: value.detach().cpu() for name, value in trained.items()},
+                        "optimizer": optimizer.state_dict(),
+                    }
+                    torch.save({**state, "scaler": scaler.state_dict(), "identity": identity, "step": done}, Path(folder) / CHECKPOINT_FILE)
+                on_checkpoint(Path(folder) if rank == 0 else None, done)
+
+    concept = Concept(
+        class_names=list(real.class_names),
+        superclass=real.superclass,
+        tokens=tokens,
+        vectors_per_token=personalize.vectors_per_token if tokens else 0,
+        lora_rank=personalize.lora_rank if personalize.lora else 0,
+        base=model.base,
+        revision=model.revision,
+        base_fingerprint=identity["base"],
+        steps=personalize.steps,
+        seed=seed,
+        data_fingerprint=real.fingerprint,
+        settings=identity["settings"],
+    )
+    return concept.save(out, *_weights(pipe, tokens, personalize)) if rank == 0 else concept
+
+
+def _prepare(
+    pipe: StableDiffusionPipeline, model: ModelConfig, personalize: PersonalizeConfig, real: RealSet, seed: int, device: str
+) -> tuple[dict[str, str], DenoisingLoss]:
+    """Freeze the base, add what is trained, and move it all to `device`. Gives class name -> token (empty without) and the loss."""
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.requires_grad_(False)
+    tokens: dict[str, str] = {}
+    if personalize.tokens:
+        tokens = {name: f"<class_{label}>" for label, name in enumerate(real.class_names)}
+        starts = [prompt(personalize.initializer, None, name, real.superclass) for name in real.class_names]
+        _add_rows(pipe, list(tokens.values()), starts, personalize.vectors_per_token)
+    if personalize.lora:
+        add_lora(pipe.unet, personalize.lora_rank, seed)
+    if personalize.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+    pipe.unet.train()  # gradient checkpointing works in this mode only; Stable Diffusion has no dropout
+    pipe.to(device)
+    texts = [prompt(template, tokens.get(name), name, real.superclass) for name in real.class_names for template in personalize.prompts]
+    ids = pipe.tokenizer(
+        [pipe.maybe_convert_prompt(text, pipe.tokenizer) for text in texts] + [""],
+        padding="max_length",
+        max_length=pipe.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return tokens, DenoisingLoss(pipe, ids, personalize.tokens, personalize.snr_gamma)
+
+
+def _add_rows(pipe: StableDiffusionPipeline, tokens: list[str], starts: list[str], vectors: int) -> None:
+    """Add tokens of `vectors` rows each; all rows of a token start as the mean embedding of its text in `starts`."""
+    tokenizer, embedding = pipe.tokenizer, pipe.text_encoder.get_input_embeddings()
+    first_id = len(tokenizer)
+    rows = []
+    for text in starts:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        if not ids:
+            raise UserError("--personalize.initializer gives an empty text, so new tokens have nothing to start from; name a word.")
+        rows += [embedding.weight[ids].float().mean(dim=0)] * vectors
+    names = [name for token in tokens for name in spell(token, vectors)]
+    if tokenizer.add_tokens(names) != len(names):
+        raise UserError(f"The base model's tokenizer has tokens like {tokens[0]} already; choose a base that is not personalised.")
+    pipe.text_encoder.set_input_embeddings(ConceptEmbedding(embedding, nn.Parameter(torch.stack(rows)), first_id))
+
+
+def _optimizer(trained: dict[str, nn.Parameter], personalize: PersonalizeConfig) -> torch.optim.Optimizer:
+    rows = [parameter for name, parameter in trained.items() if name.endswith(".rows")]
+    lora = [parameter for name, parameter in trained.items() if not name.endswith(".rows")]
+    groups = [
+        {"params": rows, "lr": personalize.token_lr, "weight_decay": 0.0},
+        {"params": lora, "lr": personalize.lora_lr, "weight_decay": personalize.weight_decay},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]])
+
+
+def _load_checkpoint(
+    folder: Path, identity: dict, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> int:
+    """Restore a checkpoint in place; gives the number of steps done."""
+    try:
+        state = torch.load(folder / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
+        had = state["identity"]
+    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(f"The personalisation checkpoint in {folder} cannot be read; delete it to start again.") from error
+    if had != identity:
+        raise UserError(f"The personalisation checkpoint in {folder} is of a run with other settings, data or base; choose another --out.")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(state["weights"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    scaler.load_state_dict(state["scaler"])
+    return int(state["step"])
+
+
+def _weights(pipe: StableDiffusionPipeline, tokens: dict[str, str], personalize: PersonalizeConfig) -> tuple[dict, dict]:
+    """token -> rows [vectors, dim], and the LoRA in diffusers' naming."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    embeds: dict[str, torch.Tensor] = {}
+    if tokens:
+        rows = pipe.text_encoder.get_input_embeddings().rows
+        embeds = dict(zip(tokens.values(), rows.detach().split(personalize.vectors_per_token), strict=True))
+    lora = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet)) if personalize.lora else {}
+    return embeds, lora

@@ -1,0 +1,134 @@
+"""`diffmix doctor`: what this machine has, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    state: str
+    """`ok`, `note` (works, could be better) or `bad` (a run would fail)."""
+    what: str
+    advice: str = ""
+
+
+def doctor() -> int:
+    """Print the report; 0 where a run can start, 1 where something is `bad`."""
+    from rich.console import Console
+
+    console, bad = Console(highlight=False, soft_wrap=True), 0
+    for check in (_packages, _devices, _attention, _deepspeed, _ray, _disk):
+        for finding in _guarded(check):
+            colour = {"ok": "green", "note": "yellow", "bad": "red"}[finding.state]
+            console.print(f"[{colour}]{finding.state:>4}[/]  {finding.what}" + (f"\n      -> {finding.advice}" if finding.advice else ""))
+            bad += finding.state == "bad"
+    return 1 if bad else 0
+
+
+def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except Exception as error:
+        yield Finding(
+            "bad", f"{check.__name__.strip('_')}: {type(error).__name__}: {error}", "reinstall with the versions of constraints.txt"
+        )
+
+
+def _packages() -> Iterator[Finding]:
+    from engine.summary import versions
+
+    for name, version in versions().items():
+        if version:
+            yield Finding("ok", f"{name} {version}")
+        elif name == "xformers":
+            yield Finding(
+                "note",
+                "xformers is not installed",
+                "attention uses torch's SDPA; `pip install -e '.[attention]' -c constraints.txt` adds it",
+            )
+        else:
+            yield Finding("bad", f"{name} is not installed", "pip install -e . -c constraints.txt")
+    importlib.import_module("torchvision")  # breaks where its build does not fit torch's
+
+
+def _devices() -> Iterator[Finding]:
+    import psutil
+    import torch
+
+    memory = psutil.virtual_memory().total / 2**30
+    yield Finding("ok", f"{os.cpu_count()} CPU cores, {memory:.0f} GiB memory")
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        number = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        yield Finding("ok", f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB, `auto` precision is {number}")
+    if not torch.cuda.is_available():
+        yield Finding("note", "no CUDA device: logical GPUs run on the CPU", "fine for `nano`; a real base model needs a GPU")
+
+
+def _attention() -> Iterator[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Finding("ok", "attention: SDPA (xformers has no CPU kernels)")
+        return
+    yield Finding(
+        "ok",
+        f"attention: SDPA kernels flash={torch.backends.cuda.flash_sdp_enabled()}, efficient={torch.backends.cuda.mem_efficient_sdp_enabled()}",
+    )
+    try:
+        from xformers.ops import memory_efficient_attention
+
+        query = torch.zeros(1, 64, 1, 64, device="cuda", dtype=torch.float16)
+        memory_efficient_attention(query, query, query)
+        yield Finding("ok", "attention: xformers kernels load")
+    except ImportError:
+        yield Finding("note", "attention: xformers is not installed", "SDPA is used")
+    except (NotImplementedError, RuntimeError) as error:
+        yield Finding(
+            "note",
+            f"attention: xformers has no kernels here ({str(error).splitlines()[0]})",
+            "its build must fit torch's: see constraints.txt",
+        )
+
+
+def _deepspeed() -> Iterator[Finding]:
+    import torch
+
+    from engine.deepspeed_config import prepare_environment
+
+    prepare_environment()
+    import deepspeed  # noqa: F401 - importing it is the check
+
+    yield Finding("ok", "deepspeed imports; training uses torch's optimisers, so it compiles nothing")
+    compiler, ninja = shutil.which("g++") or shutil.which("c++"), shutil.which("ninja")
+    if torch.cuda.is_available() and not (compiler and ninja):
+        yield Finding(
+            "note",
+            "no C++ compiler or ninja on PATH: torch.compile and DeepSpeed's own ops are off",
+            "install g++ to use --model.compile True",
+        )
+
+
+def _ray() -> Iterator[Finding]:
+    address = os.environ.get("RAY_ADDRESS")
+    yield Finding(
+        "ok", f"a cluster is named in RAY_ADDRESS: {address}" if address else "no RAY_ADDRESS: `diffmix run` starts Ray on this machine"
+    )
+
+
+def _disk() -> Iterator[Finding]:
+    import tempfile
+
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free / 2**30
+    yield Finding(
+        "ok" if free > 5 else "note",
+        f"{free:.0f} GiB free in {folder} (Ray's files, each train worker's pool of mixes)",
+        "" if free > 5 else "set TMPDIR",
+    )

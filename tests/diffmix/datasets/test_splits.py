@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from diffmix.datasets.splits import few_shot, long_tail, stratified
+
+
+def labels_of(counts):
+    return np.random.default_rng(1).permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.int32)
+
+
+def count(labels, indices, classes):
+    return np.bincount(labels[indices], minlength=classes).tolist()
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5, 0.99])
+def test_stratified_is_a_partition_and_keeps_every_class(fraction):
+    labels = labels_of([1, 2, 3, 10, 100])
+    kept, held_out = stratified(labels, fraction, seed=0)
+    assert sorted([*kept, *held_out]) == list(range(116))
+    assert min(count(labels, kept, 5)) >= 1
+    assert count(labels, held_out, 5)[0] == 0
+    assert min(count(labels, held_out, 5)[1:]) >= 1
+
+
+def test_stratified_counts_by_hand():
+    labels = labels_of([1, 2, 3, 10, 100])
+    _, held_out = stratified(labels, 0.2, seed=0)
+    assert count(labels, held_out, 5) == [0, 1, 1, 2, 20]
+
+
+def test_stratified_of_nothing():
+    kept, held_out = stratified(labels_of([3, 3]), 0.0, seed=0)
+    assert (kept.tolist(), held_out.tolist()) == ([0, 1, 2, 3, 4, 5], [])
+
+
+@pytest.mark.parametrize(
+    "split", [lambda a, s: stratified(a, 0.3, s)[1], lambda a, s: few_shot(a, 4, s), lambda a, s: long_tail(a, 0.1, s)]
+)
+def test_the_seed_decides(split):
+    labels = labels_of([20] * 5)
+    assert (split(labels, 1) == split(labels, 1)).all()
+    assert set(split(labels, 1).tolist()) != set(split(labels, 2).tolist())
+    assert (np.diff(split(labels, 1)) >= 0).all()
+
+
+def test_a_class_does_not_depend_on_the_others():
+    labels = labels_of([20, 20, 20])
+    merged = np.where(labels == 2, 1, labels)
+    mine = [i for i in few_shot(labels, 5, 0) if labels[i] == 0]
+    assert [i for i in few_shot(merged, 5, 0) if labels[i] == 0] == mine
+
+
+def test_few_shot_takes_k_and_repeats_only_where_it_must():
+    labels = labels_of([3, 5, 50])
+    indices = few_shot(labels, 5, seed=0)
+    assert count(labels, indices, 3) == [5, 5, 5]
+    assert len({i for i in indices if labels[i] == 1}) == 5
+    assert len({i for i in indices if labels[i] == 2}) == 5
+    assert len({i for i in indices if labels[i] == 0}) <= 3
+
+
+def test_fewer_shots_are_among_more():
+    labels = labels_of([10, 20])
+    assert set(few_shot(labels, 1, 7)) <= set(few_shot(labels, 5, 7)) <= set(few_shot(labels, 10, 7))
+
+
+def test_long_tail_counts_by_hand():
+    # 6 classes of 120 images: mean 120, exponents i/4 of 0.01: 1, 10^-.5, 10^-1, 10^-1.5, 10^-2, 10^-2.5
+    # 120 * those: 120, 37.9, 12, 3.79, 1.2, 0.379 -> floor, at least 1
+    labels = labels_of([120] * 6)
+    assert count(labels, long_tail(labels, 0.01, seed=0), 6) == [120, 37, 12, 3, 1, 1]
+
+
+def test_long_tail_ranks_by_size_and_never_exceeds_what_is_there():
+    # Sizes 2, 30, 10, 18: mean 15, by size class 1, 3, 2, 0 with factors 1, .5, .25, .125 -> 15, 7.5, 3.75, 1.875
+    labels = labels_of([2, 30, 10, 18])
+    assert count(labels, long_tail(labels, 0.25, seed=0), 4) == [1, 15, 3, 7]
+    # Sizes 1, 1, 100: mean 34; the ranks 1 and 2 ask for 34 * .9 and 34 * .81, but have 1.
+    labels = labels_of([1, 1, 100])
+    assert count(labels, long_tail(labels, 0.9, seed=0), 3) == [1, 1, 34]
+
+
+def test_long_tail_of_two_classes():
+    labels = labels_of([40, 40])
+    assert count(labels, long_tail(labels, 0.1, seed=0), 2) == [40, 4]

@@ -1,0 +1,198 @@
+"""The mixer against the stock pipelines, mix by mix."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffmix.config import MixConfig
+from diffmix.errors import UserError
+from diffmix.images import decode
+from diffmix.mixer import Mixer
+from diffmix.plan import MixSpec
+
+
+def psnr(one: Image.Image, other: Image.Image) -> float:
+    difference = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
+    return float(10 * np.log10(255**2 / max(1e-9, (difference**2).mean())))
+
+
+def specs_of(real, count: int, strengths=(0.7,), seed: int = 100) -> list[MixSpec]:
+    rows = [(7 * i + 5) % len(real) for i in range(count)]
+    return [
+        MixSpec(i, real.image_ids[row], int(real.labels[row]), (3 * i + 1) % 4, strengths[i % len(strengths)], seed + i)
+        for i, row in enumerate(rows)
+    ]
+
+
+def sources_of(real, specs):
+    return [real.image_bytes(real.index_of(spec.source_id)) for spec in specs]
+
+
+def mixer_of(model, real, **options) -> Mixer:
+    config = MixConfig(**{"strategy": "real-mix", "num_inference_steps": 10, **options})
+    return Mixer(model, config, real.class_names, real.superclass)
+
+
+@pytest.fixture(scope="module")
+def stock(tiny_base):
+    """The stock text-to-image pipeline, with the sampler that the paper's code uses."""
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_base)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    return pipe
+
+
+def stock_image(stock, spec: MixSpec, source: bytes | None, prompt: str, mix: MixConfig, **changes) -> Image.Image:
+    """What a user of diffusers gets for one mix alone."""
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    pipe = stock if source is None else StableDiffusionImg2ImgPipeline(**stock.components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    options = {"strength": round(spec.strength, 6), "seed": spec.seed, **changes}
+    start = {}
+    if source is not None:
+        image = decode(source)
+        start = {"image": image.resize((32, 32), Image.Resampling.BILINEAR), "strength": options["strength"]}
+    made = pipe(
+        prompt,
+        **start,
+        negative_prompt=mix.negative_prompt,
+        guidance_scale=mix.guidance_scale,
+        num_inference_steps=mix.num_inference_steps,
+        generator=torch.Generator().manual_seed(options["seed"]),
+    ).images[0]
+    return made if source is None else made.resize(image.size, Image.Resampling.BILINEAR)
+
+
+@pytest.fixture(scope="module")
+def worst_psnr():
+    """Collects the lowest value seen, for the log."""
+    seen: list[float] = []
+    yield seen
+    print(f"\nlowest PSNR against stock: {min(seen):.1f} dB over {len(seen)} images")
+
+
+@pytest.mark.parametrize(
+    "batch, strengths, guidance, negative",
+    [
+        (1, (0.7,), 7.5, ""),
+        (4, (0.3,), 4.0, "blurry"),
+        (4, (1.0,), 7.5, ""),
+        (7, (0.7, 0.75), 7.5, ""),  # both run 7 of 10 steps
+        (7, (0.5,), 1.0, "ignored without guidance"),
+        (7, (float(np.float32(0.9)),), 4.0, ""),
+    ],
+)
+def test_each_image_is_what_stock_img2img_gives_alone(stock, tiny_model, tiny_real, worst_psnr, batch, strengths, guidance, negative):
+    mixer = mixer_of(tiny_model, tiny_real, guidance_scale=guidance, negative_prompt=negative)
+    specs = specs_of(tiny_real, batch, strengths)
+    sources = sources_of(tiny_real, specs)
+    images = mixer.mix(specs, sources)
+    for spec, source, image in zip(specs, sources, images, strict=True):
+        alone = stock_image(stock, spec, source, mixer.prompts[spec.target_label], mixer.config)
+        assert image.size == decode(source).size
+        worst_psnr.append(psnr(image, alone))
+        assert worst_psnr[-1] > 40
+
+
+def test_every_part_of_a_spec_matters(stock, tiny_model, tiny_real):
+    """The comparison above can fail: another class, seed, strength or source gives another picture."""
+    mixer = mixer_of(tiny_model, tiny_real)
+    spec = specs_of(tiny_real, 1)[0]
+    source = sources_of(tiny_real, [spec])[0]
+    image = mixer.mix([spec], [source])[0]
+    other_class = stock_image(stock, spec, source, mixer.prompts[spec.target_label - 1], mixer.config)
+    other_seed = stock_image(stock, spec, source, mixer.prompts[spec.target_label], mixer.config, seed=1)
+    other_strength = stock_image(stock, spec, source, mixer.prompts[spec.target_label], mixer.config, strength=0.5)
+    other_source = stock_image(stock, spec, tiny_real.image_bytes(0), mixer.prompts[spec.target_label], mixer.config)
+    other_source = other_source.resize(image.size)
+    assert max(psnr(image, other) for other in (other_class, other_seed, other_strength, other_source)) < 35
+
+
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+def test_mixes_from_noise_are_what_stock_text_to_image_gives(stock, tiny_model, tiny_real, worst_psnr, guidance):
+    mixer = mixer_of(tiny_model, tiny_real, strategy="real-gen", guidance_scale=guidance)
+    specs = [MixSpec(i, "", i % 4, i % 4, 1.0, 2**61 + i) for i in range(4)]
+    images = mixer.mix(specs, [None] * 4)
+    for spec, image in zip(specs, images, strict=True):
+        alone = stock_image(stock, spec, None, mixer.prompts[spec.target_label], mixer.config)
+        assert image.size == (32, 32)
+        worst_psnr.append(psnr(image, alone))
+        assert worst_psnr[-1] > 40
+
+
+def test_an_image_does_not_depend_on_its_batch_or_on_earlier_calls(tiny_model, tiny_real):
+    mixer = mixer_of(tiny_model, tiny_real)
+    specs = specs_of(tiny_real, 6)
+    together = mixer.mix(specs, sources_of(tiny_real, specs))
+    alone = [mixer.mix([spec], sources_of(tiny_real, [spec]))[0] for spec in specs]
+    assert min(psnr(a, b) for a, b in zip(together, alone, strict=True)) > 50
+    # The same batch is the same to the last bit, on a mixer that has worked and on a new one.
+    again = mixer.mix(specs, sources_of(tiny_real, specs))
+    fresh = mixer_of(tiny_model, tiny_real).mix(specs, sources_of(tiny_real, specs))
+    for one, two, three in zip(together, again, fresh, strict=True):
+        assert one.tobytes() == two.tobytes() == three.tobytes()
+
+
+def test_sources_are_encoded_once_while_they_fit_in_the_cache(tiny_model, tiny_real, monkeypatch):
+    from diffmix import mixer as module
+
+    mixer = mixer_of(tiny_model, tiny_real)
+    specs = specs_of(tiny_real, 6)
+    sources = sources_of(tiny_real, specs)
+    before = mixer.mix(specs, sources)
+    monkeypatch.setattr(mixer.pipe.vae, "encode", None)  # any further call fails
+    assert [image.tobytes() for image in mixer.mix(specs, sources)] == [image.tobytes() for image in before]
+    monkeypatch.undo()
+
+    monkeypatch.setattr(module, "_CACHE_BYTES", 3 * 2 * 4 * 8 * 8 * 4)
+    small = mixer_of(tiny_model, tiny_real)
+    assert [image.tobytes() for image in small.mix(specs, sources)] == [image.tobytes() for image in before]
+    assert len(small._sources) == 3
+
+
+def test_pil_sources_are_taken_too(tiny_model, tiny_real):
+    mixer = mixer_of(tiny_model, tiny_real)
+    specs = specs_of(tiny_real, 2)
+    sources = sources_of(tiny_real, specs)
+    from_pil = mixer_of(tiny_model, tiny_real).mix(specs, [decode(source) for source in sources])
+    assert [image.tobytes() for image in mixer.mix(specs, sources)] == [image.tobytes() for image in from_pil]
+
+
+def test_half_precision_stays_near_full_precision(tiny_model, tiny_real):
+    specs = specs_of(tiny_real, 3)
+    sources = sources_of(tiny_real, specs)
+    full = mixer_of(tiny_model, tiny_real, guidance_scale=2.0).mix(specs, sources)
+    tiny_model.precision = "bf16"
+    half = mixer_of(tiny_model, tiny_real, guidance_scale=2.0).mix(specs, sources)
+    values = [psnr(a, b) for a, b in zip(full, half, strict=True)]
+    assert all(20 < value < 90 for value in values), values
+
+
+def test_another_resolution(tiny_model, tiny_real):
+    specs = specs_of(tiny_real, 2)
+    native = mixer_of(tiny_model, tiny_real).mix(specs, sources_of(tiny_real, specs))
+    tiny_model.resolution = 64
+    large = mixer_of(tiny_model, tiny_real)
+    assert large.latent_shape == (1, 4, 16, 16)
+    images = large.mix(specs, sources_of(tiny_real, specs))
+    assert [image.size for image in images] == [image.size for image in native]
+    assert images[0].tobytes() != native[0].tobytes()
+    tiny_model.resolution = 33
+    with pytest.raises(UserError, match="multiple of 8"):
+        mixer_of(tiny_model, tiny_real)
+
+
+def test_a_batch_runs_one_number_of_steps(tiny_model, tiny_real):
+    mixer = mixer_of(tiny_model, tiny_real)
+    specs = specs_of(tiny_real, 2, (0.5, 0.7))
+    with pytest.raises(ValueError, match="denoising steps"):
+        mixer.mix(specs, sources_of(tiny_real, specs))
+    assert mixer.mix([], []) == []
+
+
+def test_a_strategy_of_concepts_needs_one(tiny_model, tiny_real):
+    with pytest.raises(UserError, match=r"--mix.strategy ti-mix needs a concept"):
+        mixer_of(tiny_model, tiny_real, strategy="ti-mix")
