@@ -20,13 +20,13 @@ NANO_FOLDER = Path(__file__).parent / "nano" / "base"
 """The embedded base model."""
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _WHOLE_FILE = 64 * 2**20  # files up to this many bytes are hashed whole, larger ones in samples
 _SAMPLES, _SAMPLE = 16, 2**16
 
 
 def base_path(model: ModelConfig) -> str:
-    """Where the base is: a local folder that holds a Stable Diffusion pipeline, or a hub id. Reads one small file.
+    """Where the base is: a local folder that holds a Stable Diffusion pipeline, or a hub id, which is not looked up.
 
     Raises `UserError` for a folder that is missing or is no such pipeline.
     """
@@ -35,19 +35,53 @@ def base_path(model: ModelConfig) -> str:
         if _HUB_ID.fullmatch(model.base) and not folder.exists():
             return model.base
         raise UserError(f"There is no base model at {model.base}; set --model.base to a diffusers folder, a hub id or nano.")
+    _check_parts(model, folder / "model_index.json")
+    for name in _PARTS:
+        if not (folder / name).is_dir():
+            raise UserError(
+                f"The base model {model.base} is incomplete ({name}/ is missing); copy it again or choose another --model.base."
+            )
+    return str(folder)
+
+
+def check_base(model: ModelConfig) -> None:
+    """Raise `UserError` for a base that is missing or of a kind that cannot be used, before anything large is loaded.
+
+    Of a hub model one small file is read, from the hub or from this machine's cache.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    path = base_path(model)
+    if Path(path).is_dir():
+        return
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        missing = [name for name in _PARTS if name not in index or not (folder / name).is_dir()]
-        unknown = "text_encoder_2" in index
+        index = hf_hub_download(path, "model_index.json", revision=model.revision)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise _not_on_hub(model) from error
+    _check_parts(model, Path(index))
+
+
+def _check_parts(model: ModelConfig, index_file: Path) -> None:
+    try:
+        index = json.loads(index_file.read_text(encoding="utf-8"))
+        missing = [name for name in _PARTS if name not in index]
     except (OSError, ValueError, TypeError):
         raise UserError(
             f"{model.base} is not a diffusers pipeline (it has no readable model_index.json); "
             "set --model.base to a folder that save_pretrained wrote, a hub id or nano."
         ) from None
-    if missing or unknown:
-        what = f"it lacks {', '.join(missing)}" if missing else "it has two text encoders"
+    if missing or "text_encoder_2" in index:
+        what = f"it has no {missing[0]}" if missing else "it has two text encoders"
         raise UserError(f"{model.base} is not a Stable Diffusion 1.x or 2.x pipeline ({what}); choose another --model.base.")
-    return str(folder)
+
+
+def _not_on_hub(model: ModelConfig) -> UserError:
+    revision = f" at revision {model.revision}" if model.revision else ""
+    return UserError(
+        f"The base model {model.base}{revision} is no local folder and cannot be had from the hub; "
+        "check the id, the revision, the connection and (for a private model) the login."
+    )
 
 
 def load_base(model: ModelConfig, device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
@@ -64,21 +98,18 @@ def load_base(model: ModelConfig, device: str, dtype: torch.dtype) -> StableDiff
     path = base_path(model)
     try:
         pipe = diffusers.StableDiffusionPipeline.from_pretrained(
-            path,
-            revision=model.revision,
-            torch_dtype=dtype,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
+            path, revision=model.revision, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if not Path(path).is_dir():
+            raise _not_on_hub(model) from error
         reason = str(error).strip().splitlines()[0].rstrip(".:") if str(error).strip() else type(error).__name__
-        revision = f" at revision {model.revision}" if model.revision else ""
         raise UserError(
-            f"The base model {model.base}{revision} cannot be loaded ({reason}); check --model.base, --model.revision and the connection."
+            f"The base model {model.base} cannot be loaded ({reason}); copy it again or choose another --model.base."
         ) from error
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    move(pipe, device, dtype)  # and not in from_pretrained: its option for that has another name in each version
+    return pipe
 
 
 def move(pipe: StableDiffusionPipeline, device: str, dtype: torch.dtype) -> None:

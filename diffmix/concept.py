@@ -38,7 +38,7 @@ _FIELDS = {"token", "class_name", "superclass"}
 
 def spoken(class_name: str) -> str:
     """A class name as it is said in a prompt: `001.Black_footed_Albatross` is `Black footed Albatross`."""
-    return re.sub(r"^\d+[.\-_ ]+(?=\D)", "", class_name).replace("_", " ").strip() or class_name
+    return re.sub(r"^\d+\.\s*(?=\D)", "", class_name).replace("_", " ").strip() or class_name
 
 
 def prompt(template: str, token: str | None, class_name: str, superclass: str) -> str:
@@ -183,10 +183,12 @@ class Concept:
             if use_tokens and self.tokens:
                 add_tokens(pipe, self.embeds())
             if use_lora and self.lora_rank:
-                pipe.load_lora_weights(self.folder)
+                # `load_lora_weights` does the same, and warns that there is nothing for the text encoder.
+                state, alphas = pipe.lora_state_dict(self.folder)
+                pipe.load_lora_into_unet(state, alphas, pipe.unet)
                 if fuse:
-                    pipe.fuse_lora(components=["unet"])
-                    pipe.unload_lora_weights()
+                    pipe.unet.fuse_lora()
+                    pipe.unet.unload_lora()
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"The concept in {self.folder} does not fit the base model ({reason}); it was made on {self.base}.") from error

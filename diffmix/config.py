@@ -252,7 +252,7 @@ class RunConfig:
     """Seed of the plan, of personalisation and of training."""
     address: str | None = None
     """Ray cluster: None starts one on this machine, or joins the one that the job was submitted to; `auto` joins a running one."""
-    train_after: float = 0.0
+    train_after: float = 0.05
     """Overlapped mode: share of the planned mixes that must be there before training starts, [0, 1]."""
     oracle: str | None = None
     """Folder of a classifier that is only used to report the share of mixes that show their target class. None: off."""

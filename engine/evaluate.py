@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffmix.config import Config
 from diffmix.errors import UserError
 from diffmix.storage import Folder
-from engine.train import evaluate as evaluate_folder
+from engine.classifier_loop import evaluate as evaluate_folder
 
 
 def evaluate(config: Config) -> dict:

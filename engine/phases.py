@@ -13,11 +13,11 @@ import ray.train
 import ray.train.torch
 
 from diffmix.base_model import base_fingerprint
-from diffmix.concept import Concept, concept_settings
+from diffmix.concept import concept_settings
 from diffmix.config import to_dict
 from diffmix.errors import UserError
-from diffmix.storage import Folder
 from engine import cluster
+from engine.artifacts import find_concept, uses_concept
 from engine.personalize import PersonalizeJob, personalize_loop
 from engine.session import Session
 from engine.stages import MixJob, build_mixer, make_plan, stream
@@ -33,11 +33,9 @@ def personalize(session: Session) -> str | None:
     None for strategies that use the base model alone. `UserError` where a concept is there but was made for other
     classes, another base model, other data or other settings.
     """
-    if not session.uses_concept:
-        return None
     config = session.config
-    kept = find_concept(session)
-    if kept is not None:
+    kept = find_concept(config, session.out, session.data.train)
+    if kept is not None or not uses_concept(config):
         return kept
     folder = session.out / "concept"
     place = config.placement
@@ -47,41 +45,6 @@ def personalize(session: Session) -> str | None:
     _fit(session, personalize_loop, {"job": job}, f"personalize-{key}", place.personalizers)
     session.telemetry.record("personalize", start=start, end=time.time())
     return folder.uri
-
-
-def find_concept(session: Session) -> str | None:
-    """A concept that is there already and fits, or None where one has to be trained."""
-    config = session.config
-    given = config.personalize.concept
-    folder = Folder(given) if given else session.out / "concept"
-    if not given and not folder.exists("concept.json"):
-        return None
-    real = session.data.train
-    concept = Concept.load(folder.fetch())
-    concept.check_matches(real.class_names, base_fingerprint(config.model), folder.uri)
-    if not given:
-        wanted = {**concept_settings(config.personalize), "seed": config.run.seed, "data": real.fingerprint}
-        had = {**concept.settings, "seed": concept.seed, "data": concept.data_fingerprint}
-        differences = [f"{name} was {had.get(name)} and is {value} now" for name, value in wanted.items() if had.get(name) != value]
-        if differences:
-            raise UserError(f"The concept in {folder.uri} was made with other settings ({'; '.join(differences)}); choose another --out.")
-    return folder.uri
-
-
-def bind_store(session: Session, concept: str | None) -> MixStore:
-    """This run's mix store, tied to its plan; `UserError` where the folder holds another plan's mixes."""
-    config, real = session.config, session.data.train
-    identity = {
-        "plan": make_plan(config, real).settings,
-        "data": real.fingerprint,
-        "concept": Concept.load(Folder(concept).fetch()).fingerprint if concept else None,
-        "base": base_fingerprint(config.model),
-        "model": {"resolution": config.model.resolution, "precision": config.model.precision},
-        "prompt": config.personalize.prompts[0],
-    }
-    store = MixStore((session.out / "mixes").uri)
-    store.bind(json.loads(json.dumps(identity)))
-    return store
 
 
 def mix_job(session: Session, concept: str | None, store: MixStore) -> MixJob:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 
 import ray
 
 from diffmix.config import Config
 from engine import phases
+from engine.artifacts import bind_store, find_concept
 from engine.session import Session, open_session
+from engine.store import MixStore
 from engine.summary import write_summary
 
 log = logging.getLogger(__name__)
@@ -22,23 +23,18 @@ def run(config: Config) -> dict:
     Raises `UserError` for anything that the user can mend.
     """
     with open_session(config) as session:
-        kept = phases.find_concept(session) if session.uses_concept else None
-        if kept or not session.uses_concept:
-            phases.bind_store(session, kept)  # a store of another plan is refused before hours are spent
-        baseline = _start_baseline(session)
+        baseline = _Baseline(session)
         concept = phases.personalize(session)
-        store = phases.bind_store(session, concept)
+        store = bind_store(config, session.out, session.data.train, concept)
         job = phases.mix_job(session, concept, store)
-        if baseline is not None and not _room_beside(session):
-            baseline()
+        baseline.wait_if_started()
         if config.run.mode == "staged":
             phases.synthesize(session, job)
             phases.train(session, job, streaming=False)
         else:
             phases.train(session, job, streaming=True)
             phases.synthesize(session, job)  # nothing, unless the stream was cut short
-        if baseline is not None:
-            baseline()
+        baseline.finish()
         return write_summary(session, store, concept)
 
 
@@ -52,7 +48,7 @@ def synthesize(config: Config) -> dict:
     """All mixes, personalising first where that is not done. Gives the summary so far."""
     with open_session(config) as session:
         concept = phases.personalize(session)
-        store = phases.bind_store(session, concept)
+        store = bind_store(config, session.out, session.data.train, concept)
         phases.synthesize(session, phases.mix_job(session, concept, store))
         return write_summary(session, store, concept)
 
@@ -60,49 +56,41 @@ def synthesize(config: Config) -> dict:
 def train(config: Config) -> dict:
     """The classifier alone, on the mixes that the run folder holds (none: on real images alone)."""
     with open_session(config) as session:
-        concept = phases.find_concept(session) if session.uses_concept else None
-        if not (session.out / "mixes").exists("plan.json"):
+        concept = find_concept(config, session.out, session.data.train)
+        if not MixStore((session.out / "mixes").uri).stored_chunks():
             phases.train(session, None, streaming=False)
             return write_summary(session, None, None)
-        store = phases.bind_store(session, concept)
+        store = bind_store(config, session.out, session.data.train, concept)
         phases.train(session, phases.mix_job(session, concept, store), streaming=False)
         return write_summary(session, store, concept)
 
 
-def _start_baseline(session: Session) -> Callable[[], None] | None:
-    """Start training without mixes, beside personalisation where there is room; calling the result waits for it."""
-    if not session.config.train.baseline:
-        return None
-    if not _room_beside(session):
-        done = []
+class _Baseline:
+    """The same classifier without mixes: beside personalisation where the cluster has room for both, else at the end."""
 
-        def later() -> None:
-            if not done:
-                phases.train(session, None, streaming=False, baseline=True)
-                done.append(True)
+    def __init__(self, session: Session):
+        self._session = session
+        self._error: BaseException | None = None
+        place = session.config.placement
+        wanted = (place.personalizers + place.trainers) * place.gpus_per_trainer
+        self._thread: threading.Thread | None = None
+        if session.config.train.baseline and ray.cluster_resources().get("GPU", 0.0) >= wanted:
+            self._thread = threading.Thread(target=self._train, daemon=True, name="baseline")
+            self._thread.start()
 
-        return later
-    errors: list[BaseException] = []
-
-    def work() -> None:
+    def _train(self) -> None:
         try:
-            phases.train(session, None, streaming=False, baseline=True)
+            phases.train(self._session, None, streaming=False, baseline=True)
         except BaseException as error:
-            errors.append(error)
+            self._error = error
 
-    thread = threading.Thread(target=work, daemon=True, name="baseline")
-    thread.start()
+    def wait_if_started(self) -> None:
+        """Mixers and train workers may need the GPUs that it holds."""
+        if self._thread is not None:
+            self._thread.join()
+            if self._error is not None:
+                raise self._error
 
-    def wait() -> None:
-        thread.join()
-        if errors:
-            raise errors[0]
-
-    return wait
-
-
-def _room_beside(session: Session) -> bool:
-    """Whether the cluster's GPUs hold personalisation and another worker group at once."""
-    place = session.config.placement
-    wanted = (place.personalizers + place.trainers) * place.gpus_per_trainer
-    return ray.cluster_resources().get("GPU", 0.0) >= wanted
+    def finish(self) -> None:
+        if self._session.config.train.baseline and self._thread is None:
+            phases.train(self._session, None, streaming=False, baseline=True)

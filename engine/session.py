@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import shutil
 import threading
 import uuid
 from collections.abc import Iterator
@@ -16,10 +18,14 @@ from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine import cluster, progress
+from engine.artifacts import bind_store, find_concept, uses_concept
 from engine.stages import make_plan
+from engine.store import MixStore
 from engine.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
+
+_SPARE_BYTES = 50_000_000  # checkpoints, the classifier, the concept
 
 
 @dataclass
@@ -35,13 +41,9 @@ class Session:
     def checkpoints(self) -> str:
         return (self.out / "checkpoints").uri
 
-    @property
-    def uses_concept(self) -> bool:
-        return not self.config.mix.strategy.startswith("real-")
-
 
 def check_inputs(config: Config) -> tuple[Folder, Prepared]:
-    """Everything that can be known without a cluster: options, the run folder, every image, the models' names.
+    """Everything that can be known without a cluster: options, the run folder and what it holds, every image, the models' names.
 
     Raises `UserError` for the first thing that is wrong. Decodes all images on a first run.
     """
@@ -57,8 +59,26 @@ def check_inputs(config: Config) -> tuple[Folder, Prepared]:
     base_path(config.model)
     data = prepare(config.data, out.uri)
     describe(config.train, data.train.class_names)
-    make_plan(config, data.train)
+    concept = find_concept(config, out, data.train)
+    if concept or not uses_concept(config):  # else the concept is yet to come, and the store with it
+        bind_store(config, out, data.train, concept)
+    _check_space(config, out, data)
     return out, data
+
+
+def _check_space(config: Config, out: Folder, data: Prepared) -> None:
+    """Raise `UserError` where a local run folder's disk cannot hold the mixes, going by the size of the real images."""
+    if not out.is_local:
+        return
+    per_image = os.path.getsize(data.train.path) / max(1, len(data.train))
+    stored = len(MixStore((out / "mixes").uri).stored_chunks()) * config.mix.batch
+    planned = len(make_plan(config, data.train))
+    need = max(0, planned - stored) * per_image + _SPARE_BYTES
+    free = shutil.disk_usage(out.path).free
+    if free < need:
+        raise UserError(
+            f"{out.uri} has {free / 1e6:.0f} MB free, but the run needs about {need / 1e6:.0f} MB; free some or choose another --out."
+        )
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import ray
 
@@ -32,7 +33,7 @@ class Reporter:
 
     def __init__(self, name: str):
         self.name = name
-        self._actor = None
+        self._actor: Any = None
 
     def __reduce__(self) -> tuple:
         return (Reporter, (self.name,))

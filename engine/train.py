@@ -1,39 +1,22 @@
-"""The classifier's train loop: Ray Train workers, DeepSpeed, a growing pool of mixes."""
+"""The train worker: the stream of mixes starts first, then the classifier's loop.
+
+Nothing heavy is imported here, so that the stream, and with it the mixers, start while torch and DeepSpeed still load.
+"""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import shutil
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
+import ray.data
 import ray.train
-import torch
-import torch.distributed as dist
-from torch.utils.data import DataLoader
 
-from diffmix.classifier import loss as losses
-from diffmix.classifier import metrics
-from diffmix.classifier.model import Classifier, build_model, describe, load_classifier, load_description, save_classifier
-from diffmix.classifier.samples import MixedSampler, MixedSamples
-from diffmix.classifier.transforms import train_transform
 from diffmix.config import Config
-from diffmix.datasets.real import RealSet
-from diffmix.storage import Folder
-from engine.deepspeed_config import build_optimizer, deepspeed_config, prepare_environment, training_dtype
-from engine.pool import PoolReader, PoolWriter
-from engine.stages import limit_threads
+from engine.pool import PoolWriter
 from engine.store import MixStore
 from engine.telemetry import Reporter
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,14 +41,14 @@ class TrainJob:
 
 def train_loop(settings: dict) -> None:
     """Run by every worker. `settings["job"]` is a `TrainJob`; the stream of fresh mixes is the shard `mix`, if there is one."""
-    prepare_environment()
     job: TrainJob = settings["job"]
-    limit_threads(job.config.placement.cpus_per_trainer)
     pool_folder = tempfile.mkdtemp(prefix="diffmix-pool-")
     try:
         pool = PoolWriter(pool_folder)
         arrivals = Arrivals(job, pool, settings["streaming"])
-        _Trainer(job, pool, arrivals).run()
+        from engine.classifier_loop import ClassifierLoop
+
+        ClassifierLoop(job, pool, arrivals).run()
     finally:
         shutil.rmtree(pool_folder, ignore_errors=True)
 
@@ -123,178 +106,3 @@ class Arrivals:
         if self._thread is not None:
             self._thread.join()
         self.check()
-
-
-class _Trainer:
-    def __init__(self, job: TrainJob, pool: PoolWriter, arrivals: Arrivals):
-        import deepspeed
-
-        context = ray.train.get_context()
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.job, self.arrivals, self.train = job, arrivals, job.config.train
-        self.real = RealSet.open(job.train)
-        self.val = RealSet.open(job.val) if job.val else None
-        self.classifier: Classifier = describe(self.train, self.real.class_names)
-        torch.manual_seed(job.config.run.seed)
-        dtype = training_dtype(self.train.precision)
-        model = build_model(self.train, len(self.real.class_names))
-        self.engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=build_optimizer(model, self.train),
-            config=deepspeed_config(self.train, self.world_size, dtype),
-            dist_init_required=not dist.is_initialized(),
-        )
-        self.dtype = dtype
-        mix = job.config.mix
-        self.sampler = MixedSampler(
-            len(self.real),
-            mix.synthetic_p if job.store else 0.0,
-            pool.__len__,
-            self.train.batch_size,
-            job.config.run.seed,
-            self.rank,
-            self.world_size,
-        )
-        self.samples = MixedSamples(self.real, PoolReader(pool.folder), train_transform(self.train, self.classifier), mix)
-        workers = self.train.loader_workers
-        self.loader = DataLoader(
-            self.samples,
-            batch_size=self.train.batch_size // self.world_size,
-            sampler=self.sampler,
-            num_workers=workers,
-            # A Ray worker is full of threads, which fork would copy in the middle of what they do.
-            multiprocessing_context="forkserver" if workers else None,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
-        self.total_steps = self.train.epochs * self.sampler.steps
-        self.best = -1.0
-        self.first_epoch = 0
-        self._restore()
-
-    def run(self) -> None:
-        config = self.job.config
-        self.arrivals.wait_for(int(config.run.train_after * self.job.planned / self.world_size) if self.job.store else 0)
-        for epoch in range(self.first_epoch, self.train.epochs):
-            self.arrivals.check()
-            seen = self._epoch(epoch)
-            if (epoch + 1) % self.train.eval_every == 0 or epoch + 1 == self.train.epochs:
-                self._validate_and_save(epoch, seen)
-        self.arrivals.finish()
-        self._test()
-
-    def _epoch(self, epoch: int) -> dict:
-        start = time.time()
-        self.engine.train()
-        self.sampler.set_epoch(epoch)
-        seen = {"images": 0, "synthetic": 0, "wait": 0.0, "loss": 0.0}
-        batches = _timed(self.loader, lambda seconds: seen.__setitem__("wait", seen["wait"] + seconds))
-        for step, (images, labels, synthetic) in enumerate(batches, epoch * self.sampler.steps):
-            rate = losses.learning_rate(step, self.total_steps, self.train.lr, self.train.warmup_fraction)
-            for group in self.engine.optimizer.param_groups:
-                group["lr"] = rate
-            device = self.engine.device
-            logits = self.engine(images.to(device, self.dtype, non_blocking=True))
-            loss = losses.soft_cross_entropy(logits, labels.to(device, non_blocking=True), self.train.label_smoothing)
-            self.engine.backward(loss)
-            self.engine.step()
-            seen["images"] += len(images)
-            seen["synthetic"] += int(synthetic.sum())
-            seen["loss"] += loss.detach()
-        seen["loss"] = float(seen["loss"]) / self.sampler.steps
-        self.job.reporter.send(
-            self.job.name, start=start, end=time.time(), rank=self.rank, epoch=epoch, pool=self.sampler.pool_size(), **seen
-        )
-        return seen
-
-    def _validate_and_save(self, epoch: int, seen: dict) -> None:
-        accuracy = self._validate()
-        # Without a validation set the last epoch is as good as any that can be known.
-        if accuracy is None or accuracy > self.best:
-            weights = self._weights()
-            if self.rank == 0:
-                self.classifier.metrics = {"epoch": epoch + 1, "validation_top1": accuracy}
-                save_classifier(Folder(self.job.classifier), weights, self.classifier)
-            self.best = accuracy if accuracy is not None else self.best
-        with tempfile.TemporaryDirectory(prefix="diffmix-checkpoint-") as folder:
-            self.engine.save_checkpoint(folder, tag="state", client_state={"epoch": epoch + 1, "best": self.best})
-            if self.rank == 0:
-                Path(folder, "epoch.json").write_text(json.dumps({"epoch": epoch + 1, "best": self.best}))
-            shown = {"epoch": epoch + 1, "loss": seen["loss"], "validation_top1": accuracy}
-            ray.train.report(shown, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-    def _validate(self) -> float | None:
-        """Top-1 accuracy on the validation set, each rank over its share of the images."""
-        if self.val is None:
-            return None
-        rows = np.arange(len(self.val))[self.rank :: self.world_size]
-        logits = metrics.predict(self.engine.module, self.classifier, self.val, rows, self._eval_batch(), 0)
-        correct = torch.tensor([float((logits.argmax(1) == self.val.labels[rows]).sum())], device=self.engine.device)
-        if self.world_size > 1:
-            dist.all_reduce(correct)
-        return float(correct) / len(self.val)
-
-    def _weights(self) -> dict[str, torch.Tensor]:
-        """The whole model's weights; gathered from all ranks where ZeRO 3 has split them."""
-        if self.train.zero_stage < 3:
-            return self.engine.module.state_dict()
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters(list(self.engine.module.parameters())):
-            return {name: value.detach().cpu().clone() for name, value in self.engine.module.state_dict().items()}
-
-    def _restore(self) -> None:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return
-        with checkpoint.as_directory() as folder:
-            self.engine.load_checkpoint(folder, tag="state")
-            state = json.loads(Path(folder, "epoch.json").read_text())
-        self.first_epoch, self.best = state["epoch"], state["best"]
-        kept = Folder(self.job.classifier)
-        if self.val is not None and kept.exists("model.json"):
-            # The best weights may be younger than the checkpoint: what is beaten is what the folder holds.
-            self.best = max(self.best, (load_description(kept).metrics or {}).get("validation_top1", -1.0))
-
-    def _test(self) -> None:
-        """The best weights on the test set, once; rank 0 writes `result.json` beside them."""
-        if dist.is_initialized():
-            dist.barrier()  # rank 0 may still be writing the best weights
-        if self.rank == 0:
-            result = evaluate(self.job.classifier, self.job.test, str(self.engine.device), self._eval_batch())
-            Folder(self.job.classifier).write("result.json", json.dumps(result, indent=2).encode())
-        if dist.is_initialized():
-            dist.barrier()
-
-    def _eval_batch(self) -> int:
-        return max(64, self.train.batch_size // self.world_size)
-
-
-def evaluate(classifier: str, test: str | None, device: str = "cpu", batch_size: int = 64) -> dict:
-    """Accuracy of a classifier's folder on a real set (`metrics.accuracy`'s dictionary, plus how the epoch was chosen)."""
-    model, description = load_classifier(Folder(classifier), device)
-    result: dict = {"chosen": description.metrics}
-    if test:
-        real = RealSet.open(test)
-        logits = metrics.predict(model, description, real, batch_size=batch_size)
-        result |= metrics.accuracy(logits, real.labels, real.groups)
-        result["images"] = len(real)
-    return result
-
-
-def _timed(batches: DataLoader, waited: Callable[[float], None]) -> Iterator:
-    """The batches; `waited` gets the seconds that each one was waited for."""
-    iterator = iter(batches)
-    while True:
-        start = time.perf_counter()
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        waited(time.perf_counter() - start)
-        yield batch
-
-
-def worker_environment() -> dict[str, str]:
-    """Environment of train workers: gloo's own interface choice, no tokenizer threads."""
-    return {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}

@@ -25,7 +25,7 @@ class Draw(NamedTuple):
     """One sample that is to be read."""
 
     synthetic: bool
-    index: int
+    row: int
     """Row of the real set, or number of the mix in the pool."""
     seed: int
     """Seed of the sample's own augmentation."""
@@ -90,11 +90,11 @@ class MixedSamples(Dataset):
     def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, bool]:
         num_classes = len(self.real.class_names)
         if draw.synthetic:
-            data, source, target, strength = self.mixes[draw.index]
+            data, source, target, strength = self.mixes[draw.row]
             label = labels.soft_label(source, target, strength, self.mix.gamma, num_classes, self.mix.soft_scale)
         else:
-            data = self.real.image_bytes(draw.index)
-            label = labels.one_hot(self.real.labels[draw.index], num_classes)
+            data = self.real.image_bytes(draw.row)
+            label = labels.one_hot(self.real.labels[draw.row], num_classes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw.seed)
             image = self.transform(images.decode(data))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from diffmix.config import DataConfig
-from diffmix.datasets import folder, tabular
+from diffmix.datasets import folder, named, tabular
 from diffmix.datasets.raw import Found, Raw
 from diffmix.errors import UserError
 
@@ -17,19 +17,26 @@ _SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "vali
 def find(spec: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
     """The splits that a data set has of its own: `train`, and `val` and `test` where it has them.
 
-    `spec` is `nano`, an existing image folder, Parquet file or folder or saved Hugging Face data set, or else a hub id
-    `owner/name`. Labels and file lists are read when a split is called, images when its examples are iterated. Raises
-    `UserError` for anything else, and for a data set of several splits without a `train`.
+    `spec` is `nano`, `NAME:FOLDER` for a local copy of a published data set (`named.SETS`), an existing image folder, Parquet
+    file or folder or saved Hugging Face data set, or else a hub id `owner/name`. Labels and file lists are read when a split is
+    called, images when its examples are iterated. Raises `UserError` for anything else, and for a data set of several splits
+    without a `train`.
     """
     if spec == "nano":
         return {split: partial(_nano, split) for split in ("train", "val", "test")}
+    name, colon, root = spec.partition(":")
     path = os.path.expanduser(spec)
-    if os.path.exists(path):
+    if colon and name in named.SETS:
+        found = named.find(name, os.path.expanduser(root))
+    elif os.path.exists(path):
         found = _find_local(path, config)
     elif _HUB_ID.fullmatch(spec):
         found = tabular.find_hub(spec, config)
     else:
-        raise UserError(f"The data set {spec!r} does not exist; give a folder, a Parquet file, a hub id such as owner/name, or nano.")
+        raise UserError(
+            f"The data set {spec!r} does not exist; give a folder, a Parquet file, a hub id such as owner/name, nano, or "
+            f"NAME:FOLDER for a copy of a published data set, where NAME is {', '.join(named.SETS)}."
+        )
     splits = {_SPLITS[name]: raw for name, raw in found.items() if name in _SPLITS}
     if "train" not in splits:
         raise UserError(f"{spec} has the splits {', '.join(found)}, but none called train; save it with one of that name.")

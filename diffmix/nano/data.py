@@ -165,12 +165,12 @@ def render(recipe: Recipe) -> np.ndarray:
     """The picture of a recipe: uint8 of shape (32, 32, 3)."""
     crop = _photo(recipe.group).crop(recipe.box).resize((RESOLUTION, RESOLUTION), Image.Resampling.BOX)
     background = np.asarray(crop, dtype=np.float32)[:, :: -1 if recipe.mirrored else 1]
-    alpha = recipe.opacity * _ink(recipe)[:, :, None]
+    alpha = recipe.opacity * ink(recipe)[:, :, None]
     picture = background * (1 - alpha) + 255 * np.array(recipe.rgb, dtype=np.float32) * alpha
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def _ink(recipe: Recipe) -> np.ndarray:
+def ink(recipe: Recipe) -> np.ndarray:
     """How much of each pixel the digit covers: float32 of shape (32, 32) in [0, 1]."""
     margin = 2  # some digits touch the border, and interpolation needs room around them
     digit = Image.fromarray(np.pad(_digits()[0][recipe.digit], margin))

@@ -70,9 +70,7 @@ def tiny_base(tmp_path_factory) -> Path:
             if "attn2" in name and name.endswith("weight"):
                 parameter *= 4
     scheduler = DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
-    pipe = StableDiffusionPipeline(
-        vae, CLIPTextModel(text_config), tokenizer, unet, scheduler, None, None, requires_safety_checker=False
-    )
+    pipe = StableDiffusionPipeline(vae, CLIPTextModel(text_config), tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
     pipe.save_pretrained(folder)
     return folder
 

@@ -75,7 +75,7 @@ def worst_psnr():
 
 
 @pytest.mark.parametrize(
-    "batch, strengths, guidance, negative",
+    ("batch", "strengths", "guidance", "negative"),
     [
         (1, (0.7,), 7.5, ""),
         (4, (0.3,), 4.0, "blurry"),

@@ -1,0 +1,90 @@
+"""A local copy of a published data set: its lists, read with errors that say what is missing and where it comes from."""
+
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from diffmix.errors import UserError
+
+
+class Listed(NamedTuple):
+    """One image as the publisher's lists have it."""
+
+    path: str
+    """Relative to the copy's folder, with slashes; also the image's id."""
+    class_name: str
+    group: str | None = None
+
+
+class Split(NamedTuple):
+    """What the publisher's lists say about one split."""
+
+    class_names: list[str]
+    """In the publisher's order; classes without an image may be among them."""
+    images: list[Listed]
+
+
+@dataclass(frozen=True)
+class PublishedCopy:
+    """The folder that a data set was unpacked into, in its publisher's layout. Paths are relative to it."""
+
+    title: str
+    source: str
+    """The publisher's page."""
+    root: str
+    used: list[str]
+    """Every list that was asked for so far, as an absolute path: what the labels depend on."""
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a file or folder."""
+        return os.path.exists(os.path.join(self.root, path))
+
+    def folder(self, path: str) -> str:
+        """A folder's absolute path. Raises `UserError` where it is missing."""
+        if not os.path.isdir(os.path.join(self.root, path)):
+            raise self._missing("folder", path)
+        return os.path.join(self.root, path)
+
+    def file(self, path: str) -> str:
+        """The absolute path of a file with labels, which is noted as used. Raises `UserError` where it is missing."""
+        if not os.path.isfile(os.path.join(self.root, path)):
+            raise self._missing("file", path)
+        self.used.append(os.path.join(self.root, path))
+        return self.used[-1]
+
+    def lines(self, path: str) -> list[str]:
+        """A text file's lines without blank ones and comments (# ...)."""
+        with open(self.file(path), encoding="utf-8") as file:
+            stripped = [line.strip() for line in file]
+        return [line for line in stripped if line and not line.startswith("#")]
+
+    def pairs(self, path: str) -> dict[str, str]:
+        """A text file's lines as first column -> the rest of the line. Raises `UserError` for a line of one column."""
+        found = {}
+        for line in self.lines(path):
+            first, *rest = line.split(maxsplit=1)
+            if not rest:
+                raise UserError(f"{self._where(path)} has the line {line!r}, which lacks a column; get the file again from {self.source}.")
+            found[first] = rest[0]
+        return found
+
+    def mat(self, path: str, *names: str) -> list[np.ndarray]:
+        """Variables of a MATLAB file, each as an array of one dimension. Raises `UserError` for a file without them."""
+        from scipy.io import loadmat
+
+        file = self.file(path)
+        try:
+            content = loadmat(file, squeeze_me=True)
+            return [np.atleast_1d(content[name]) for name in names]
+        except KeyError as error:
+            raise UserError(f"{self._where(path)} has no variable {error}; get the file again from {self.source}.") from error
+        except Exception as error:  # scipy raises what its parser meets: ValueError, MatReadError, zlib.error, ...
+            raise UserError(f"{self._where(path)} is not a readable MATLAB file ({error}); get it again from {self.source}.") from error
+
+    def _where(self, path: str) -> str:
+        return f"{os.path.join(self.root, path)} of {self.title}"
+
+    def _missing(self, kind: str, path: str) -> UserError:
+        return UserError(f"The {kind} {path} of {self.title} is missing in {self.root}; the data set comes from {self.source}.")

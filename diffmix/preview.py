@@ -1,0 +1,119 @@
+"""A contact sheet of a concept before GPU-days are spent: a few sources, several targets, strength rising from left to right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffmix import images
+from diffmix.base_model import base_path
+from diffmix.config import Config, MixConfig, check
+from diffmix.datasets.prepare import prepare
+from diffmix.datasets.real import RealSet
+from diffmix.errors import UserError
+from diffmix.plan import MixSpec, denoising_steps
+from diffmix.report.html import png
+from diffmix.report.pictures import Mixed, Row, mix_sheet, short
+from diffmix.storage import Folder
+
+if TYPE_CHECKING:
+    from diffmix.mixer import Mixer
+
+STRENGTHS = (0.3, 0.5, 0.7, 0.9)
+"""What is shown where the configuration has a single strength."""
+SOURCES, TARGETS = 3, 3
+"""Source images, and classes that each is translated into."""
+DRAWS = 5
+"""Images of each class where the strategy starts from noise."""
+
+
+def preview(config: Config) -> dict:
+    """Make `<out>/preview.png` with the concept of `personalize.concept` or `<out>/concept`, in this process and without a cluster.
+
+    Gives what was shown: `picture` (the path), `sources` and `targets` (class names), `strengths`, `images` (their number).
+    Another `run.seed` shows other sources and targets. Raises `UserError` where there is no concept and the strategy needs
+    one, and for whatever else makes a run impossible. Decodes all images on a first run in `out`, as a run would.
+    """
+    check(config)
+    if not config.out:
+        raise UserError("--out is not set: name the folder that preview.png is to be written to.")
+    out = Folder(config.out).create()
+    base_path(config.model)
+    concept = _concept(config, out)
+    real = prepare(config.data, out.uri).train
+    from diffmix.mixer import Mixer
+
+    mixer = Mixer(config.model, config.mix, real.class_names, real.superclass, concept, config.personalize.prompts[0])
+    rows = preview_rows(mixer, real, config.run.seed)
+    what = "each row is one class, made from noise" if mixer.kind == "gen" else "each row has the same noise, and strength rises"
+    out.write("preview.png", png(mix_sheet(rows, f"{config.mix.strategy}: {what}")))
+    return {
+        "picture": f"{out.uri}/preview.png",
+        "sources": list(dict.fromkeys(row.source_class for row in rows if row.source)),
+        "targets": list(dict.fromkeys(mix.target for row in rows for mix in row.mixes)),
+        "strengths": list(dict.fromkeys(float(short(mix.strength)) for row in rows for mix in row.mixes)),
+        "images": sum(len(row.mixes) for row in rows),
+    }
+
+
+def preview_rows(mixer: Mixer, real: RealSet, seed: int) -> list[Row]:
+    """The sheet's rows: one source and target each, at every strength with the same noise, so that only the strength differs.
+
+    For strategies from noise a row is one class, drawn several times. The mixer is called once or more for each strength.
+    """
+    pairs = _pairs(mixer.kind, real, np.random.default_rng(seed))
+    strengths = [1.0] * DRAWS if mixer.kind == "gen" else preview_strengths(mixer.config)
+    sources = [images.decode(real.image_bytes(index)) if index >= 0 else None for index, _ in pairs]
+    rows = [
+        Row(source, real.class_names[real.labels[index] if index >= 0 else target], [])
+        for source, (index, target) in zip(sources, pairs, strict=True)
+    ]
+    size = mixer.config.batch
+    for column, strength in enumerate(strengths):
+        noise = 1000 * seed + (100 * column if mixer.kind == "gen" else 0)  # from noise, draws have nothing else to differ in
+        specs = [
+            MixSpec(
+                column * len(pairs) + row,
+                real.image_ids[index] if index >= 0 else "",
+                int(real.labels[index]) if index >= 0 else target,
+                target,
+                strength,
+                noise + row,
+            )
+            for row, (index, target) in enumerate(pairs)
+        ]
+        for first in range(0, len(specs), size):
+            for spec, image in zip(specs[first:], mixer.mix(specs[first : first + size], sources[first : first + size]), strict=False):
+                rows[spec.mix_id % len(pairs)].mixes.append(Mixed(image, real.class_names[spec.target_label], strength))
+    return rows
+
+
+def preview_strengths(mix: MixConfig) -> list[float]:
+    """The strengths to show, rising: the configuration's if it has several, else `STRENGTHS`; at least one denoising step each."""
+    chosen = mix.strength if len(mix.strength) > 1 and mix.strength_beta is None else STRENGTHS
+    # float32, as a plan's strengths are: a mix of the run at this strength does exactly the same.
+    return [float(np.float32(strength)) for strength in sorted(set(chosen)) if denoising_steps(strength, mix.num_inference_steps) >= 1]
+
+
+def _pairs(kind: str, real: RealSet, generator: np.random.Generator) -> list[tuple[int, int]]:
+    """(row of the source image or -1, target class) of each row of the sheet."""
+    classes = generator.permutation(len(real.class_names)).tolist()
+    if kind == "gen":
+        return [(-1, target) for target in classes[: SOURCES + TARGETS]]
+    several = SOURCES * TARGETS if kind == "aug" else SOURCES
+    sources = [int(generator.choice(np.flatnonzero(real.labels == label))) for label in classes[:several]]
+    if kind == "aug":
+        return [(index, int(real.labels[index])) for index in sources]
+    # Targets come from the far end, so that with enough classes none of them is a source.
+    return [(index, target) for index in sources for target in [c for c in classes[::-1] if c != real.labels[index]][:TARGETS]]
+
+
+def _concept(config: Config, out: Folder) -> str | None:
+    """A local folder of the concept, or None where the strategy uses the base model as it is."""
+    if config.mix.strategy.startswith("real-"):
+        return None
+    given = config.personalize.concept
+    if not given and not (out / "concept").exists("concept.json"):
+        raise UserError(f"There is no concept in {out.uri}; set --personalize.concept to one, or run diffmix personalize first.")
+    return (Folder(given) if given else out / "concept").fetch()

@@ -1,0 +1,56 @@
+"""What a run folder holds already, and whether it fits the configuration: the concept and the mix store."""
+
+from __future__ import annotations
+
+import json
+
+from diffmix.base_model import base_fingerprint
+from diffmix.concept import Concept, concept_settings
+from diffmix.config import Config
+from diffmix.datasets.real import RealSet
+from diffmix.errors import UserError
+from diffmix.storage import Folder
+from engine.stages import make_plan
+from engine.store import MixStore
+
+
+def uses_concept(config: Config) -> bool:
+    """Whether the strategy needs a personalised generator; `real-*` use the base model as it is."""
+    return not config.mix.strategy.startswith("real-")
+
+
+def find_concept(config: Config, out: Folder, real: RealSet) -> str | None:
+    """URI of a concept that is there already, given or the run folder's own; None where one has to be trained or none is needed.
+
+    `UserError` where it was made for other classes, another base model, other data or other settings.
+    """
+    if not uses_concept(config):
+        return None
+    given = config.personalize.concept
+    folder = Folder(given) if given else out / "concept"
+    if not given and not folder.exists("concept.json"):
+        return None
+    concept = Concept.load(folder.fetch())
+    concept.check_matches(real.class_names, base_fingerprint(config.model), folder.uri)
+    if not given:
+        wanted = {**concept_settings(config.personalize), "seed": config.run.seed, "data": real.fingerprint}
+        had = {**concept.settings, "seed": concept.seed, "data": concept.data_fingerprint}
+        differences = [f"{name} was {had.get(name)} and is {value} now" for name, value in wanted.items() if had.get(name) != value]
+        if differences:
+            raise UserError(f"The concept in {folder.uri} was made with other settings ({'; '.join(differences)}); choose another --out.")
+    return folder.uri
+
+
+def bind_store(config: Config, out: Folder, real: RealSet, concept: str | None) -> MixStore:
+    """This run's mix store, tied to its plan; `UserError` where the folder holds another plan's mixes."""
+    store = MixStore((out / "mixes").uri)
+    identity = {
+        "plan": make_plan(config, real).settings,
+        "data": real.fingerprint,
+        "concept": Concept.load(Folder(concept).fetch()).fingerprint if concept else None,
+        "base": base_fingerprint(config.model),
+        "model": {"resolution": config.model.resolution, "precision": config.model.precision},
+        "prompt": config.personalize.prompts[0],
+    }
+    store.bind(json.loads(json.dumps(identity)))
+    return store

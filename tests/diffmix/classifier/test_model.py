@@ -1,0 +1,62 @@
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from diffmix.classifier.model import build_model, describe, load_classifier, save_classifier
+from diffmix.config import TrainConfig
+from diffmix.errors import UserError
+from diffmix.storage import Folder
+
+CONFIG = TrainConfig(model_name="resnet10t", pretrained=False, resolution=32, resize=32)
+
+
+def test_saved_classifier_gives_the_same_logits_and_loads_into_timm(tmp_path):
+    torch.manual_seed(0)
+    model = build_model(CONFIG, 3).eval()
+    folder = Folder(str(tmp_path / "classifier"))
+    save_classifier(folder, model.state_dict(), describe(CONFIG, ["a", "ü", "黄"]))
+    image = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        loaded, description = load_classifier(folder)
+        assert torch.equal(loaded(image), model(image))
+        plain = timm.create_model("resnet10t", num_classes=3).eval()
+        plain.load_state_dict(load_file(tmp_path / "classifier" / "model.safetensors"))
+        assert torch.equal(plain(image), model(image))
+    assert description.class_names == ["a", "ü", "黄"]
+    assert json.loads((tmp_path / "classifier" / "model.json").read_text())["resolution"] == 32
+
+
+def test_starting_weights_from_a_file_leave_the_head_out(tmp_path):
+    torch.manual_seed(0)
+    source = build_model(CONFIG, 7)
+    path = tmp_path / "weights.pth"
+    torch.save(source.state_dict(), path)
+    config = TrainConfig(**{**vars(CONFIG), "checkpoint_path": str(path)})
+    started = build_model(config, 3)
+    assert torch.equal(started.conv1[0].weight, source.conv1[0].weight)
+    assert started.fc.weight.shape[0] == 3
+
+
+def test_weights_of_another_architecture(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"something": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match="another architecture"):
+        build_model(TrainConfig(**{**vars(CONFIG), "checkpoint_path": str(path)}), 3)
+
+
+def test_unknown_model():
+    with pytest.raises(UserError, match="did you mean resnet50"):
+        describe(TrainConfig(model_name="resnet5O"), ["a"])
+
+
+def test_no_classifier_in_the_folder(tmp_path):
+    with pytest.raises(UserError, match="not a classifier's folder"):
+        load_classifier(Folder(str(tmp_path)))
+
+
+def test_weights_that_cannot_be_downloaded():
+    with pytest.raises(UserError, match="train.checkpoint_path"):
+        build_model(TrainConfig(model_name="resnet10t", pretrained=True), 3)

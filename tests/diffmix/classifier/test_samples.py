@@ -1,0 +1,96 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional
+
+from diffmix.classifier.samples import Draw, MixedSampler, MixedSamples
+from diffmix.config import MixConfig
+from diffmix.labels import soft_label
+
+
+def draws(epoch=0, **changes) -> list[Draw]:
+    settings = {"real_size": 50, "synthetic_p": 0.3, "pool_size": lambda: 20, "batch_size": 8, "seed": 1, **changes}
+    sampler = MixedSampler(**settings)
+    sampler.set_epoch(epoch)
+    found = list(sampler)
+    assert len(found) == len(sampler)
+    return found
+
+
+def test_without_mixes_an_epoch_is_every_image_once_and_full_batches():
+    rows = [draw.row for draw in draws(synthetic_p=0.0)]
+    assert len(rows) == 56
+    assert sorted(rows[:50]) == list(range(50))
+
+
+def test_share_of_mixes_is_p():
+    found = draws(real_size=20000)
+    assert abs(np.mean([draw.synthetic for draw in found]) - 0.3) < 0.01
+    assert {draw.row for draw in found if draw.synthetic} == set(range(20))
+
+
+def test_empty_pool_means_real_images():
+    assert not any(draw.synthetic for draw in draws(pool_size=lambda: 0))
+
+
+def test_pool_is_asked_at_each_draw():
+    size = iter(range(1, 10**6))
+    assert max(draw.row for draw in draws(synthetic_p=1.0, pool_size=lambda: next(size))) > 20
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_the_same_epoch(world_size):
+    whole = draws()
+    parts = [draws(rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert [part[i] for i in range(len(parts[0])) for part in parts] == whole
+
+
+def test_epochs_and_seeds_differ_and_repeat():
+    assert draws(epoch=3) == draws(epoch=3)
+    assert draws(epoch=3) != draws(epoch=4)
+    assert draws(seed=2) != draws(seed=1)
+
+
+class Real:
+    class_names = ("a", "b", "c")
+    labels = np.array([2])
+
+    def __init__(self, data: bytes):
+        self.data = data
+
+    def image_bytes(self, row: int) -> bytes:
+        return self.data
+
+
+def png(value: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (value, value, value)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_samples_and_labels():
+    samples = MixedSamples(Real(png(255)), [(png(0), 0, 1, 0.25)], functional.to_tensor, MixConfig(gamma=0.5, soft_scale=0.9))
+    image, label, synthetic = samples[Draw(False, 0, 0)]
+    assert image.min() == 1
+    assert label.tolist() == [0, 0, 1]
+    assert not synthetic
+    image, label, synthetic = samples[Draw(True, 0, 0)]
+    assert image.max() == 0
+    np.testing.assert_array_equal(label, soft_label(0, 1, 0.25, 0.5, 3, 0.9))
+    assert synthetic
+
+
+def test_augmentation_depends_on_the_draws_seed_alone():
+    def noise(image):
+        return functional.to_tensor(image) + torch.rand(3, 4, 4)
+
+    samples = MixedSamples(Real(png(0)), [], noise, MixConfig())
+    first = samples[Draw(False, 0, 5)][0]
+    torch.manual_seed(99)
+    state = torch.random.get_rng_state()
+    assert torch.equal(samples[Draw(False, 0, 5)][0], first)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not torch.equal(samples[Draw(False, 0, 6)][0], first)

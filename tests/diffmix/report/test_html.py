@@ -1,0 +1,85 @@
+"""The page is complete, well formed and self-contained."""
+
+import base64
+import io
+from html.parser import HTMLParser
+
+from PIL import Image
+
+from diffmix.report import plots
+from diffmix.report.headline import headline
+from diffmix.report.html import Plot, render_report
+
+SUMMARY = {
+    "plan": {"planned": 50, "stored": 47, "rejected": 3},
+    "accuracy": {"top1": 0.815, "worst_group": 0.6},
+    "baseline": {"top1": 0.7, "worst_group": 0.4},
+    "seconds": {"personalize": 90.2, "generate": 30.0, "train": 40.0, "baseline": 0.0, "wall": 130.0},
+    "mixer": {"images_per_second": 9.87, "oracle_share": 0.75},
+    "trainer": {"synthetic_share": 0.3},
+    "overlap": {"concurrent_fraction": 0.9},
+    "versions": {"python": "3.11", "xformers": None},
+}
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags that are left open, attributes of pictures, and the text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.pictures, self.tags, self.words = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag == "img":
+            self.pictures.append(dict(attributes))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_page_has_figures_pictures_configuration_and_needs_nothing_else():
+    sheet = Image.new("RGB", (60, 40), "red")
+    figure = plots.group_accuracy({"per_group": {"land": 0.5}}, {})
+    text = render_report("A <run>", SUMMARY, "mix:\n  prompt: <fox> & 狐\n", [Plot("Groups", "By group.", figure)], sheet, 'one → "two"')
+    page = Page(text)
+    words = "".join(page.words)
+    for expected in ("A <run>", "81.5 %", "70.0 %", "47 of 50 planned, 3 rejected", "9.9", "90.0 %", "<fox> & 狐", "By group.", "3.11"):
+        assert expected in words
+    assert "xformers" not in words, "what is not installed has no version"
+    mixes, plot = page.pictures
+    kind, data = mixes["src"].split(",")
+    assert kind == "data:image/png;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (60, 40)
+    assert mixes["alt"] == 'one → "two"'
+    assert plot["src"].startswith("data:image/svg+xml;base64,")
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert "http" not in text.replace(plot["src"], "")
+
+
+def test_page_of_a_run_with_nothing_to_show():
+    page = Page(render_report("Empty", {}, ""))
+    assert page.pictures == []
+
+
+def test_headline_puts_the_comparison_first_and_leaves_out_what_is_not_there():
+    rows = headline(SUMMARY)
+    assert rows[:4] == [
+        ("accuracy without mixes", "70.0 %"),
+        ("accuracy with mixes", "81.5 %"),
+        ("accuracy in the worst group without mixes", "40.0 %"),
+        ("accuracy in the worst group with mixes", "60.0 %"),
+    ]
+    assert dict(rows)["seconds"] == "personalize 90, generate 30, train 40, wall 130"
+    assert headline({"plan": {"planned": 0, "stored": 0, "rejected": 0}, "accuracy": {"top1": 0.5}}) == [("accuracy", "50.0 %")]
+    assert headline({}) == []

@@ -1,0 +1,126 @@
+"""`diffmix preview`: what is on the sheet, with a tiny pipeline of random weights."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffmix.concept import Concept
+from diffmix.config import Config, MixConfig
+from diffmix.errors import UserError
+from diffmix.mixer import Mixer
+from diffmix.preview import DRAWS, preview, preview_rows, preview_strengths
+
+
+def mixer_of(model, real, strategy: str, **options) -> Mixer:
+    return Mixer(
+        model,
+        MixConfig(**{"strategy": strategy, "num_inference_steps": 4, "strength": (0.5, 0.75), **options}),
+        real.class_names,
+        real.superclass,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of four small images."""
+    rng = np.random.default_rng(0)
+    for name in ("fox", "wolf", "狐"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "images" / name / f"{i}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def config(tmp_path, folder, tiny_model) -> Config:
+    config = Config(out=str(tmp_path / "out"), model=tiny_model)
+    config.data.train = str(folder)
+    config.mix.num_inference_steps = 4
+    return config
+
+
+def test_each_row_is_one_source_and_target_with_strength_rising(tiny_model, tiny_real):
+    rows = preview_rows(
+        mixer_of(tiny_model, tiny_real, "real-mix", strength=(0.9, 0.3), num_inference_steps=10, batch=4), tiny_real, seed=0
+    )
+    assert len(rows) == 9
+    assert len({row.source_class for row in rows}) == 3
+    for row in rows:
+        assert [round(mix.strength, 3) for mix in row.mixes] == [0.3, 0.9]
+        (target,) = {mix.target for mix in row.mixes}
+        assert target != row.source_class
+    near, far = (np.mean([_distance(row.source, row.mixes[i].image) for row in rows]) for i in (0, 1))
+    assert near < far
+
+
+def _distance(one: Image.Image, other: Image.Image) -> float:
+    return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other.resize(one.size), dtype=float)).mean())
+
+
+def test_the_batch_changes_nothing_and_the_seed_everything(tiny_model, tiny_real):
+    whole_batch, small_batch = (mixer_of(tiny_model, tiny_real, "real-mix", batch=batch) for batch in (16, 2))
+
+    def pictures(mixer: Mixer, seed: int) -> list[np.ndarray]:
+        rows = preview_rows(mixer, tiny_real, seed)
+        return [np.asarray(mix.image, dtype=float) for row in rows if row.source.size == (32, 32) for mix in row.mixes]
+
+    whole, parts, other = pictures(whole_batch, 0), pictures(small_batch, 0), pictures(whole_batch, 1)
+    assert max(np.abs(a - b).max() for a, b in zip(whole, parts, strict=True)) <= 1
+    assert any(np.abs(a - b).max() > 1 for a, b in zip(whole, other, strict=False))
+
+
+def test_strategies_within_a_class_and_from_noise(tiny_model, tiny_real):
+    within = preview_rows(mixer_of(tiny_model, tiny_real, "real-aug"), tiny_real, seed=0)
+    assert {row.source_class for row in within} == set(tiny_real.class_names)
+    assert all(mix.target == row.source_class for row in within for mix in row.mixes)
+    noise = preview_rows(mixer_of(tiny_model, tiny_real, "real-gen"), tiny_real, seed=0)
+    assert len(noise) == len(tiny_real.class_names)
+    for row in noise:
+        assert row.source is None
+        assert len({mix.image.tobytes() for mix in row.mixes}) == DRAWS, "draws differ"
+
+
+def test_strengths_are_the_configured_ones_or_a_range():
+    def rounded(**options) -> list[float]:
+        return [round(strength, 3) for strength in preview_strengths(MixConfig(**options))]
+
+    assert rounded(strength=(0.7,)) == [0.3, 0.5, 0.7, 0.9]
+    assert rounded(strength=(0.8, 0.4, 0.8)) == [0.4, 0.8]
+    assert rounded(strength=(0.8, 0.4), strength_beta=(5, 2)) == [0.3, 0.5, 0.7, 0.9]
+    assert rounded(strength=(0.7,), num_inference_steps=2) == [0.5, 0.7, 0.9], "0.3 would run no step"
+
+
+def test_preview_writes_the_sheet_with_a_given_concept_and_the_run_folders_own(config, tmp_path, tiny_base):
+    from diffmix.base_model import base_fingerprint
+
+    concept = Concept(["fox", "wolf", "狐"], "animal", {}, 1, 0, str(tiny_base), None, base_fingerprint(config.model), 0, 0, "")
+    config.mix.strategy, config.mix.strength = "ti-mix", (0.4, 0.8)
+    concept.save(tmp_path / "concept", {}, {})
+    config.personalize.concept = str(tmp_path / "concept")
+    shown = preview(config)
+    assert shown["picture"] == f"{tmp_path}/out/preview.png"
+    assert shown["strengths"] == [0.4, 0.8]
+    assert set(shown["sources"]) == set(shown["targets"]) == {"fox", "wolf", "狐"}
+    assert shown["images"] == 3 * 2 * 2
+    first = (tmp_path / "out" / "preview.png").read_bytes()
+    assert Image.open(shown["picture"]).width > 3 * 128
+    config.personalize.concept = None
+    concept.save(tmp_path / "out" / "concept", {}, {})
+    preview(config)
+    assert (tmp_path / "out" / "preview.png").read_bytes() == first
+
+
+def test_what_is_missing_is_said_before_images_are_read(config, tmp_path):
+    with pytest.raises(UserError, match=r"no concept in .*--personalize\.concept"):
+        preview(config)
+    assert not (tmp_path / "out" / "data").exists()
+    config.out = ""
+    with pytest.raises(UserError, match="--out"):
+        preview(config)
+
+
+def test_a_concept_of_other_classes_is_refused(config, tmp_path):
+    Concept(["cat"], "animal", {}, 1, 0, "base", None, "", 0, 0, "").save(tmp_path / "concept", {}, {})
+    config.personalize.concept = str(tmp_path / "concept")
+    with pytest.raises(UserError, match="other classes"):
+        preview(config)

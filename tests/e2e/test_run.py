@@ -1,0 +1,175 @@
+"""The main job on a real cluster, judged by what others can read of its run folder."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from diffmix.config import to_dict
+from diffmix.errors import UserError
+from engine.run import run, synthesize
+from jobs.cli import main
+from jobs.options import load
+
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def parts(out: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted((out / "mixes").glob("part-*.parquet"))}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_base, write_images, thirty_names):
+    """A run through the command line on 30 classes with awkward names, personalised, overlapped, with a baseline."""
+    folder = tmp_path_factory.mktemp("thirty")
+    write_images(folder / "photos", thirty_names, 4)
+    out = folder / "out"
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        yaml.safe_dump(
+            {
+                "personalize": {"steps": 4, "batch_size": 2, "lora_rank": 2},
+                "mix": {"count": 64, "batch": 8, "num_inference_steps": 4, "synthetic_p": 0.3, "strength": [0.5, 0.75]},
+                "train": {
+                    "model_name": "resnet10t",
+                    "pretrained": False,
+                    "resolution": 24,
+                    "resize": 24,
+                    "crop_padding": 2,
+                    "epochs": 4,
+                    "eval_every": 2,
+                    "batch_size": 30,
+                    "loader_workers": 1,
+                    "baseline": True,
+                },
+            }
+        )
+    )
+    arguments = [
+        "--config",
+        str(recipe),
+        "--data.train",
+        str(folder / "photos"),
+        "--data.superclass",
+        "bird",
+        "--model.base",
+        str(tiny_base),
+    ]
+    assert main(["run", *arguments, "--data.val_fraction", "0.25", "--out", str(out)]) == 0
+    return out
+
+
+def test_summary(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["plan"] == {"planned": 64, "stored": 64, "rejected": 0}
+    assert 0 <= summary["accuracy"]["top1"] <= summary["accuracy"]["top5"] <= 1
+    for name in ("personalize", "generate", "train", "wall"):
+        assert summary["seconds"][name] > 0
+    for figure in ("images_per_second", "busy_fraction"):
+        assert summary["mixer"][figure] > 0
+    assert 0 <= summary["overlap"]["concurrent_fraction"] <= 1
+    assert 0 < summary["trainer"]["synthetic_share"] < 0.6  # p is 0.3
+    assert summary["versions"]["ray"]
+
+
+def test_store_holds_the_whole_plan_once(finished):
+    tables = [pq.read_table(file) for file in (finished / "mixes").glob("part-*.parquet")]
+    ids = np.concatenate([table["mix_id"].to_numpy() for table in tables])
+    assert sorted(ids.tolist()) == list(range(64))
+    assert {name for table in tables for name in table["source_id"].to_pylist()} <= set(image_ids(finished))
+
+
+def image_ids(out: Path) -> list[str]:
+    from diffmix.datasets.real import RealSet
+
+    return RealSet.open(str(out / "data" / "train.arrow")).image_ids
+
+
+def test_classifier_loads_into_timm(finished, thirty_names):
+    description = json.loads((finished / "classifier" / "model.json").read_text())
+    assert sorted(description["class_names"]) == sorted(thirty_names)
+    model = timm.create_model("resnet10t", num_classes=30)
+    model.load_state_dict(load_file(finished / "classifier" / "model.safetensors"))
+
+
+def test_concept_loads_into_stock_diffusers(finished, tiny_base):
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    pipe = StableDiffusionImg2ImgPipeline.from_pretrained(tiny_base)
+    pipe.load_lora_weights(finished / "concept")
+    embeds = load_file(finished / "concept" / "learned_embeds.safetensors")
+    assert len(embeds) == 30
+    pipe.load_textual_inversion([{token: rows} for token, rows in embeds.items()])
+    assert pipe.get_active_adapters()
+
+
+def test_configuration_is_complete_and_runs_again_without_making_anything(finished, capsys):
+    config = load(str(finished / "config.yaml"))
+    assert yaml.safe_load((finished / "config.yaml").read_text()) == to_dict(config)
+    before = {file: file.stat().st_mtime_ns for file in [*(finished / "mixes").iterdir(), finished / "classifier" / "model.safetensors"]}
+    assert main(["run", "--config", str(finished / "config.yaml")]) == 0
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert "64 of 64" in capsys.readouterr().out
+
+
+def test_metrics_are_lines_of_json(finished):
+    events = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    epochs = [event["epoch"] for event in events if event["event"] == "train"]
+    assert sorted(epochs) == [0, 1, 2, 3]
+    assert sum(event["mixes"] for event in events if event["event"] == "mix") == 64
+
+
+def test_another_plan_is_refused_before_anything_is_made(finished, capsys):
+    assert main(["run", "--config", str(finished / "config.yaml"), "--mix.strength", "0.75"]) == 2
+    assert "plan.strength" in capsys.readouterr().err
+
+
+def test_another_personalisation_is_refused(finished, capsys):
+    assert main(["run", "--config", str(finished / "config.yaml"), "--personalize.steps", "5"]) == 2
+    assert "made with other settings (steps was 4 and is 5 now)" in capsys.readouterr().err
+
+
+def test_evaluate_gives_the_runs_own_accuracy(finished, capsys):
+    assert main(["evaluate", "--config", str(finished / "config.yaml")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert math.isclose(found["top1"], json.loads((finished / "summary.json").read_text())["accuracy"]["top1"])
+
+
+def test_staged_runs_are_identical_and_overlapped_stores_too(tmp_path, small_config):
+    weights = []
+    for name in ("first", "second"):
+        run(small_config(tmp_path / name, **{"run.mode": "staged"}))
+        weights.append(load_file(tmp_path / name / "classifier" / "model.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert parts(tmp_path / "first") == parts(tmp_path / "second")
+
+
+def test_one_mixer_and_three_mixers_make_the_same_bytes(tmp_path, small_config):
+    for mixers in (1, 3):
+        synthesize(small_config(tmp_path / str(mixers), **{"placement.mixers": (mixers,), "mix.count": 50}))
+    one, three = parts(tmp_path / "1"), parts(tmp_path / "3")
+    assert len(one) == 14  # 50 mixes of two step counts in chunks of 4
+    assert one == three
+    events = [json.loads(line) for line in (tmp_path / "3" / "metrics.jsonl").read_text().splitlines()]
+    assert len({event["actor"] for event in events if event["event"] == "mixer_ready"}) == 3
+
+
+def test_two_train_workers_with_zero_2(tmp_path, small_config):
+    changes = {"placement.trainers": 2, "train.zero_stage": 2, "mix.count": 16}
+    summary = run(small_config(tmp_path / "out", **changes))
+    assert summary["plan"]["stored"] == 16
+    model = timm.create_model("resnet10t", num_classes=4)
+    model.load_state_dict(load_file(tmp_path / "out" / "classifier" / "model.safetensors"))
+
+
+def test_too_few_gpus_is_one_sentence(tmp_path, small_config):
+    with pytest.raises(UserError, match=r"needs 6 GPUs \(4 for 4 mixers, 2 for 2 train workers\) but the cluster has 4"):
+        run(small_config(tmp_path / "out", **{"placement.mixers": (4,), "placement.trainers": 2}))

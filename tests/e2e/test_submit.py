@@ -1,0 +1,62 @@
+"""The real `ray job submit` client against the cluster that `clusters.local.start` starts."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diffmix.config import to_dict
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory):
+    """Address of a cluster of two local nodes, started and stopped by the project's own commands."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("cluster"))}
+    ports = ["--port", str(free_port()), "--dashboard_port", str(free_port())]
+    command = [sys.executable, "-m", "clusters.local.start", "--nodes", "2", "--gpus", "1", *ports]
+    started = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert started.returncode == 0, started.stdout + started.stderr
+    yield f"http://127.0.0.1:{ports[3]}"
+    stopped = subprocess.run(
+        [sys.executable, "-m", "clusters.local.stop"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+
+
+def submit(dashboard: str, *arguments: str) -> subprocess.CompletedProcess:
+    ray = str(Path(sys.executable).with_name("ray"))
+    command = [ray, "job", "submit", "--address", dashboard, "--working-dir", ".", "--", sys.executable, "-m", "jobs.run", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+
+
+def test_good_job_makes_a_run_folder_and_bad_jobs_say_why(dashboard, tmp_path, small_config):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(to_dict(small_config("", **{"mix.count": 24}))))
+
+    good = submit(dashboard, "--config", str(recipe), "--out", str(tmp_path / "out"))
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["plan"]["stored"] == 24
+    for name in ("config.yaml", "metrics.jsonl", "classifier/model.safetensors", "mixes/plan.json"):
+        assert (tmp_path / "out" / name).exists()
+
+    bad = submit(dashboard, "--config", str(recipe), "--out", str(tmp_path / "bad"), "--mix.strength", "1.5")
+    assert bad.returncode != 0
+    assert "diffmix: --mix.strength is 1.5, but it must be above 0 and at most 1." in bad.stdout + bad.stderr
+    assert "Traceback" not in (bad.stdout + bad.stderr).split("diffmix: ")[0].rsplit("Tailing logs", 1)[-1]
+
+    relative = submit(dashboard, "--config", str(recipe), "--out", "runs/lost")
+    assert relative.returncode != 0
+    assert "give an absolute path or a URI" in relative.stdout + relative.stderr

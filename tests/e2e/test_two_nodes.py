@@ -1,0 +1,37 @@
+"""Two raylets with logical GPUs: mixers on one node, train workers on the other."""
+
+import json
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from diffmix.errors import UserError
+from engine.run import run
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """Node ids of a head with the label `train` and a second node with the label `gen`, of 1 logical GPU each."""
+    cluster = Cluster()
+    common = {"num_gpus": 1, "num_cpus": 4, "object_store_memory": 200_000_000}
+    head = cluster.add_node(labels={"ray-subcluster": "train"}, include_dashboard=False, **common)
+    other = cluster.add_node(labels={"ray-subcluster": "gen"}, **common)
+    ray.init(address=cluster.address, namespace="diffmix", log_to_driver=False)
+    cluster.wait_for_nodes()
+    yield {"train": head.node_id, "gen": other.node_id}
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_mixers_and_train_workers_keep_to_their_nodes(nodes, tmp_path, small_config):
+    summary = run(small_config(tmp_path / "out", **{"placement.separate": True, "mix.count": 24}))
+    assert summary["plan"]["stored"] == 24
+    events = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert {event["node"] for event in events if event["event"] == "mixer_ready"} == {nodes["gen"]}
+    assert {event["node"] for event in events if event["event"] == "train"} == {nodes["train"]}
+
+
+def test_missing_labels_are_named(nodes, tmp_path, small_config):
+    with pytest.raises(UserError, match=r"2 GPUs on nodes labelled ray-subcluster=gen, but 1 such nodes have 1"):
+        run(small_config(tmp_path / "out", **{"placement.separate": True, "placement.mixers": (2,), "placement.gpus_per_trainer": 0.0}))

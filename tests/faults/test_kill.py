@@ -1,0 +1,85 @@
+"""SIGKILL to the driver at several moments; the same command then finishes the job and makes no stored mix twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from diffmix.config import to_dict
+
+DEADLINE = 300.0
+
+
+def start(recipe: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", "run", "--config", str(recipe)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_until(process: subprocess.Popen, happened) -> None:
+    """Return when `happened()`; the driver must still be running then."""
+    import time
+
+    end = time.monotonic() + DEADLINE
+    while not happened():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "the moment to kill at never came"
+        process_wait(0.05)
+
+
+def process_wait(seconds: float) -> None:
+    """Polling another process's files has no event to wait for."""
+    import select
+
+    select.select([], [], [], seconds)
+
+
+def parts(out: Path) -> dict[str, int]:
+    """Inode of each stored part: a part that is written again gets another."""
+    return {file.name: file.stat().st_ino for file in (out / "mixes").glob("part-*.parquet")}
+
+
+def test_killed_while_personalising_mixing_and_training(tmp_path, small_config):
+    out = tmp_path / "out"
+    config = small_config(
+        out,
+        **{"mix.strategy": "diff-mix", "personalize.steps": 40, "mix.count": 120, "train.epochs": 12, "run.train_after": 0.1},
+    )
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(to_dict(config)))
+    checkpoints = out / "checkpoints"
+
+    moments = {
+        "personalising": lambda: any(checkpoints.glob("personalize-*/checkpoint_*/*")),
+        "mixing": lambda: len(parts(out)) >= 5,
+        "training": lambda: any(checkpoints.glob("classifier-*/checkpoint_*/epoch.json")),
+    }
+    kept: dict[str, int] = {}
+    for name, happened in moments.items():
+        process = start(recipe)
+        wait_until(process, happened)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for part, inode in kept.items():
+            assert parts(out)[part] == inode, f"{part} was made again after the kill while {name}"
+        kept = parts(out)
+
+    process = start(recipe)
+    output, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, output
+    assert all(parts(out)[part] == inode for part, inode in kept.items())
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["plan"] == {"planned": 120, "stored": 120, "rejected": 0}
+    epochs = [
+        json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines() if json.loads(line)["event"] == "train"
+    ]
+    assert max(epochs) == 11
