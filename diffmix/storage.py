@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import tempfile
 from pathlib import Path
@@ -58,9 +59,13 @@ class Folder:
         infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
-    def read(self, name: str) -> bytes:
+    def open(self, name: str) -> pa.NativeFile:
+        """A file to read at random; the caller closes it."""
         filesystem, path = self._open()
-        with filesystem.open_input_file(f"{path}/{name}") as file:
+        return filesystem.open_input_file(f"{path}/{name}")
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as file:
             return file.read()
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
@@ -74,7 +79,7 @@ class Folder:
             os.makedirs(path, exist_ok=True)
             temporary = f"{path}/.{name}.{os.getpid()}.tmp"
             try:
-                with open(temporary, "wb") as local:
+                with builtins.open(temporary, "wb") as local:
                     local.write(data)
                     local.flush()
                     os.fsync(local.fileno())
@@ -88,7 +93,7 @@ class Folder:
     def append(self, name: str, data: bytes) -> None:
         """Add to the end of a file. An object store cannot: there the file is read and written again, so append rarely."""
         if self.is_local:
-            with open(f"{self.path}/{name}", "ab") as file:
+            with builtins.open(f"{self.path}/{name}", "ab") as file:
                 file.write(data)
         else:
             self.write(name, (self.read(name) if self.exists(name) else b"") + data)

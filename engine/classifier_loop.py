@@ -123,6 +123,8 @@ class ClassifierLoop:
 
     def _validate_and_save(self, epoch: int, seen: dict) -> None:
         accuracy = self._validate()
+        if self.rank == 0 and accuracy is not None:
+            self.job.reporter.send("validation", phase=self.job.name, epoch=epoch, top1=accuracy)
         # Without a validation set the last epoch is as good as any that can be known.
         if accuracy is None or accuracy > self.best:
             weights = self._weights()

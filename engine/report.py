@@ -20,6 +20,7 @@ from diffmix.report.pictures import Mixed, Row, describe, mix_sheet
 from diffmix.storage import Folder
 from engine.stages import make_plan
 from engine.store import MixStore
+from engine.telemetry import read_events
 
 ROWS, MIXES_PER_ROW = 6, 5
 """Size of the contact sheet."""
@@ -63,13 +64,6 @@ def report(config: Config) -> str:
     summary = json.loads(out.read("summary.json"))
     store = MixStore((out / "mixes").uri) if out.exists("mixes") else None
     return write_report(config, out, prepare(config.data, out.uri), summary, read_events(out), store)
-
-
-def read_events(out: Folder) -> list[dict]:
-    """The events of the run folder's `metrics.jsonl`, in the order in which they were written."""
-    if not out.exists("metrics.jsonl"):
-        return []
-    return [json.loads(line) for line in out.read("metrics.jsonl").decode().splitlines() if line.strip()]
 
 
 def make_plots(summary: dict, events: list[dict], class_names: list[str]) -> list[Plot]:

@@ -73,7 +73,8 @@ class MixStore:
         """A chunk's mixes, in the plan's order; `UserError` where the part is damaged."""
         name = part_name(chunk)
         try:
-            return pq.read_table(pa.BufferReader(self.folder.read(name)), columns=columns)
+            with self.folder.open(name) as file:
+                return pq.read_table(file, columns=columns)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"The part {self.folder.uri}/{name} cannot be read ({error}); delete it and it is made again.") from error
 

@@ -46,4 +46,7 @@ def write_summary(session: Session, store: MixStore | None, concept: str | None)
             session.config.run.oracle, store.tables(["image", "target_label"]), session.data.train.class_names
         )
     session.out.write("summary.json", json.dumps(summary, indent=2).encode())
-    return summary
+    from engine.report import write_report  # plots and pictures are needed only here, at the end
+
+    report = write_report(session.config, session.out, session.data, summary, session.telemetry.events, store)
+    return {**summary, "report": report}  # the file keeps numbers only

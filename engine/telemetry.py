@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable
@@ -54,8 +55,10 @@ class Telemetry:
         node = ray.get_runtime_context().get_node_id()
         options = {"num_cpus": 0, "name": name, "namespace": NAMESPACE, "get_if_exists": True, "max_restarts": -1}
         self._collector = ray.remote(_Collector).options(label_selector={"ray.io/node-id": node}, **options).remote()
-        self.events = _read_events(out)
+        self.events = read_events(out)
         self._written = len(self.events)
+        if out.exists("metrics.jsonl") and not out.read("metrics.jsonl").endswith(b"\n"):
+            out.append("metrics.jsonl", b"\n")  # a killed writer's last line
         self.record("start")
 
     def record(self, kind: str, **values: object) -> None:
@@ -77,10 +80,13 @@ class Telemetry:
         ray.kill(self._collector)
 
 
-def _read_events(out: Folder) -> list[dict]:
-    if not out.exists("metrics.jsonl"):
-        return []
-    return [json.loads(line) for line in out.read("metrics.jsonl").decode().splitlines() if line.strip()]
+def read_events(out: Folder) -> list[dict]:
+    """The events of `metrics.jsonl`, none where it is missing. A line that a killed writer cut off is left out."""
+    events = []
+    for line in out.read("metrics.jsonl").decode(errors="replace").splitlines() if out.exists("metrics.jsonl") else []:
+        with contextlib.suppress(ValueError):
+            events.append(json.loads(line))
+    return events
 
 
 def spans(events: Iterable[dict], kind: str) -> list[tuple[float, float]]:

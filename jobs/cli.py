@@ -10,9 +10,11 @@ from diffmix.errors import UserError
 COMMANDS = {
     "run": "The whole job: personalise, then make mixes while the classifier trains on them.",
     "personalize": "Teach the base model the classes: tokens and LoRA, into OUT/concept.",
+    "preview": "Make a contact sheet from a concept, into OUT/preview.png; needs no cluster.",
     "synthesize": "Make all mixes of the plan, into OUT/mixes.",
     "train": "Train the classifier on the real images and the mixes of OUT.",
     "evaluate": "Test OUT's classifier.",
+    "report": "Write OUT's report and pictures again.",
     "plan": "Print what a run would make and ask for; starts nothing.",
     "doctor": "Print what this machine has, what is missing and what to do about it.",
 }

@@ -26,6 +26,22 @@ def personalize(config: Config) -> None:
     print(f"The concept is in {concept}." if concept else f"{config.mix.strategy} uses the base model as it is: nothing to personalise.")
 
 
+def preview(config: Config) -> None:
+    from diffmix.preview import preview as make_preview
+
+    _require_shared_out(config)
+    shown = make_preview(config)
+    strengths = ", ".join(f"{strength:g}" for strength in shown["strengths"])
+    sources = f"{', '.join(shown['sources'])} into " if shown["sources"] else ""
+    print(f"{shown['images']} images, {sources}{', '.join(shown['targets'])} at strength {strengths}: {shown['picture']}")
+
+
+def report(config: Config) -> None:
+    from engine.report import report as make_report
+
+    print(make_report(config))
+
+
 def synthesize(config: Config) -> None:
     from engine.run import synthesize as run_synthesize
 

@@ -30,7 +30,7 @@ def test_full_strength_is_the_target():
 
 @pytest.mark.parametrize("bad", [-1, 3])
 def test_index_outside(bad):
-    with pytest.raises(ValueError, match="0..2"):
+    with pytest.raises(ValueError, match=r"0\.\.2"):
         soft_label(0, bad, 0.5, 0.5, 3)
 
 

@@ -119,7 +119,9 @@ def test_store_of_another_plan(refuse, tmp_path, small_config):
     refuse("plan.guidance_scale is 7.5 there and 3.0 now", **{"mix.guidance_scale": 3.0})
 
 
-@pytest.mark.parametrize("arguments", [("--mix.strength", "0"), ("--mix.strength", "1.01"), ("--mix.synthetic_p", "-0.1"), ("--mix.synthetic_p", "2")])
+@pytest.mark.parametrize(
+    "arguments", [("--mix.strength", "0"), ("--mix.strength", "1.01"), ("--mix.synthetic_p", "-0.1"), ("--mix.synthetic_p", "2")]
+)
 def test_numbers_out_of_range(refuse, arguments):
     refuse(f"{arguments[0]} is", *arguments)
 

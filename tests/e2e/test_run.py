@@ -18,7 +18,6 @@ from engine.run import run, synthesize
 from jobs.cli import main
 from jobs.options import load
 
-
 pytestmark = pytest.mark.usefixtures("cluster")
 
 

@@ -48,15 +48,15 @@ def test_weights_of_another_architecture(tmp_path):
 
 
 def test_unknown_model():
-    with pytest.raises(UserError, match="did you mean resnet50"):
+    with pytest.raises(UserError, match=r"did you mean resnet50"):
         describe(TrainConfig(model_name="resnet5O"), ["a"])
 
 
 def test_no_classifier_in_the_folder(tmp_path):
-    with pytest.raises(UserError, match="not a classifier's folder"):
+    with pytest.raises(UserError, match=r"not a classifier.s folder"):
         load_classifier(Folder(str(tmp_path)))
 
 
 def test_weights_that_cannot_be_downloaded():
-    with pytest.raises(UserError, match="train.checkpoint_path"):
+    with pytest.raises(UserError, match=r"train\.checkpoint_path"):
         build_model(TrainConfig(model_name="resnet10t", pretrained=True), 3)
