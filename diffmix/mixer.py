@@ -66,6 +66,8 @@ class Mixer:
                 raise UserError(f"--mix.strategy {mix.strategy} needs a concept; set --personalize.concept or personalise first.")
             loaded = Concept.load(concept)
             loaded.check_matches(class_names, base_fingerprint(model), str(concept))
+            if generator == "ti" and not loaded.tokens:
+                raise UserError(f"--mix.strategy {mix.strategy} needs class tokens, but the concept in {concept} has none; use diff-*.")
         device, dtype = device_and_dtype(model.precision)
         # The LoRA is fused in fp32: most of it would be lost in the rounding of half-precision weights.
         self.pipe = load_base(model, "cpu", torch.float32)
@@ -90,6 +92,7 @@ class Mixer:
         self._text = self._encode_prompts([*self.prompts, mix.negative_prompt])
         self._sources: OrderedDict[str, _Source] = OrderedDict()
         self._cached_bytes = 0
+        log.info("mixer on %s in %s, %d px, attention %s", self.device, dtype, self.resolution, self.attention)
 
     @torch.inference_mode()
     def mix(self, specs: list[MixSpec], sources: list[bytes | Image.Image | None]) -> list[Image.Image]:

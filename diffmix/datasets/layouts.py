@@ -128,7 +128,7 @@ def flowers_half(copy: PublishedCopy, split: str) -> Split:
 
 def _flower_images(copy: PublishedCopy) -> dict[int, Listed]:
     (labels,) = copy.mat("imagelabels.mat", "labels")
-    return {number: Listed(f"jpg/image_{number:05d}.jpg", FLOWERS[int(label)]) for number, label in enumerate(labels, start=1)}
+    return {number: Listed(f"jpg/image_{number:05d}.jpg", FLOWERS[int(label) - 1]) for number, label in enumerate(labels, start=1)}
 
 
 def pets(copy: PublishedCopy, split: str) -> Split:

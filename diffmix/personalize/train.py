@@ -7,7 +7,7 @@ import pickle
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -60,7 +60,12 @@ def train_concept(
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     optimizer = _optimizer(trained, personalize)
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
-    identity = {"settings": concept_settings(personalize), "seed": seed, "data": real.fingerprint, "base": base_fingerprint(model)}
+    identity: dict[str, Any] = {
+        "settings": concept_settings(personalize),
+        "seed": seed,
+        "data": real.fingerprint,
+        "base": base_fingerprint(model),
+    }
     start = _load_checkpoint(Path(resume_from), identity, trained, optimizer, scaler) if resume_from else 0
 
     parallel: nn.Module = module

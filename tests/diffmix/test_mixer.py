@@ -30,7 +30,7 @@ def sources_of(real, specs):
 
 
 def mixer_of(model, real, **options) -> Mixer:
-    config = MixConfig(**{"strategy": "real-mix", "num_inference_steps": 10, **options})
+    config = MixConfig(**{"strategy": "real-mix", "num_inference_steps": 6, **options})
     return Mixer(model, config, real.class_names, real.superclass)
 
 
@@ -80,7 +80,7 @@ def worst_psnr():
         (1, (0.7,), 7.5, ""),
         (4, (0.3,), 4.0, "blurry"),
         (4, (1.0,), 7.5, ""),
-        (7, (0.7, 0.75), 7.5, ""),  # both run 7 of 10 steps
+        (7, (0.7, 0.75), 7.5, ""),  # both run 4 of 6 steps
         (7, (0.5,), 1.0, "ignored without guidance"),
         (7, (float(np.float32(0.9)),), 4.0, ""),
     ],

@@ -207,9 +207,9 @@ def annotation(*objects):
     """An annotation as VOC's are; objects are (name, box, difficult), and each has a part with a box of its own."""
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>999</xmax><ymax>999</ymax></bndbox></part>"
     found = [
-        f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>"
+        f"<object><name>{name}</name><difficult>{difficult}</difficult>{part}<bndbox>"
         + "".join(f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
-        + f"</bndbox>{part}</object>"
+        + "</bndbox></object>"
         for name, box, difficult in objects
     ]
     return f"<annotation><folder>VOC2012</folder>{''.join(found)}</annotation>"
@@ -220,7 +220,7 @@ def write_voc(root):
     sets = {"train": ["2007_000032", "2007_000039"], "val": ["2007_000033"]}
     masks = {  # the instances, and the value that each has in the mask of classes
         "2007_000032": ([[1, 1, 255, 0], [2, 2, 2, 0]], {1: 1, 2: 15}),  # a person covers more than an aeroplane
-        "2007_000039": ([[0, 0, 0, 0], [0, 0, 1, 255]], {1: 20}),  # one pixel of a tvmonitor; background and border are more
+        "2007_000039": ([[0, 0, 255, 255], [0, 0, 1, 255]], {1: 20}),  # one pixel of a tvmonitor; background and border are more
         "2007_000033": ([[1, 1, 0, 2], [3, 0, 0, 2]], {1: 20, 2: 15, 3: 15}),  # the largest object, not the largest class
     }
     for split, names in sets.items():
@@ -239,9 +239,9 @@ def write_voc(root):
 def write_voc_main(root):
     write = Writer(root)
     found = {
-        "2008_000002": [("tvmonitor", (34, 11, 448, 293), 0)],
+        "2008_000002": [("chair", (1, 1, 20, 400), 0), ("tvmonitor", (34, 11, 448, 293), 0)],
         "2008_000003": [("person", (46, 11, 500, 333), 1), ("train", (62, 190, 83.5, 243), 0)],
-        "2008_000007": [("boat", (1, 230, 428, 293), 0), ("person", (1, 1, 20, 400), 0)],
+        "2008_000007": [("boat", (1, 230, 428, 293), 0), ("person", (1, 1, 100, 400), 0)],
         "2008_000008": [("horse", (53, 87, 471, 420), 1)],
         "2008_000009": [("cow", (464, 71, 500, 284), 0)],
     }

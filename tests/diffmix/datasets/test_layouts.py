@@ -66,7 +66,7 @@ TRAIN_AND_TEST = {
         "images/{}.jpg",
     ),
     "voc": ([("2007_000032", "person"), ("2007_000039", "television")], [("2007_000033", "television")], "JPEGImages/{}.jpg"),
-    "voc-main": ([("2008_000002", "television"), ("2008_000003", "train")], [("2008_000007", "boat")], "JPEGImages/{}.jpg"),
+    "voc-main": ([("2008_000002", "television"), ("2008_000003", "train")], [("2008_000007", "person")], "JPEGImages/{}.jpg"),
     "waterbirds": (
         [(f"{ALBATROSS}/a", ALBATROSS, "waterbird on water"), (f"{TANAGER}/e", TANAGER, "landbird on land")],
         [
@@ -132,9 +132,19 @@ def test_voc_with_an_annotated_test_set(published):
     assert [row[:2] for row in rows(found["train"])] == [
         ("JPEGImages/2008_000002.jpg", "television"),
         ("JPEGImages/2008_000003.jpg", "train"),
-        ("JPEGImages/2008_000007.jpg", "boat"),
+        ("JPEGImages/2008_000007.jpg", "person"),
     ]
     assert rows(found["test"]) == [("JPEGImages/2008_000009.jpg", "cow", None)]
+
+
+def test_comments_and_blank_lines_are_no_images(published):
+    root = published("pets")
+    expected = rows(read("pets", root)["train"])
+    header = (root / "annotations/list.txt").read_text().split("Abyssinian")[0]
+    assert header.startswith("#Image CLASS-ID SPECIES BREED ID\n")
+    file = root / "annotations/trainval.txt"
+    file.write_text(f"{header}\n{file.read_text()}\n")
+    assert rows(read("pets", root)["train"]) == expected
 
 
 def test_flowers_in_halves_as_in_the_papers_code(published):

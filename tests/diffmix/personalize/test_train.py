@@ -81,6 +81,9 @@ def test_tokens_or_lora_alone(tmp_path, tiny_model, tiny_real, tokens, lora):
     mixer = Mixer(tiny_model, MixConfig(num_inference_steps=2), tiny_real.class_names, "animal", concept.folder)
     assert mixer.prompts[0] == ("a photo of a <class_0> animal" if tokens else "a photo of a Red Fox animal")
     assert len(mixer.mix([MixSpec(0, "a", 0, 1, 1.0, 0)], [tiny_real.image_bytes(0)])) == 1
+    if not tokens:
+        with pytest.raises(UserError, match="needs class tokens"):
+            Mixer(tiny_model, MixConfig(strategy="ti-mix"), tiny_real.class_names, "animal", concept.folder)
 
 
 def test_the_loss_falls(tmp_path, tiny_model, tiny_real):
