@@ -21,7 +21,9 @@ class DataConfig:
 
     train: str = ""
     """Training images: a folder with one sub-folder per class, a Parquet file or folder, a Hugging Face data set (a
-    saved folder or a hub id), or `nano`, the embedded data set."""
+    saved folder or a hub id), `nano`, the embedded data set, or `NAME:FOLDER`, a local copy of a published data set in its
+    publisher's layout, such as `cub:/data/CUB_200_2011` (aircraft, cars, cub, dogs, flowers, flowers-half, food101, pets,
+    voc, voc-main, waterbirds)."""
     test: str | None = None
     """Test images, in any of the forms of `train`. None: the data set's own test split, or else a stratified part of `train`."""
     val_fraction: float = 0.1

@@ -47,16 +47,19 @@ def check_inputs(config: Config) -> tuple[Folder, Prepared]:
 
     Raises `UserError` for the first thing that is wrong. Decodes all images on a first run.
     """
-    from diffmix.base_model import base_path
+    from diffmix.base_model import check_base
     from diffmix.classifier.model import describe
+    from diffmix.concept import prompt
 
     check(config)
     if not config.out:
         raise UserError("--out is not set: name the folder that the run is to be kept in.")
     if not config.data.train:
-        raise UserError("--data.train is not set: name a folder with one sub-folder of images per class, or `nano`.")
+        raise UserError("--data.train is not set: name a folder with one sub-folder of images per class, NAME:FOLDER for a published data set, or `nano`.")
     out = Folder(config.out).create()
-    base_path(config.model)
+    check_base(config.model)
+    for template in (*config.personalize.prompts, config.personalize.initializer):
+        prompt(template, None, "class", "superclass")
     data = prepare(config.data, out.uri)
     describe(config.train, data.train.class_names)
     concept = find_concept(config, out, data.train)

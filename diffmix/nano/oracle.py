@@ -47,9 +47,7 @@ def compositions(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([data.render(recipe) for recipe in drawn]), np.array([recipe.label for recipe in drawn])
 
 
-def train(
-    pictures: np.ndarray, labels: np.ndarray, steps: int, seed: int, batch_size: int = 64, lr: float = 2e-3
-) -> torch.nn.Module:
+def train(pictures: np.ndarray, labels: np.ndarray, steps: int, seed: int, batch_size: int = 64, lr: float = 2e-3) -> torch.nn.Module:
     """Train the model of `DESCRIPTION` from scratch with AdamW and one cycle of the learning rate."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)

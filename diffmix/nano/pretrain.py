@@ -34,20 +34,20 @@ log = logging.getLogger(__name__)
 class Settings:
     """What decides the weights. The defaults made the shipped ones."""
 
-    pictures: int = 40_000
+    pictures: int = 24_000
     """Random compositions of the pre-training digits that are rendered once, for both trainings."""
-    name_share: float = 0.08
+    name_share: float = 0.2
     """The probability with which a caption gives the class's name."""
     empty_share: float = 0.12
     """The probability with which a caption is replaced by the empty prompt, for classifier-free guidance."""
-    vae_steps: int = 3000
+    vae_steps: int = 1200
     vae_batch_size: int = 32
     vae_lr: float = 2e-3
     ink_weight: float = 3.0
     """How much more an error counts where the digit is: an autoencoder this small has to choose."""
     kl_weight: float = 2e-4
     """Of the Kullback-Leibler term (nats per latent element) against the mean absolute error in [-1, 1]."""
-    unet_steps: int = 3500
+    unet_steps: int = 3000
     unet_batch_size: int = 64
     unet_lr: float = 1.5e-3
     snr_gamma: float = 5.0

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     while any(len(symbols) > 1 for symbols in spelled):
         counts: dict[tuple[str, str], int] = {}
         for symbols in spelled:
-            for pair in zip(symbols, symbols[1:], strict=False):
+            for pair in pairwise(symbols):
                 counts[pair] = counts.get(pair, 0) + 1
         best = max(counts, key=lambda pair: (counts[pair], pair))
         merges.append(best)
