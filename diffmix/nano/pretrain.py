@@ -141,15 +141,15 @@ class Descent:
             return (value.detach(), *torch.autograd.grad(value, self._parameters))
 
         parts = zip(*(tensor.tensor_split(self.PARTS) for tensor in batch), strict=True)
-        value, *sums = map(sum, zip(*self._pool.map(gradients, parts), strict=True))
-        for parameter, gradient in zip(self._parameters, sums, strict=True):
-            parameter.grad = gradient / self.PARTS
+        value, *means = (torch.stack(each).mean(0) for each in zip(*self._pool.map(gradients, parts), strict=True))
+        for parameter, gradient in zip(self._parameters, means, strict=True):
+            parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimizer.step()
         self._schedule.step()
         if self._done % 50 == 0 or self._done == self._steps - 1:
             seconds = time.monotonic() - self._started
-            log.info("%s step %d/%d loss=%.4f %.0f s", self._what, self._done, self._steps, value.item() / self.PARTS, seconds)
+            log.info("%s step %d/%d loss=%.4f %.0f s", self._what, self._done, self._steps, value.item(), seconds)
         self._done += 1
 
     def close(self) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,10 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def dashboard(tmp_path_factory):
+def dashboard():
     """Address of a cluster of two local nodes, started and stopped by the project's own commands."""
-    environment = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("cluster"))}
+    folder = tempfile.mkdtemp(prefix="dm")  # Ray's sockets are below it, and their paths may have 107 bytes
+    environment = {**os.environ, "TMPDIR": folder}
     ports = ["--port", str(free_port()), "--dashboard_port", str(free_port())]
     command = [sys.executable, "-m", "clusters.local.start", "--nodes", "2", "--gpus", "1", *ports]
     started = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -34,6 +37,7 @@ def dashboard(tmp_path_factory):
         [sys.executable, "-m", "clusters.local.stop"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(dashboard: str, *arguments: str) -> subprocess.CompletedProcess:
