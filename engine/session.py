@@ -55,7 +55,9 @@ def check_inputs(config: Config) -> tuple[Folder, Prepared]:
     if not config.out:
         raise UserError("--out is not set: name the folder that the run is to be kept in.")
     if not config.data.train:
-        raise UserError("--data.train is not set: name a folder with one sub-folder of images per class, NAME:FOLDER for a published data set, or `nano`.")
+        raise UserError(
+            "--data.train is not set: name a folder with one sub-folder of images per class, NAME:FOLDER for a published data set, or `nano`."
+        )
     out = Folder(config.out).create()
     check_base(config.model)
     for template in (*config.personalize.prompts, config.personalize.initializer):

@@ -20,7 +20,6 @@ def start(recipe: Path) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
         env={**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"},
     )
 
@@ -52,7 +51,7 @@ def test_killed_while_personalising_mixing_and_training(tmp_path, small_config):
     out = tmp_path / "out"
     config = small_config(
         out,
-        **{"mix.strategy": "diff-mix", "personalize.steps": 40, "mix.count": 120, "train.epochs": 12, "run.train_after": 0.1},
+        **{"mix.strategy": "diff-mix", "personalize.steps": 30, "mix.count": 120, "train.epochs": 12, "run.train_after": 0.1},
     )
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(to_dict(config)))
