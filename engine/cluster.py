@@ -87,6 +87,8 @@ def connect(config: Config) -> None:
         num_cpus=cpus,
         include_dashboard=False,
         object_store_memory=_object_store_bytes(),
+        # Ray would start an idle worker for each logical CPU, of which a laptop has more than real ones.
+        _system_config={"prestart_worker_first_driver": False},
         **common,
     )
 

@@ -207,6 +207,7 @@ def cluster():
 
     ray.init(
         address="local",
+        _system_config={"prestart_worker_first_driver": False},
         num_gpus=4,
         num_cpus=8,
         include_dashboard=False,
