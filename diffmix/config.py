@@ -332,6 +332,9 @@ def check(config: Config) -> None:
             value = getattr(getattr(config, group), name)
             require(value >= 1, f"{group}.{name}", value, "at least 1")
     require(train.lr > 0, "train.lr", train.lr, "above 0")
+    if train.mixup_alpha or train.cutmix_alpha:
+        even = train.batch_size % (2 * place.trainers) == 0
+        require(even, "train.batch_size", train.batch_size, "even for each train worker where MixUp or CutMix is on")
     require(0 <= train.warmup_fraction < 1, "train.warmup_fraction", train.warmup_fraction, "at least 0 and below 1")
     require(0 <= train.label_smoothing < 1, "train.label_smoothing", train.label_smoothing, "at least 0 and below 1")
     require(train.loader_workers >= 0, "train.loader_workers", train.loader_workers, "0 or more")

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from diffmix.classifier import loss as losses
 from diffmix.classifier import metrics
+from diffmix.classifier.batch_mix import BatchMix
 from diffmix.classifier.model import Classifier, build_model, describe, load_classifier, load_description, save_classifier
 from diffmix.classifier.samples import MixedSampler, MixedSamples
 from diffmix.classifier.transforms import train_transform
@@ -52,6 +53,8 @@ class ClassifierLoop:
             dist_init_required=not dist.is_initialized(),
         )
         self.dtype = dtype
+        self.batch_mix = BatchMix(self.train, len(self.real.class_names))
+        self.seed = (job.config.run.seed, self.rank)
         mix = job.config.mix
         self.sampler = MixedSampler(
             len(self.real),
@@ -101,8 +104,10 @@ class ClassifierLoop:
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = rate
             device = self.engine.device
-            logits = self.engine(images.to(device, self.dtype, non_blocking=True))
-            loss = losses.soft_cross_entropy(logits, labels.to(device, non_blocking=True), self.train.label_smoothing)
+            images, labels = self.batch_mix(
+                images.to(device, self.dtype, non_blocking=True), labels.to(device, non_blocking=True), *self.seed, step
+            )
+            loss = losses.soft_cross_entropy(self.engine(images), labels, self.train.label_smoothing)
             self.engine.backward(loss)
             self.engine.step()
             seen["images"] += len(images)
