@@ -76,7 +76,7 @@ def _ray_processes() -> set[int]:
     found = set()
     for process in psutil.process_iter(["pid", "cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
-        if any(part in command for part in ("gcs_server", "raylet/raylet", "ray/dashboard", "ray/_private", "ray::")):
+        if any(part in command for part in ("gcs_server", "raylet/raylet", "ray/dashboard", "ray/_private", "ray/autoscaler", "ray::")):
             found.add(process.info["pid"])
     return found - {os.getpid()}
 
