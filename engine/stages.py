@@ -129,7 +129,7 @@ class MixActor:
 
     def __init__(self, job: MixJob):
         self.job = job
-        self.name = f"mixer-{ray.get_runtime_context().get_actor_id()[-8:]}"
+        self.name = f"mixer-{ray.get_runtime_context().get_actor_id()[:12]}"
         started = time.time()
         limit_threads(job.config.placement.cpus_per_mixer)
         self.mixer = job.build(job)

@@ -94,7 +94,7 @@ def test_preview_writes_the_sheet_with_a_given_concept_and_the_run_folders_own(c
     from diffmix.base_model import base_fingerprint
 
     concept = Concept(["fox", "wolf", "狐"], "animal", {}, 1, 0, str(tiny_base), None, base_fingerprint(config.model), 0, 0, "")
-    config.mix.strategy, config.mix.strength = "ti-mix", (0.4, 0.8)
+    config.mix.strategy, config.mix.strength = "diff-mix", (0.4, 0.8)
     concept.save(tmp_path / "concept", {}, {})
     config.personalize.concept = str(tmp_path / "concept")
     shown = preview(config)
