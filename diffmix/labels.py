@@ -26,9 +26,3 @@ def soft_label(source: ArrayLike, target: ArrayLike, strength: ArrayLike, gamma:
 def one_hot(label: ArrayLike, num_classes: int) -> np.ndarray:
     """float32 [..., num_classes] with a 1 at `label`."""
     return np.eye(num_classes, dtype=np.float32)[np.asarray(label)]
-
-
-def smooth(label: np.ndarray, smoothing: float) -> np.ndarray:
-    """Label smoothing on any label: `(1 - smoothing) * label + smoothing * mass / num_classes`; keeps each row's sum."""
-    mass = label.sum(axis=-1, keepdims=True)
-    return ((1.0 - smoothing) * label + smoothing * mass / label.shape[-1]).astype(np.float32)

@@ -92,7 +92,8 @@ def train(session: Session, job: MixJob | None, streaming: bool, baseline: bool 
         "mixes": baseline or _mix_identity(session, job),
     }
     key = _key(identity)
-    if folder.exists("result.json") and folder.exists(f"{key}.done"):
+    # One marker, not one for each recipe: after another recipe's run the folder no longer holds this one's result.
+    if folder.exists("finished") and folder.read("finished").decode() == key:
         return
     num_chunks = plan.num_chunks
     datasets: dict[str, Callable] = {}
@@ -100,7 +101,7 @@ def train(session: Session, job: MixJob | None, streaming: bool, baseline: bool 
         datasets["mix"] = lambda: stream(job, remaining_chunks(job, num_chunks))
     settings = {"job": train_job, "streaming": bool(datasets)}
     _fit(session, train_loop, settings, f"{folder.uri.rsplit('/', 1)[-1]}-{key}", config.placement.trainers, datasets)
-    folder.write(f"{key}.done", b"")
+    folder.write("finished", key.encode())
 
 
 def _mix_identity(session: Session, job: MixJob | None) -> object:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from diffmix.labels import one_hot, smooth, soft_label
+from diffmix.labels import one_hot, soft_label
 
 
 def test_worked_by_hand():
@@ -32,11 +32,6 @@ def test_full_strength_is_the_target():
 def test_index_outside(bad):
     with pytest.raises(ValueError, match=r"0\.\.2"):
         soft_label(0, bad, 0.5, 0.5, 3)
-
-
-def test_smoothing_keeps_the_mass():
-    label = soft_label(0, 1, 0.25, 0.5, 4, scale=0.9)
-    np.testing.assert_allclose(smooth(label, 0.1), [0.4275, 0.4275, 0.0225, 0.0225], atol=1e-6)
 
 
 def test_one_hot():

