@@ -36,7 +36,7 @@ class Settings:
 
     pictures: int = 24_000
     """Random compositions of the pre-training digits that are rendered once, for both trainings."""
-    name_share: float = 0.2
+    name_share: float = 0.5
     """The probability with which a caption gives the class's name."""
     empty_share: float = 0.12
     """The probability with which a caption is replaced by the empty prompt, for classifier-free guidance."""
