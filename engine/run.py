@@ -33,7 +33,7 @@ def run(config: Config) -> dict:
             phases.train(session, job, streaming=False)
         else:
             phases.train(session, job, streaming=True)
-            phases.synthesize(session, job)  # nothing, unless the stream was cut short
+            phases.synthesize(session, job, idle_trainers=True)  # what training did not wait for
         baseline.finish()
         return write_summary(session, store, concept)
 
