@@ -72,7 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="file to write the figures to")
     parser.add_argument("--mixers", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--chunk-seconds", type=float, default=0.6, help="cost of a chunk of 16: 0.6 is SD 1.5 on a GPU that makes 26 a second")
+    parser.add_argument(
+        "--chunk-seconds", type=float, default=0.6, help="cost of a chunk of 16: 0.6 is SD 1.5 on a GPU that makes 26 a second"
+    )
     parser.add_argument("--seconds", type=float, default=45.0, help="work of each mixer")
     parser.add_argument("--mixes", type=int, default=30_000, help="mixes through the control path")
     parser.add_argument("--repeats", type=int, default=3)

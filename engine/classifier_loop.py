@@ -110,6 +110,7 @@ class ClassifierLoop:
             loss = losses.soft_cross_entropy(self.engine(images), labels, self.train.label_smoothing)
             self.engine.backward(loss)
             self.engine.step()
+            seen.setdefault("first_step", time.time())
             seen["images"] += len(images)
             seen["synthetic"] += int(synthetic.sum())
             seen["loss"] += loss.detach()

@@ -10,6 +10,7 @@ import ray
 from diffmix.config import Config
 from engine import phases
 from engine.artifacts import bind_store, find_concept
+from engine.calibrate import with_best_split
 from engine.session import Session, open_session
 from engine.store import MixStore
 from engine.summary import write_summary
@@ -17,17 +18,20 @@ from engine.summary import write_summary
 log = logging.getLogger(__name__)
 
 
-def run(config: Config) -> dict:
+def run(config: Config, command: float | None = None) -> dict:
     """Everything, going on where an earlier run of the same folder ended. Gives what `summary.json` then holds.
 
-    Raises `UserError` for anything that the user can mend.
+    `command` is when the command was given, in seconds since 1970; None: now. Raises `UserError` for anything that the user can mend.
     """
-    with open_session(config) as session:
+    with open_session(config, command) as session:
         baseline = _Baseline(session)
         concept = phases.personalize(session)
         store = bind_store(config, session.out, session.data.train, concept)
         job = phases.mix_job(session, concept, store)
         baseline.wait_if_started()
+        if config.placement.auto:
+            session = with_best_split(session, job)
+            job = phases.mix_job(session, concept, store)
         if config.run.mode == "staged":
             phases.synthesize(session, job)
             phases.train(session, job, streaming=False)

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,13 +88,17 @@ def _check_space(config: Config, out: Folder, data: Prepared) -> None:
 
 
 @contextlib.contextmanager
-def open_session(config: Config) -> Iterator[Session]:
-    """Check everything cheap, connect to the cluster, check its size; then a session whose telemetry is collected in a thread."""
+def open_session(config: Config, command: float | None = None) -> Iterator[Session]:
+    """Check everything cheap, connect to the cluster, check its size; then a session whose telemetry is collected in a thread.
+
+    `command` is when the command was given, in seconds since 1970; None: now.
+    """
+    command = time.time() if command is None else command
     out, data = check_inputs(config)
     cluster.connect(config)
     cluster.preflight(config)
     out.write("config.yaml", yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False).encode())
-    telemetry = Telemetry(out, f"telemetry-{uuid.uuid4().hex[:8]}")
+    telemetry = Telemetry(out, f"telemetry-{uuid.uuid4().hex[:8]}", command)
     stop = threading.Event()
     display = progress.Display()
 
