@@ -9,10 +9,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import IO
 
 import numpy as np
 import ray
+import ray.train
 from PIL import Image
 
 from diffmix.config import Config
@@ -21,7 +23,7 @@ from diffmix.datasets.real import Example, RealSet
 from diffmix.plan import MixSpec
 from diffmix.storage import Folder
 from engine import phases
-from engine.pool import PoolWriter
+from engine.pool import PoolReader, PoolWriter
 from engine.session import Session
 from engine.stages import MixJob
 from engine.store import MixStore
@@ -72,6 +74,60 @@ class TakeAll:
         assert self.arrivals is not None
         self.arrivals.finish()
         self.job.reporter.send("arrived", end=time.time())
+
+
+@dataclass(frozen=True)
+class SleepingLoop:
+    """`TrainJob.build` and the loop it builds: epochs of steps that take `seconds` on one worker and 1/n of that on n.
+
+    What a step is fed comes the engine's own way: the sampler, the pool and the real images' file.
+    """
+
+    seconds: float
+    job: TrainJob | None = None
+    pool: PoolWriter | None = None
+    arrivals: Arrivals | None = None
+
+    def __call__(self, job: TrainJob, pool: PoolWriter, arrivals: Arrivals) -> SleepingLoop:
+        return SleepingLoop(self.seconds, job, pool, arrivals)
+
+    def run(self) -> None:
+        from diffmix.classifier.samples import MixedSampler
+
+        assert self.job is not None
+        assert self.pool is not None
+        assert self.arrivals is not None
+        config, real, reader = self.job.config, RealSet.open(self.job.train), PoolReader(self.pool.folder)
+        context = ray.train.get_context()
+        rank, workers = context.get_world_rank(), context.get_world_size()
+        size = config.train.batch_size
+        sampler = MixedSampler(len(real), config.mix.synthetic_p, self.pool.__len__, size, config.run.seed, rank, workers)
+        self.arrivals.wait_for(int(config.run.train_after * self.job.planned / workers))
+        for epoch in range(config.train.epochs):
+            self.arrivals.check()
+            start, wait, synthetic = time.time(), 0.0, 0
+            sampler.set_epoch(epoch)
+            draws = iter(sampler)
+            for _ in range(sampler.steps):
+                asked = time.perf_counter()
+                for draw in islice(draws, size // workers):
+                    synthetic += draw.synthetic
+                    _ = reader[draw.row].image if draw.synthetic else real.image_bytes(draw.row)
+                wait += time.perf_counter() - asked
+                time.sleep(self.seconds / workers)
+            self.job.reporter.send(
+                self.job.name,
+                start=start,
+                end=time.time(),
+                rank=rank,
+                epoch=epoch,
+                pool=len(self.pool),
+                images=sampler.steps * size // workers,
+                synthetic=synthetic,
+                wait=wait,
+                loss=0.0,
+            )
+        self.arrivals.finish()
 
 
 @contextmanager

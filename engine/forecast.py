@@ -30,7 +30,7 @@ def forecast(config: Config) -> dict:
     steps = int(denoising_steps(strengths, config.mix.num_inference_steps).sum())
     stored = len(MixStore((out / "mixes").uri).stored_chunks())
     need = demand(config)
-    shared = "split by measured rates" if config.placement.auto else f"{need.mixer_gpus:g} mix, {need.trainer_gpus:g} train"
+    shared = "split by rates" if config.placement.auto else f"{need.mixer_gpus:g} mix, {need.trainer_gpus:g} train"
     result: dict = {
         "real images (train, validation, test)": ", ".join(str(len(part)) if part else "0" for part in (data.train, data.val, data.test)),
         "classes": len(data.train.class_names),
