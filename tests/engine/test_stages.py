@@ -114,7 +114,7 @@ class StopsEarly:
 
 @dataclass(frozen=True)
 class FewUntil:
-    """A mixer that makes the first four chunks, and more only when `file` is there."""
+    """A mixer that makes half of the mixes, and more only when `file` is there."""
 
     file: str
 
@@ -123,7 +123,7 @@ class FewUntil:
 
     def mix(self, specs, sources):
         end = time.monotonic() + DEADLINE
-        while specs[0].mix_id >= 8 and not Path(self.file).exists():
+        while specs[0].mix_id >= 30 and not Path(self.file).exists():
             assert time.monotonic() < end
             Event().wait(0.05)
         return [Ready(b"image %d" % spec.mix_id) for spec in specs]
