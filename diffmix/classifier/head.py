@@ -18,6 +18,7 @@ class CosineHead(torch.nn.Linear):
     def __init__(self, in_features: int, out_features: int, scale: float):
         super().__init__(in_features, out_features, bias=False)
         self.scale = scale
+        del self.bias  # a parameter that is None
         self.register_buffer("bias", torch.zeros(out_features))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
