@@ -163,7 +163,8 @@ class ClassifierLoop:
         checkpoint = ray.train.get_checkpoint()
         # One that was written before the backbone was released is of an engine that trains the head alone.
         self.frozen = self.train.freeze_epochs > 0
-        if checkpoint is None:
+        kept = Folder(self.job.classifier)
+        if checkpoint is None or not kept.exists("model.json"):  # a checkpoint whose best weights are gone cannot be gone on from
             model = build_model(self.train, len(self.real.class_names))
             self.engine = start_engine(model, self.train, self.world_size, self.dtype, self.frozen)
             return
@@ -173,8 +174,7 @@ class ClassifierLoop:
             self.frozen = 0 < self.first_epoch <= self.train.freeze_epochs
             self.engine = start_engine(bare_model(self.classifier), self.train, self.world_size, self.dtype, self.frozen)
             self.engine.load_checkpoint(folder, tag="state")
-        kept = Folder(self.job.classifier)
-        if self.val is not None and kept.exists("model.json"):
+        if self.val is not None:
             # The best weights may be younger than the checkpoint: what is beaten is what the folder holds.
             self.best = max(self.best, (load_description(kept).metrics or {}).get("top1") or -1.0)
 
