@@ -36,7 +36,7 @@ def training_curves(events: list[dict]) -> Figure | None:
     }
     panels = [
         (values, name)
-        for values, name in ((losses, "training loss"), (validation, "validation accuracy, %"))
+        for values, name in ((losses, "training loss"), (validation, "accuracy that picks the epoch, %"))
         if any(len(points) for points in values.values())
     ]
     if not panels:
