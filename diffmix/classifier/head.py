@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name
+import torch.nn.functional as F
 
 from diffmix.errors import UserError
 

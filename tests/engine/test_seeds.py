@@ -40,7 +40,10 @@ def test_one_seed_deviates_by_nothing():
 
 
 def test_what_a_run_lacks_is_left_out_and_the_protocol_is_kept():
-    both = {0: summary(0.5, per_size={"many": 0.5}, calibration={"ece": 0.2, "bins": []}), 1: summary(0.7, calibration={"ece": 0.4, "bins": []})}
+    both = {
+        0: summary(0.5, per_size={"many": 0.5}, calibration={"ece": 0.2, "bins": []}),
+        1: summary(0.7, calibration={"ece": 0.4, "bins": []}),
+    }
     both[1]["accuracy"]["chosen"]["on_test_set"] = True
     found = aggregate(both)["accuracy"]
     assert "per_size" not in found

@@ -18,7 +18,7 @@ def test_pasted_images_are_class_balanced_and_uniform_within_a_class():
     shares = np.bincount(LABELS[rows]) / len(rows)
     np.testing.assert_allclose(shares, 1 / 3, atol=0.03)
     counts = np.bincount(rows, minlength=100)[:90]
-    assert 0 < counts.min()
+    assert counts.min() > 0
     assert counts.max() < 3 * counts.mean()
 
 
@@ -43,7 +43,9 @@ def test_draws_repeat_and_differ_between_epochs_and_seeds():
     assert pastes(seed=1) != pastes()
 
 
-@pytest.mark.parametrize("how", [Paste(0, 0, 0.75, 0.5, 0.5), Paste(0, 0, 0.5, 0.0, 0.99), Paste(0, 0, 0.999, 0.3, 0.3), Paste(0, 0, 0.0, 0.5, 0.5)])
+@pytest.mark.parametrize(
+    "how", [Paste(0, 0, 0.75, 0.5, 0.5), Paste(0, 0, 0.5, 0.0, 0.99), Paste(0, 0, 0.999, 0.3, 0.3), Paste(0, 0, 0.0, 0.5, 0.5)]
+)
 def test_labels_are_weighted_by_the_area_that_is_seen(how):
     image, other = torch.zeros(3, 20, 30), torch.ones(3, 20, 30)
     mixed, label = paste(image, np.array([1, 0, 0], np.float32), other, np.array([0, 0.9, 0.1], np.float32), how)

@@ -30,7 +30,9 @@ def test_resized_crops_differ_in_size_and_padded_ones_only_in_place():
     assert crops(picture, resized_crop=True).shape == (50, 3, 32, 32)
 
 
-@pytest.mark.parametrize(("settings", "moves"), [({"color_jitter": 0.4, "hue": 0.0}, False), ({"color_jitter": 0.4}, True), ({"hue": 0.5}, True)])
+@pytest.mark.parametrize(
+    ("settings", "moves"), [({"color_jitter": 0.4, "hue": 0.0}, False), ({"color_jitter": 0.4}, True), ({"hue": 0.5}, True)]
+)
 def test_hue(settings, moves):
     """Of a red picture only another hue makes blue more than green: brightness, contrast and saturation keep the two alike."""
     red = crops(Image.new("RGB", (40, 40), (200, 40, 40)), crop_padding=0, **settings)

@@ -110,7 +110,10 @@ def test_confusion_is_shown_as_shares_of_each_class():
 
 
 def test_reliability_has_a_curve_for_each_arm():
-    calibration = {"ece": 0.125, "bins": [{"confidence": 0.4, "accuracy": 0.5, "images": 3}, {"confidence": 0.9, "accuracy": 0.75, "images": 1}]}
+    calibration = {
+        "ece": 0.125,
+        "bins": [{"confidence": 0.4, "accuracy": 0.5, "images": 3}, {"confidence": 0.9, "accuracy": 0.75, "images": 1}],
+    }
     (axes,) = plots.reliability({"calibration": calibration}, {}).axes
     np.testing.assert_allclose(lines(axes)["with mixes (ECE 12.5 %)"], [[40, 50], [90, 75]])
     assert plots.reliability({"top1": 0.5}, {"calibration": {"ece": 0.0}}) is None
