@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -50,6 +51,8 @@ class ClassifierLoop:
         self.dtype = training_dtype(self.train.precision)
         self.best = -1.0
         self.first_epoch = 0
+        self.frozen = self.train.freeze_epochs > 0
+        self.engine: Any = None
         self._start()
         class_sizes = np.bincount(self.real.labels, minlength=len(self.real.class_names))
         self.loss = Loss(self.train, class_sizes, self.engine.device)
@@ -161,8 +164,6 @@ class ClassifierLoop:
     def _start(self) -> None:
         """The engine with its starting weights, or as the last checkpoint has it."""
         checkpoint = ray.train.get_checkpoint()
-        # One that was written before the backbone was released is of an engine that trains the head alone.
-        self.frozen = self.train.freeze_epochs > 0
         kept = Folder(self.job.classifier)
         if checkpoint is None or not kept.exists("model.json"):  # a checkpoint whose best weights are gone cannot be gone on from
             model = build_model(self.train, len(self.real.class_names))
@@ -171,6 +172,7 @@ class ClassifierLoop:
         with checkpoint.as_directory() as folder:
             state = json.loads(Path(folder, "epoch.json").read_text())
             self.first_epoch, self.best = state["epoch"], state["best"]
+            # A checkpoint that was written before the backbone was released is of an engine that trains the head alone.
             self.frozen = 0 < self.first_epoch <= self.train.freeze_epochs
             self.engine = start_engine(bare_model(self.classifier), self.train, self.world_size, self.dtype, self.frozen)
             self.engine.load_checkpoint(folder, tag="state")

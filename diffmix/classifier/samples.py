@@ -74,8 +74,8 @@ class MixedSampler(Sampler[Draw]):
         synthetic = generator.random(total) < self.synthetic_p
         pick = generator.random(total)
         seeds = generator.integers(2**62, size=total)
-        # Rank r takes every world_size-th place, so that the ranks' batches together are the global batch.
         pastes = self.pastes.epoch(self.epoch, self.steps, self.batch_size) if self.pastes else [None] * total
+        # Rank r takes every world_size-th place, so that the ranks' batches together are the global batch.
         for place in range(self.rank, total, self.world_size):
             size = self.pool_size() if synthetic[place] else 0
             row = min(int(pick[place] * size), size - 1) if size else int(order[place])
