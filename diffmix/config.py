@@ -6,6 +6,7 @@ The docstring under a field is what `--help` prints. `method.md`-style tags: [P]
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -168,6 +169,8 @@ class TrainConfig:
     """Side of the classifier's input in pixels. [C] 224, 384 or 448"""
     resize: int | None = None
     """Size that images are resized to before the crop. None: resolution / 0.875. [C] 256 for 224, 512 for 448"""
+    resized_crop: bool = False
+    """Train on random parts of 8 to 100 % of the image, resized, instead of the padded crop. [C] long tails only"""
     crop_padding: int = 8
     """Padding of the random crop in pixels. [C] 8"""
     flip: bool = True
@@ -179,7 +182,9 @@ class TrainConfig:
     scale: float = 0.0
     """Largest random change of size as a share: 0.2 is 0.8 to 1.2."""
     color_jitter: float = 0.0
-    """Strength of random brightness, contrast and saturation; hue gets a quarter of it."""
+    """Strength of random brightness, contrast and saturation; hue gets a quarter of it, where `hue` is not set."""
+    hue: float | None = None
+    """Largest random shift of the hue, 0 to 0.5. None: a quarter of `color_jitter`. [C] 0 for long tails"""
     invert: float = 0.0
     """Probability of inverting the colours."""
     erase: float = 0.0
@@ -204,8 +209,36 @@ class TrainConfig:
     """Weight decay. [C] 5e-4"""
     warmup_fraction: float = 0.1
     """Share of the steps in which the learning rate rises linearly; a cosine follows. [C] 0.1"""
+    lr_drop_epochs: tuple[int, ...] = ()
+    """Instead of the cosine: epochs, from 0, at which the learning rate falls to a hundredth. [C] 160 180 for long tails"""
     label_smoothing: float = 0.1
-    """Share of the label spread over all classes, on real images and mixes. [C] 0.1"""
+    """Share of the label spread over all classes. [C] 0.1; 0 for long tails"""
+    smooth_mixes: bool = True
+    """Smooth the labels of mixes too, although they are soft already. [C] True"""
+    loss: Literal["ce", "ldam", "balanced-softmax", "focal"] = "ce"
+    """Loss: cross-entropy, or one for long tails. `ldam` also puts a cosine head on the model, which its margins need."""
+    ldam_max_margin: float = 0.5
+    """LDAM's margin of the smallest class. [C] 0.5"""
+    ldam_scale: float = 30.0
+    """Factor of LDAM's cosine logits. [C] 30"""
+    focal_gamma: float = 2.0
+    """Focal loss's exponent; 0 is cross-entropy. 2 in its paper"""
+    reweight: Literal["none", "class-balanced", "drw"] = "none"
+    """Weigh classes by their effective number of images: always (`class-balanced`), or from `drw_epoch` on (`drw`)."""
+    reweight_beta: float = 0.9999
+    """Beta of the effective number (1 - beta^n) / (1 - beta), in [0, 1); 0 weighs all classes alike. [C] 0.9999"""
+    drw_epoch: int = 160
+    """First epoch, counted from 0, that `reweight: drw` weighs. [C] 160"""
+    cmo: bool = False
+    """CMO: paste boxes of class-balanced real images into the batch's images, as CutMix does (long tails)."""
+    cmo_probability: float = 0.5
+    """Probability that CMO pastes into a batch. [C] 0.5"""
+    cmo_skip: tuple[int, int] = (4, 3)
+    """Epochs without CMO at the start and at the end. [C] 4 3"""
+    freeze_epochs: int = 0
+    """First epochs in which the head alone is trained and the backbone, its statistics included, stays as it is."""
+    protocol: Literal["validation", "reference"] = "validation"
+    """Which images pick the epoch: the held-out ones, or the test set as in the reference (optimistic: the report says so)."""
     gradient_clip: float = 0.0
     """Gradient norm above which gradients are scaled down; 0 is off."""
     precision: Precision = "auto"
@@ -218,6 +251,16 @@ class TrainConfig:
     """Processes per train worker that decode images; 0 decodes in the worker itself."""
     baseline: bool = False
     """Also train the same classifier without mixes, beside personalisation where there is room, to compare with."""
+
+
+@dataclass
+class EvaluateConfig:
+    """How the test set's figures are grouped."""
+
+    many_above: int = 20
+    """A class with more training images than this counts as many-shot. [C] 20 for CUB, 30 for Flowers"""
+    few_below: int = 5
+    """A class with fewer training images than this counts as few-shot, the rest as medium-shot. [C] 5 for CUB, 10 for Flowers"""
 
 
 @dataclass
@@ -252,6 +295,8 @@ class RunConfig:
     """Train while mixes are being made, or make all mixes first (the exactly reproducible way)."""
     seed: int = 0
     """Seed of the plan, of personalisation and of training."""
+    seeds: tuple[int, ...] = ()
+    """`diffmix run` does the whole job for each of these in OUT/seed-N and reports mean and standard deviation. Empty: `seed` alone."""
     address: str | None = None
     """Ray cluster: None starts one on this machine, or joins the one that the job was submitted to; `auto` joins a running one."""
     train_after: float = 0.05
@@ -271,6 +316,7 @@ class Config:
     personalize: PersonalizeConfig = field(default_factory=PersonalizeConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -337,6 +383,7 @@ def check(config: Config) -> None:
         require(even, "train.batch_size", train.batch_size, "even for each train worker where MixUp or CutMix is on")
     require(0 <= train.warmup_fraction < 1, "train.warmup_fraction", train.warmup_fraction, "at least 0 and below 1")
     require(0 <= train.label_smoothing < 1, "train.label_smoothing", train.label_smoothing, "at least 0 and below 1")
+    _check_long_tail(config, require)
     require(train.loader_workers >= 0, "train.loader_workers", train.loader_workers, "0 or more")
     require(
         train.batch_size % place.trainers == 0, "train.batch_size", train.batch_size, f"a multiple of placement.trainers, {place.trainers}"
@@ -349,3 +396,26 @@ def check(config: Config) -> None:
         "a number from 1, or a least and a most",
     )
     require(0 <= config.run.train_after <= 1, "run.train_after", config.run.train_after, "from 0 to 1")
+
+
+def _check_long_tail(config: Config, require: Callable[[bool, str, object, str], None]) -> None:
+    """The part of `check` about losses, schedules and groups for long tails, and about several seeds."""
+    train, evaluate, seeds = config.train, config.evaluate, config.run.seeds
+    require(train.hue is None or 0 <= train.hue <= 0.5, "train.hue", train.hue, "from 0 to 0.5")
+    for name in ("ldam_max_margin", "ldam_scale"):
+        require(getattr(train, name) > 0, f"train.{name}", getattr(train, name), "above 0")
+    require(train.focal_gamma >= 0, "train.focal_gamma", train.focal_gamma, "0 or more")
+    require(0 <= train.reweight_beta < 1, "train.reweight_beta", train.reweight_beta, "at least 0 and below 1")
+    late = f"below train.epochs, {train.epochs}, or it never starts"
+    require(train.reweight != "drw" or 0 <= train.drw_epoch < train.epochs, "train.drw_epoch", train.drw_epoch, late)
+    require(0 <= train.cmo_probability <= 1, "train.cmo_probability", train.cmo_probability, "a probability from 0 to 1")
+    if train.cmo:
+        require(not (train.mixup_alpha or train.cutmix_alpha), "train.cmo", True, "off where MixUp or CutMix is on")
+        fits = min(train.cmo_skip) >= 0 and sum(train.cmo_skip) < train.epochs
+        require(fits, "train.cmo_skip", train.cmo_skip, f"two numbers from 0 that leave some of the {train.epochs} epochs")
+    drops = train.lr_drop_epochs
+    require(list(drops) == sorted(set(drops)) and min(drops, default=0) >= 0, "train.lr_drop_epochs", drops, "rising epochs from 0")
+    require(0 <= train.freeze_epochs <= train.epochs, "train.freeze_epochs", train.freeze_epochs, f"from 0 to train.epochs, {train.epochs}")
+    few, many = evaluate.few_below, evaluate.many_above
+    require(0 <= few <= many + 1, "evaluate.few_below", few, f"from 0 to evaluate.many_above + 1, {many + 1}")
+    require(len(set(seeds)) == len(seeds), "run.seeds", seeds, "different numbers")

@@ -26,3 +26,8 @@ def soft_label(source: ArrayLike, target: ArrayLike, strength: ArrayLike, gamma:
 def one_hot(label: ArrayLike, num_classes: int) -> np.ndarray:
     """float32 [..., num_classes] with a 1 at `label`."""
     return np.eye(num_classes, dtype=np.float32)[np.asarray(label)]
+
+
+def smooth(label: np.ndarray, smoothing: float) -> np.ndarray:
+    """`(1 - smoothing) * label` plus the rest spread evenly over the classes; each row of [..., num_classes] keeps its sum."""
+    return (1 - smoothing) * label + smoothing * label.mean(-1, keepdims=True)

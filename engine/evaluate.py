@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from diffmix.config import Config
+import numpy as np
+
+from diffmix.classifier.metrics import by_class_size
+from diffmix.config import Config, EvaluateConfig
+from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine.classifier_loop import evaluate as evaluate_folder
@@ -20,4 +24,13 @@ def evaluate(config: Config) -> dict:
             f"{config.out or 'The run folder'} holds no classifier; set --out to a folder that `diffmix run` or `diffmix train` has finished."
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return evaluate_folder((out / "classifier").uri, prepare(config.data, out.uri).test.path, device)
+    data = prepare(config.data, out.uri)
+    result, _ = evaluate_folder((out / "classifier").uri, data.test.path, device)
+    return with_class_sizes(result, data.train, config.evaluate)
+
+
+def with_class_sizes(result: dict, train: RealSet, groups: EvaluateConfig) -> dict:
+    """`result` with `per_size`, the accuracy of classes that have many, medium or few images in `train`, where these differ."""
+    sizes = np.bincount(train.labels, minlength=len(train.class_names))
+    found = by_class_size(result.get("per_class", {}), sizes, groups.many_above, groups.few_below)
+    return {**result, "per_size": found} if found else result

@@ -39,7 +39,7 @@ def write_report(config: Config, out: Folder, data: Prepared, summary: dict, eve
         f"Diff-Mix: {len(data.train.class_names)} classes of {data.train.superclass}, {config.mix.strategy}",
         summary,
         yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False),
-        make_plots(summary, events, data.train.class_names),
+        make_plots(summary, events, data.train.class_names, _confusion(out / "classifier")),
         sheet,
         describe(rows),
     )
@@ -66,8 +66,12 @@ def report(config: Config) -> str:
     return write_report(config, out, prepare(config.data, out.uri), summary, read_events(out), store)
 
 
-def make_plots(summary: dict, events: list[dict], class_names: list[str]) -> list[Plot]:
-    """The plots for which the run has figures."""
+def _confusion(classifier: Folder) -> list[list[int]] | None:
+    return json.loads(classifier.read("confusion.json")) if classifier.exists("confusion.json") else None
+
+
+def make_plots(summary: dict, events: list[dict], class_names: list[str], confusion: list[list[int]] | None = None) -> list[Plot]:
+    """The plots for which the run has figures. `confusion` is the matrix of the classifier with mixes."""
     accuracy, baseline = summary.get("accuracy", {}), summary.get("baseline", {})
     found = [
         (
@@ -85,6 +89,16 @@ def make_plots(summary: dict, events: list[dict], class_names: list[str]) -> lis
             "Accuracy by class",
             "On the test set; of many classes those that gained or lost most.",
             plots.class_accuracy(accuracy, baseline, class_names),
+        ),
+        (
+            "Confusion",
+            "On the test set: what share of each class was taken for which class.",
+            plots.confusion_matrix(confusion, class_names),
+        ),
+        (
+            "Reliability",
+            "On the test set: how often the classifier is right when it is so sure. Training on soft labels can make it too modest.",
+            plots.reliability(accuracy, baseline),
         ),
     ]
     return [Plot(title, text, figure) for title, text, figure in found if figure is not None]

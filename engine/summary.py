@@ -35,10 +35,13 @@ def write_summary(session: Session, store: MixStore | None, concept: str | None)
         **figures(session.telemetry.events),
         "versions": versions(),
     }
+    from engine.evaluate import with_class_sizes  # torch and timm are needed only here, at the end
+
     for name, key in (("classifier", "accuracy"), ("baseline", "baseline")):
         folder = session.out / name
         if folder.exists("result.json"):
-            summary[key] = json.loads(folder.read("result.json"))
+            result = json.loads(folder.read("result.json"))
+            summary[key] = with_class_sizes(result, session.data.train, session.config.evaluate)
     if session.config.run.oracle and store:
         from diffmix.classifier.oracle import oracle_share
 

@@ -40,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
         from jobs.options import parse
 
         config = parse(rest, command, COMMANDS[command])
+        if config.run.seeds and command != "run":
+            one = f"{config.out}/seed-{config.run.seeds[0]}/config.yaml"
+            raise UserError(f"--run.seeds is for diffmix run; diffmix {command} takes one seed's configuration, such as --config {one}.")
         from jobs import commands
 
         action: Callable = getattr(commands, command)

@@ -10,10 +10,13 @@ from diffmix.errors import UserError
 
 
 def run(config: Config) -> None:
-    from engine.run import run as run_all
     from jobs.table import print_summary
 
     _require_shared_out(config)
+    if config.run.seeds:
+        from engine.seeds import run_seeds as run_all
+    else:
+        from engine.run import run as run_all
     summary = run_all(config)
     print_summary(summary, config)
 
