@@ -51,15 +51,16 @@ def _seconds(pipe: StableDiffusionPipeline, latent_shape: tuple[int, ...]) -> fl
     """Seconds of one UNet call, after one that warms up."""
     import torch
 
+    from diffmix.prompt_encoder import PromptEncoder
+
     unet = pipe.unet
     latents = torch.zeros(latent_shape, device=unet.device, dtype=unet.dtype)
-    text_shape = (latent_shape[0], pipe.tokenizer.model_max_length, unet.config.cross_attention_dim)
-    text = torch.zeros(text_shape, device=unet.device, dtype=unet.dtype)
+    text = PromptEncoder(pipe, side=latent_shape[-1] * pipe.vae_scale_factor).encode([""]).rows([0] * latent_shape[0]).unet_inputs()
     start = 0.0
     with torch.inference_mode():
         for _ in range(2):
             torch.cuda.synchronize()
             start = time.perf_counter()
-            unet(latents, 1, encoder_hidden_states=text)
+            unet(latents, 1, **text)
         torch.cuda.synchronize()
     return time.perf_counter() - start
