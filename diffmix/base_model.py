@@ -87,7 +87,9 @@ def _parts(model: ModelConfig, index: dict) -> tuple[str, ...]:
     parts = _PARTS + _XL_PARTS * any(name in index for name in _XL_PARTS)
     for name in parts:
         if not isinstance(index.get(name), list) or None in index[name]:  # an optional part that is left out is [null, null]
-            raise UserError(f"{model.base} is not a Stable Diffusion 1.x, 2.x or XL pipeline (it has no {name}); choose another --model.base.")
+            raise UserError(
+                f"{model.base} is not a Stable Diffusion 1.x, 2.x or XL pipeline (it has no {name}); choose another --model.base."
+            )
     return parts
 
 

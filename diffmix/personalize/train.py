@@ -64,11 +64,15 @@ def train_concept(
     pipe = load_base(model, "cpu", dtype)
     tokens, module = _prepare(pipe, model, personalize, real, seed, device)
     latents = [
-        LatentCache(pipe.vae, images, resolution_of(model, pipe), personalize.flip, rank, world_size) for images in (real, painted) if images is not None
+        LatentCache(pipe.vae, images, resolution_of(model, pipe), personalize.flip, rank, world_size)
+        for images in (real, painted)
+        if images is not None
     ]
     pipe.vae.to("cpu")  # not needed any more
     batch_size, accumulation = personalize.batch_size, personalize.gradient_accumulation_steps
-    batches = Batches(latents[0], real.labels, personalize, module.num_timesteps, seed, batch_size * accumulation * world_size, *latents[1:])
+    batches = Batches(
+        latents[0], real.labels, personalize, module.num_timesteps, seed, batch_size * accumulation * world_size, *latents[1:]
+    )
 
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     optimizer = make_optimizer(trained, personalize)
