@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 from diffmix.errors import UserError
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffmix.base_model import Pipeline
 
 log = logging.getLogger(__name__)
 
 
-def choose_attention(pipe: StableDiffusionPipeline, choice: Literal["auto", "xformers", "sdpa"], latent_shape: tuple[int, ...]) -> str:
+def choose_attention(pipe: Pipeline, choice: Literal["auto", "xformers", "sdpa"], latent_shape: tuple[int, ...]) -> str:
     """Set the UNet's attention kernels and return their name, `xformers` or `sdpa`.
 
     `auto` is sdpa on a CPU; on a GPU it times one UNet call at `latent_shape` (batch, channels, height, width) with each,
@@ -47,7 +47,7 @@ def choose_attention(pipe: StableDiffusionPipeline, choice: Literal["auto", "xfo
     return faster
 
 
-def _seconds(pipe: StableDiffusionPipeline, latent_shape: tuple[int, ...]) -> float:
+def _seconds(pipe: Pipeline, latent_shape: tuple[int, ...]) -> float:
     """Seconds of one UNet call, after one that warms up."""
     import torch
 

@@ -16,7 +16,7 @@ from diffmix.base_model import is_xl, text_parts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from diffmix.base_model import Pipeline
 
 _AT_ONCE = 64  # prompts in one call of the text encoders
 
@@ -52,7 +52,7 @@ class PromptEncoder(nn.Module):
     for zeros there (`force_zeros_for_empty_prompt`), it is encoded as zeros, as stock does where no negative prompt is given.
     """
 
-    def __init__(self, pipe: StableDiffusionPipeline | StableDiffusionXLPipeline, side: int):
+    def __init__(self, pipe: Pipeline, side: int):
         super().__init__()
         self.pipe = pipe
         self.tokenizers = [tokenizer for tokenizer, _ in text_parts(pipe)]
