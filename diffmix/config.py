@@ -105,12 +105,22 @@ class PersonalizeConfig:
     """Min-SNR loss weighting's gamma, 5 is usual. None: off."""
     noise_offset: float = 0.0
     """Standard deviation of a per-channel offset added to the noise; 0 is off."""
+    prior_weight: float = 0.0
+    """Weight of prior preservation (DreamBooth): the loss on images of the superclass that the base model made; 1 is usual. 0: off."""
+    prior_images: int = 200
+    """Images of the superclass that the base model makes for prior preservation, once, into the run folder's `prior/`."""
+    use_8bit_adam: bool = False
+    """Keep AdamW's state in 8 bits, which needs bitsandbytes; saves memory with large bases and ranks."""
     weight_decay: float = 1e-2
     """AdamW's weight decay, on the LoRA matrices only."""
     max_grad_norm: float = 1.0
     """Gradient norm above which gradients are scaled down."""
     gradient_checkpointing: bool = False
     """Trade UNet recomputation for memory."""
+    large_batch: int = 1
+    """Fold this many steps into one: batch_size times this, steps divided by this, learning rates times its square root."""
+    compile: bool = False
+    """Compile the UNet's blocks with torch.compile (on a GPU, pays off after some thousand steps)."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
 
@@ -370,7 +380,16 @@ def check(config: Config) -> None:
     at_least_one = {
         "mix": ("num_inference_steps", "batch"),
         "train": ("epochs", "batch_size", "resolution", "eval_every"),
-        "personalize": ("steps", "batch_size", "lora_rank", "vectors_per_token", "gradient_accumulation_steps", "checkpoint_every"),
+        "personalize": (
+            "steps",
+            "batch_size",
+            "lora_rank",
+            "vectors_per_token",
+            "gradient_accumulation_steps",
+            "checkpoint_every",
+            "prior_images",
+            "large_batch",
+        ),
         "placement": ("trainers", "personalizers"),
     }
     for group, names in at_least_one.items():
@@ -388,6 +407,11 @@ def check(config: Config) -> None:
     require(
         train.batch_size % place.trainers == 0, "train.batch_size", train.batch_size, f"a multiple of placement.trainers, {place.trainers}"
     )
+    dropout, snr_gamma = personalize.prompt_dropout, personalize.snr_gamma
+    require(0 <= dropout <= 1, "personalize.prompt_dropout", dropout, "a probability from 0 to 1")
+    require(snr_gamma is None or snr_gamma > 0, "personalize.snr_gamma", snr_gamma, "above 0")
+    require(personalize.noise_offset >= 0, "personalize.noise_offset", personalize.noise_offset, "0 or more")
+    require(personalize.prior_weight >= 0, "personalize.prior_weight", personalize.prior_weight, "0 or more")
     require(personalize.tokens or personalize.lora, "personalize.tokens", False, "on where personalize.lora is off")
     require(
         len(place.mixers) in (1, 2) and 1 <= place.mixers[0] <= place.mixers[-1],

@@ -1,8 +1,8 @@
 """The generator: a batch of mix specs and source images in, mixed images out.
 
 One call handles mixes of different sources, target classes, strengths and seeds, and each image is what stock
-`StableDiffusionImg2ImgPipeline` (or `StableDiffusionPipeline`, for strategies from noise) gives for it alone with
-`generator=torch.Generator().manual_seed(seed)`. In half precision the noise is the fp32 noise, rounded, so that a mix is
+`StableDiffusionImg2ImgPipeline` (or `StableDiffusionPipeline`, for strategies from noise; for an SDXL base their XL kin) gives
+for it alone with `generator=torch.Generator().manual_seed(seed)`. In half precision the noise is the fp32 noise, rounded, so that a mix is
 the same picture in every precision (the stock pipelines draw other noise there).
 """
 
@@ -24,6 +24,7 @@ from diffmix.config import MixConfig, ModelConfig
 from diffmix.errors import UserError
 from diffmix.images import decode
 from diffmix.plan import MixSpec, denoising_steps
+from diffmix.prompt_encoder import PromptEncoder
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Mixer:
         self.attention = choose_attention(self.pipe, model.attention, (mix.batch * (1 + self.guided), *self.latent_shape[1:]))
         if model.compile:
             self.pipe.unet.compile_repeated_blocks()
-        self._text = self._encode_prompts([*self.prompts, mix.negative_prompt])
+        self._text = PromptEncoder(self.pipe, self.resolution).encode([*self.prompts, mix.negative_prompt])
         self._sources: OrderedDict[str, _Source] = OrderedDict()
         self._cached_bytes = 0
         log.info("mixer on %s in %s, %d px, attention %s", self.device, dtype, self.resolution, self.attention)
@@ -130,12 +131,11 @@ class Mixer:
         else:
             noise = torch.cat([self._noise(generator) for generator in generators]).to(self.device)
             latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(specs)))
-        text = self._text[[spec.target_label for spec in specs]]
-        if self.guided:
-            text = torch.cat([self._text[-1:].expand_as(text), text])
+        unconditional_rows = [len(self.prompts)] * len(specs) if self.guided else []
+        text = self._text.rows(unconditional_rows + [spec.target_label for spec in specs]).unet_inputs()
         for timestep in timesteps:
             inputs = torch.cat([latents] * 2) if self.guided else latents
-            predicted = self.pipe.unet(inputs, timestep, encoder_hidden_states=text, return_dict=False)[0]
+            predicted = self.pipe.unet(inputs, timestep, **text, return_dict=False)[0]
             if self.guided:
                 unconditional, conditional = predicted.chunk(2)
                 predicted = unconditional + guidance * (conditional - unconditional)
@@ -147,7 +147,7 @@ class Mixer:
         vae = self.pipe.vae
         images = []
         for part in latents.split(max(1, _DECODE_PIXELS // self.resolution**2)):
-            pixels = vae.decode(part / vae.config.scaling_factor, return_dict=False)[0].float()
+            pixels = vae.decode((part / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0].float()
             pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
             images += [Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).cpu().numpy()]
         return images
@@ -156,12 +156,6 @@ class Mixer:
         from diffusers import DPMSolverMultistepScheduler
 
         self.pipe.scheduler = DPMSolverMultistepScheduler.from_config(self.pipe.scheduler.config)
-
-    def _encode_prompts(self, texts: list[str]) -> torch.Tensor:
-        """[len(texts), L, dim]"""
-        with torch.inference_mode():
-            parts = [texts[i : i + 64] for i in range(0, len(texts), 64)]
-            return torch.cat([self.pipe.encode_prompt(part, self.device, 1, False)[0] for part in parts])
 
     def _source(self, spec: MixSpec, source: bytes | Image.Image | None) -> _Source | None:
         """The encoded source, from the cache where it is there.
@@ -177,9 +171,9 @@ class Mixer:
         if source is None:
             raise ValueError(f"mix {spec.mix_id} has no source image")
         image = decode(source, sys.maxsize) if isinstance(source, bytes) else source.convert("RGB")  # sizes were checked when read
-        pixels = to_tensor(image, self.resolution)[None].to(self.device, self.dtype)
+        pixels = to_tensor(image, self.resolution)[None].to(self.device, self.pipe.vae.dtype)
         posterior = self.pipe.vae.encode(pixels).latent_dist
-        encoded = _Source(posterior.mean, posterior.std, image.size)
+        encoded = _Source(posterior.mean.to(self.dtype), posterior.std.to(self.dtype), image.size)
         size = 2 * encoded.mean.nbytes
         self._sources[spec.source_id] = encoded
         self._cached_bytes += size

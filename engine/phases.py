@@ -41,7 +41,8 @@ def personalize(session: Session) -> str | None:
     folder = session.out / "concept"
     place = config.placement
     start = time.time()
-    job = PersonalizeJob(config, session.data.train.path, folder.uri, session.telemetry.reporter)
+    prior = session.out / "prior"
+    job = PersonalizeJob(config, session.data.train.path, folder.uri, prior.uri, session.telemetry.reporter)
     key = _key(concept_settings(config.personalize), config.run.seed, session.data.train.fingerprint, base_fingerprint(config.model))
     _fit(session, personalize_loop, {"job": job}, f"personalize-{key}", place.personalizers)
     session.telemetry.record("personalize", start=start, end=time.time())

@@ -50,6 +50,7 @@ def check_inputs(config: Config) -> tuple[Folder, Prepared]:
     from diffmix.base_model import check_base
     from diffmix.classifier.model import describe
     from diffmix.concept import prompt
+    from diffmix.personalize.optimizer import check_optimizer
 
     check(config)
     if not config.out:
@@ -60,6 +61,7 @@ def check_inputs(config: Config) -> tuple[Folder, Prepared]:
         )
     out = Folder(config.out).create()
     check_base(config.model)
+    check_optimizer(config.personalize)
     for template in (*config.personalize.prompts, config.personalize.initializer):
         prompt(template, None, "class", "superclass")
     data = prepare(config.data, out.uri)
