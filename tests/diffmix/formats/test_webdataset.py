@@ -80,7 +80,7 @@ def test_what_is_no_mix(tmp_path, shards, name, data, sentence):
 def test_a_sample_without_the_fields_of_a_mix(tmp_path, shards):
     add(shards[2], "x.jpg", b"1")
     add(shards[2], "x.json", json.dumps({"label": 3}).encode())
-    with pytest.raises(UserError, match="The sample x in .* does not describe a mix"):
+    with pytest.raises(UserError, match=r"The sample x in .* does not describe a mix"):
         list(layout.read(Folder(str(tmp_path / "shards"))))
 
 
