@@ -10,7 +10,6 @@ from diffmix.config import Config
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from diffmix.storage import Folder
-from engine.composed import is_composed
 from engine.stages import make_plan
 from engine.store import MixStore
 
@@ -45,8 +44,6 @@ def find_concept(config: Config, out: Folder, real: RealSet) -> str | None:
 def bind_store(config: Config, out: Folder, real: RealSet, concept: str | None) -> MixStore:
     """This run's mix store, tied to its plan; `UserError` where the folder holds another plan's mixes."""
     store = MixStore((out / "mixes").uri)
-    if is_composed(store):
-        raise UserError(f"{store.folder.uri} was put together by `diffmix compose`: it can be trained on, but nothing can be added to it.")
     identity = {
         "class_names": real.class_names,
         "plan": make_plan(config, real).settings,

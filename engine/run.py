@@ -55,6 +55,9 @@ def personalize(config: Config) -> str:
 def synthesize(config: Config) -> dict:
     """All mixes, personalising first where that is not done. Gives the summary so far."""
     with open_session(config) as session:
+        composed = find_composed(session.out, session.data.train)
+        if composed:  # it is whole
+            return write_summary(session, composed, None)
         concept = phases.personalize(session)
         store = bind_store(config, session.out, session.data.train, concept)
         phases.synthesize(session, phases.mix_job(session, concept, store))
