@@ -148,7 +148,7 @@ def test_export_and_back(tmp_path, config, format, rejected):
     for row, was in zip(found, wanted, strict=True):
         assert same(row, was, but=("mix_id", "image") if format == "reference" else ("mix_id",))
         assert np.array_equal(*(np.asarray(Image.open(io.BytesIO(each["image"]))) for each in (row, was)))
-    with pytest.raises(UserError, match="is not empty; choose another --export.to"):
+    with pytest.raises(UserError, match=r"is not empty; choose another --export\.to"):
         export(options)
 
 
