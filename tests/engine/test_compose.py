@@ -152,6 +152,19 @@ def test_export_and_back(tmp_path, config, format, rejected):
         export(options)
 
 
+@pytest.mark.parametrize("format", ["imagefolder", "webdataset", "reference"])
+def test_on_an_object_store(tmp_path, config, object_store, format):
+    options = config("low")
+    fill(tmp_path / "low", rows(30, 0.7))
+    options.export.format, options.export.to = format, "s3://bucket/Vögel/to"
+    assert export(options) == "24 mixes"
+    composed = config("", tmp_path / "low", "s3://bucket/Vögel/to", count=(1, 24))
+    composed.out = "s3://bucket/new"
+    assert compose(composed)["planned"] == 25
+    found = [row for table in MixStore("s3://bucket/new/mixes").tables() for row in table.to_pylist()]
+    assert [row["seed"] for row in found[1:]] == [row["seed"] for row in rows(30, 0.7) if row["accepted"]]
+
+
 def test_ids_of_a_whole_store_stay(tmp_path, config, photos):
     names = ["red one", "green", "blau", "黄"]
     fill(tmp_path / "low", rows(23, 0.7, names), names)
