@@ -10,10 +10,8 @@ from safetensors.torch import load_file
 
 from diffmix.config import to_dict
 from diffmix.formats import reference
-from diffmix.storage import Folder
 from engine.compose import compose
 from engine.run import run, synthesize
-from engine.store import MixStore
 from jobs.cli import main
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -33,35 +31,47 @@ def theirs(tmp_path_factory, photos):
     return folder
 
 
-def test_train_on_the_references_mixes(tmp_path, small_config, theirs, capsys):
-    config = small_config(tmp_path / "out", **{"compose.stores": (str(theirs),), "mix.strategy": "diff-mix", "mix.synthetic_p": 0.5})
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(to_dict(config)))
+@pytest.fixture(scope="module")
+def options(small_config, theirs):
+    """The configuration of a job on those mixes, of which it takes some or all."""
+
+    def make(out, **changes):
+        settings = {"mix.strategy": "diff-mix", "mix.synthetic_p": 0.5, "train.epochs": 2}
+        return small_config(out, **{"compose.stores": (str(theirs),), **settings, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, options):
+    """A run folder: composed, then trained on, through the command line."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(to_dict(options(folder / "out"))))
     assert main(["compose", "--config", str(recipe)]) == 0
     assert main(["train", "--config", str(recipe)]) == 0
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    return folder / "out"
+
+
+def test_a_classifier_of_the_references_mixes(trained):
+    summary = json.loads((trained / "summary.json").read_text())
     assert summary["plan"] == {"planned": 32, "stored": 32, "rejected": 0}
     assert 0.3 < summary["trainer"]["synthetic_share"] < 0.7
-    weights = load_file(tmp_path / "out" / "classifier" / "model.safetensors")
-    timm.create_model("resnet10t", num_classes=4).load_state_dict(weights)
-    assert (tmp_path / "out" / "report" / "mixes.png").exists()
-    assert not (tmp_path / "out" / "concept").exists()
-
-    # `run` finds everything done, and `synthesize` finds nothing to make.
-    classifier = tmp_path / "out" / "classifier" / "model.safetensors"
-    before = classifier.stat().st_mtime_ns
-    assert run(config)["plan"] == summary["plan"]
-    assert synthesize(config)["plan"] == summary["plan"]
-    assert classifier.stat().st_mtime_ns == before
+    timm.create_model("resnet10t", num_classes=4).load_state_dict(load_file(trained / "classifier" / "model.safetensors"))
+    assert (trained / "report" / "mixes.png").exists()
+    assert not (trained / "concept").exists(), "diff-mix would personalise, but there is nothing to make"
 
 
-def test_another_composition_is_another_classifier(tmp_path, small_config, theirs):
-    found = []
-    for name, changes in (("all", {}), ("few", {"compose.count": (3,)})):
-        config = small_config(tmp_path / name, **{"compose.stores": (str(theirs),), "mix.synthetic_p": 0.5, "train.epochs": 2, **changes})
-        compose(config)
-        summary = run(config)
-        assert summary["plan"]["planned"] == len(next(MixStore(str(tmp_path / name / "mixes")).tables(["mix_id"])))
-        found.append(load_file(tmp_path / name / "classifier" / "model.safetensors"))
-    assert any((found[0][key] != found[1][key]).any() for key in found[0])
-    assert Folder(str(tmp_path / "few")).exists("mixes")
+def test_all_is_done(trained, options):
+    before = (trained / "classifier" / "model.safetensors").stat().st_mtime_ns
+    for command in (run, synthesize):
+        assert command(options(trained))["plan"] == {"planned": 32, "stored": 32, "rejected": 0}
+    assert (trained / "classifier" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_run_trains_on_another_composition(tmp_path, trained, options):
+    config = options(tmp_path / "out", **{"compose.count": (3,)})
+    compose(config)
+    assert run(config)["plan"] == {"planned": 3, "stored": 3, "rejected": 0}
+    one, other = (load_file(out / "classifier" / "model.safetensors") for out in (trained, tmp_path / "out"))
+    assert any((one[key] != other[key]).any() for key in one)
