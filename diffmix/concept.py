@@ -17,7 +17,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import shutil
 import string
 from dataclasses import dataclass, field
@@ -25,8 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmix.base_model import is_xl, text_parts
+from diffmix.class_names import plain, spoken
 from diffmix.config import PersonalizeConfig
 from diffmix.errors import UserError
+from diffmix.formats import lora, reference_concept
 
 if TYPE_CHECKING:
     import torch
@@ -38,15 +39,8 @@ XL_KEYS = ("clip_l", "clip_g")
 LORA_FILE = "pytorch_lora_weights.safetensors"
 EMBEDS_FILE = "learned_embeds.safetensors"
 CONCEPT_FILE = "concept.json"
-REFERENCE_EMBEDS_FILE = "learned_embeds-steps-last.bin"
-"""The reference implementation's tokens: a pickled dict with `learned_embeds_dict` and `name2placeholder`."""
 
 _FIELDS = {"token", "class_name", "superclass"}
-
-
-def spoken(class_name: str) -> str:
-    """A class name as it is said in a prompt: `001.Black_footed_Albatross` is `Black footed Albatross`."""
-    return re.sub(r"^\d+\.\s*(?=\D)", "", class_name).replace("_", " ").strip() or class_name
 
 
 def prompt(template: str, token: str | None, class_name: str, superclass: str) -> str:
@@ -101,8 +95,8 @@ class Concept:
         Raises `UserError` for a folder that is missing, no concept, or incomplete.
         """
         folder = Path(folder)
-        if not (folder / CONCEPT_FILE).exists() and (folder / REFERENCE_EMBEDS_FILE).exists():
-            return _load_reference(folder)
+        if not (folder / CONCEPT_FILE).exists() and reference_concept.found_in(folder):
+            return Concept(**reference_concept.description(folder), folder=folder)
         try:
             stored = json.loads((folder / CONCEPT_FILE).read_text(encoding="utf-8"))
             concept = Concept(**stored, folder=folder)
@@ -121,7 +115,7 @@ class Concept:
         """sha256 over the description and the weights; the same wherever the folder lies."""
         assert self.folder is not None
         digest = hashlib.sha256(json.dumps(self._stored(), sort_keys=True).encode())
-        for name in (EMBEDS_FILE, LORA_FILE, REFERENCE_EMBEDS_FILE):
+        for name in (EMBEDS_FILE, reference_concept.EMBEDS_FILE, *lora.FILES, lora.PEFT_CONFIG):
             file = self.folder / name
             digest.update(file.read_bytes() if file.exists() else b"")
         return digest.hexdigest()
@@ -168,7 +162,7 @@ class Concept:
 
     def check_matches(self, class_names: list[str], base_fingerprint: str, where: str) -> None:
         """Raise `UserError` where this concept, found at `where`, lacks one of the classes or is for another base model."""
-        lacking = [name for name in class_names if name not in self.class_names]
+        lacking = [name for name in class_names if self._name(name) is None]
         if lacking:
             raise UserError(
                 f"The concept in {where} was made for other classes (it has no {lacking[0]!r}"
@@ -198,10 +192,24 @@ class Concept:
                 rows = stored[XL_KEYS[encoder]].split(self.vectors_per_token)
                 return dict(zip(self.tokens.values(), rows, strict=True))
             return stored if encoder == 0 else {}
-        if encoder:
-            return {}
-        rows = _read_reference(self.folder)["learned_embeds_dict"]
-        return {token: row.float().reshape(-1, row.shape[-1]) for token, row in rows.items()}
+        return reference_concept.embeds(self.folder) if encoder == 0 else {}
+
+    def lora_weights(self) -> dict[str, torch.Tensor]:
+        """The UNet's LoRA in float32, in diffusers' naming with `unet.` in front; empty for a concept of tokens alone."""
+        assert self.folder is not None
+        file = lora.find(self.folder)
+        return lora.read(file) if self.lora_rank and file else {}
+
+    def token(self, class_name: str) -> str | None:
+        """A class's token; None for a concept without tokens, or without this class."""
+        return self.tokens.get(self._name(class_name) or "")
+
+    def _name(self, class_name: str) -> str | None:
+        """A class's name as the concept spells it: other people's files write underscores, slashes and capitals as they like."""
+        if class_name in self.class_names:
+            return class_name
+        alike = [name for name in self.class_names if plain(name) == plain(class_name)]
+        return alike[0] if len(alike) == 1 else None
 
     def apply(self, pipe: Pipeline, use_tokens: bool = True, use_lora: bool = True, fuse: bool = True) -> None:
         """Put the tokens in the pipeline's tokenizers and text encoders, and the LoRA in its UNet.
@@ -213,9 +221,9 @@ class Concept:
             if use_tokens and self.tokens:
                 add_tokens(pipe, self.embeds(), self.embeds(1))
             if use_lora and self.lora_rank:
-                # `load_lora_weights` does the same, and warns that there is nothing for the text encoder.
-                state, alphas = pipe.lora_state_dict(self.folder)
-                pipe.load_lora_into_unet(state, alphas, pipe.unet)
+                # `load_lora_weights` does the same, but warns that there is nothing for the text encoder, and takes nothing at all
+                # from keys without `unet.` in front, as the reference's are.
+                pipe.load_lora_into_unet(self.lora_weights(), None, pipe.unet)
                 if fuse:
                     pipe.unet.fuse_lora()
                     pipe.unet.unload_lora()
@@ -256,42 +264,3 @@ def add_tokens(pipe: Pipeline, embeds: dict[str, torch.Tensor], embeds_2: dict[s
 def spell(token: str, vectors: int) -> list[str]:
     """The tokenizer entries of a token of several vectors, as diffusers names them: `<a>`, `<a>_1`, `<a>_2`."""
     return [token, *(f"{token}_{i}" for i in range(1, vectors))]
-
-
-def _read_reference(folder: Path) -> dict:
-    import pickle
-
-    import torch
-
-    try:
-        stored = torch.load(folder / REFERENCE_EMBEDS_FILE, map_location="cpu", weights_only=True)
-        return {key: stored[key] for key in ("learned_embeds_dict", "name2placeholder")}
-    except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{folder / REFERENCE_EMBEDS_FILE} cannot be read as the reference implementation's tokens; copy it again."
-        ) from error
-
-
-def _load_reference(folder: Path) -> Concept:
-    stored = _read_reference(folder)
-    tokens = {str(name): str(token) for name, token in stored["name2placeholder"].items()}
-    rank = 0
-    if (folder / LORA_FILE).exists():
-        from safetensors import safe_open
-
-        with safe_open(folder / LORA_FILE, "pt") as file:
-            rank = min(min(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - not a dict
-    return Concept(
-        class_names=list(tokens),
-        superclass="",
-        tokens=tokens,
-        vectors_per_token=1,
-        lora_rank=rank,
-        base="unknown",
-        revision=None,
-        base_fingerprint="",
-        steps=0,
-        seed=0,
-        data_fingerprint="",
-        folder=folder,
-    )

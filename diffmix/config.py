@@ -316,6 +316,32 @@ class RunConfig:
 
 
 @dataclass
+class ComposeConfig:
+    """`diffmix compose`: several sets of mixes into one, in OUT/mixes, which `diffmix train` then takes as it is."""
+
+    stores: tuple[str, ...] = ()
+    """What to put together: run folders, mix stores, and folders in the layouts of `export.format`, the reference
+    implementation's among them. Classes are matched by name to those of `data.train`, or else of the first store."""
+    share: tuple[float, ...] = ()
+    """Share of each one's mixes to take, drawn by `run.seed` (0 to 1]: one number for all, or one for each. Empty: all."""
+    count: tuple[int, ...] = ()
+    """Number of each one's mixes to take instead: one for all, or one for each. Empty: `share` decides."""
+
+
+@dataclass
+class ExportConfig:
+    """`diffmix export`: OUT's mixes or concept in another layout."""
+
+    format: Literal["imagefolder", "webdataset", "reference", "reference-concept", "peft-concept"] = "imagefolder"
+    """Mixes as a Hugging Face imagefolder, as WebDataset shards or as the reference implementation writes them; or the concept
+    in the reference's files (old attention-processor LoRA) or with peft's LoRA."""
+    to: str = ""
+    """Folder that it goes to, which must be empty: a local path, s3:// or gs://."""
+    rejected: bool = False
+    """Also export the mixes that the gate rejected."""
+
+
+@dataclass
 class Config:
     """All options. `out` is the run folder: everything that the run makes goes there, and a second run goes on from it."""
 
@@ -329,6 +355,8 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    compose: ComposeConfig = field(default_factory=ComposeConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
 
 
 def to_dict(config: object) -> dict:
@@ -420,6 +448,7 @@ def check(config: Config) -> None:
         "a number from 1, or a least and a most",
     )
     require(0 <= config.run.train_after <= 1, "run.train_after", config.run.train_after, "from 0 to 1")
+    _check_compose(config, require)
 
 
 def _check_long_tail(config: Config, require: Callable[[bool, str, object, str], None]) -> None:
@@ -443,3 +472,17 @@ def _check_long_tail(config: Config, require: Callable[[bool, str, object, str],
     few, many = evaluate.few_below, evaluate.many_above
     require(0 <= few <= many + 1, "evaluate.few_below", few, f"from 0 to evaluate.many_above + 1, {many + 1}")
     require(len(set(seeds)) == len(seeds), "run.seeds", seeds, "different numbers")
+
+
+def _check_compose(config: Config, require: Callable[[bool, str, object, str], None]) -> None:
+    compose = config.compose
+    for share in compose.share:
+        require(0 < share <= 1, "compose.share", share, "above 0 and at most 1")
+    for count in compose.count:
+        require(count >= 1, "compose.count", count, "at least 1")
+    require(not (compose.share and compose.count), "compose.share", compose.share, "left out where compose.count is set")
+    for name in ("share", "count"):
+        given = len(getattr(compose, name))
+        require(
+            given in (0, 1, len(compose.stores)), f"compose.{name}", getattr(compose, name), "one number, or one for each of compose.stores"
+        )

@@ -78,8 +78,7 @@ class Mixer:
         self.device, self.dtype = torch.device(device), dtype
         self.resolution = resolution_of(model, self.pipe)
         self._set_scheduler()
-        tokens = loaded.tokens if loaded else {}
-        self.prompts = [prompt(template, tokens.get(name), name, superclass) for name in class_names]
+        self.prompts = [prompt(template, loaded.token(name) if loaded else None, name, superclass) for name in class_names]
         """The prompt of each class, in label order."""
         side = self.resolution // self.pipe.vae_scale_factor
         self.latent_shape = (1, self.pipe.unet.config.in_channels, side, side)

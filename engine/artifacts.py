@@ -45,6 +45,7 @@ def bind_store(config: Config, out: Folder, real: RealSet, concept: str | None) 
     """This run's mix store, tied to its plan; `UserError` where the folder holds another plan's mixes."""
     store = MixStore((out / "mixes").uri)
     identity = {
+        "class_names": real.class_names,
         "plan": make_plan(config, real).settings,
         "data": real.fingerprint,
         "concept": Concept.load(Folder(concept).fetch()).fingerprint if concept else None,

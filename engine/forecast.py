@@ -9,8 +9,8 @@ import numpy as np
 from diffmix.config import Config
 from diffmix.plan import denoising_steps
 from engine.cluster import demand
+from engine.composed import plan_of
 from engine.session import check_inputs
-from engine.stages import make_plan
 from engine.store import MixStore
 
 
@@ -21,10 +21,11 @@ def forecast(config: Config) -> dict:
     is none. Checks and decodes the data (which a later run then reuses), and raises what that raises.
     """
     out, data = check_inputs(config)
-    plan = make_plan(config, data.train)
+    store = MixStore((out / "mixes").uri)
+    plan = plan_of(config, data.train, store)
     strengths = plan.columns(np.arange(len(plan)))["strength"]
     steps = int(denoising_steps(strengths, config.mix.num_inference_steps).sum())
-    stored = len(MixStore((out / "mixes").uri).stored_chunks())
+    stored = len(store.stored_chunks())
     need = demand(config)
     result: dict = {
         "real images (train, validation, test)": ", ".join(str(len(part)) if part else "0" for part in (data.train, data.val, data.test)),

@@ -18,7 +18,7 @@ from diffmix.report import plots
 from diffmix.report.html import Plot, png, render_report
 from diffmix.report.pictures import Mixed, Row, describe, mix_sheet
 from diffmix.storage import Folder
-from engine.stages import make_plan
+from engine.composed import ComposedPlan, is_composed, plan_of
 from engine.store import MixStore
 from engine.telemetry import read_events
 
@@ -34,7 +34,8 @@ def write_report(config: Config, out: Folder, data: Prepared, summary: dict, eve
     shown; the same store gives the same picture. Where there is no mix to show, gives the path of the page.
     """
     rows = choose_rows(config, data.train, store) if store else []
-    sheet = mix_sheet(rows, _sheet_title(config.mix.strategy.split("-")[1])) if rows else None
+    kind = "composed" if store and is_composed(store) else config.mix.strategy.split("-")[1]
+    sheet = mix_sheet(rows, _sheet_title(kind)) if rows else None
     page = render_report(
         f"Diff-Mix: {len(data.train.class_names)} classes of {data.train.superclass}, {config.mix.strategy}",
         summary,
@@ -106,7 +107,7 @@ def make_plots(summary: dict, events: list[dict], class_names: list[str], confus
 
 def choose_rows(config: Config, real: RealSet, store: MixStore) -> list[Row]:
     """A few stored and accepted mixes, spread over classes and strengths: rows of one source image, or of one class from noise."""
-    plan = make_plan(config, real)
+    plan = plan_of(config, real, store)
     chunk_of = np.full(len(plan), -1)
     for chunk in store.stored_chunks():
         if chunk < plan.num_chunks:
@@ -122,7 +123,7 @@ def choose_rows(config: Config, real: RealSet, store: MixStore) -> list[Row]:
     return [_row(made, real) for made in sorted(shown, key=lambda made: made[0]["source_label"])]
 
 
-def _groups(plan: MixPlan, available: np.ndarray) -> list[list[int]]:
+def _groups(plan: MixPlan | ComposedPlan, available: np.ndarray) -> list[list[int]]:
     """Mix ids by row of the sheet, each row's and the rows themselves in order of preference."""
     columns = plan.columns(available)
     key = columns["target_label"] if plan.kind == "gen" else columns["source"]
@@ -165,7 +166,9 @@ def _spread(mixes: list[tuple[int, float]]) -> list[int]:
 def _row(made: list[dict], real: RealSet) -> Row:
     """A row of stored mixes, strength rising."""
     names, first = real.class_names, made[0]
-    source = images.decode(real.image_bytes(real.index_of(first["source_id"]))) if first["source_id"] else None
+    # The mixes of a composed store may come from images that this run does not have.
+    there = first["source_id"] in real.image_ids if first["source_id"] else False
+    source = images.decode(real.image_bytes(real.index_of(first["source_id"]))) if there else None
     mixes = [Mixed(images.decode(mix["image"]), names[mix["target_label"]], mix["strength"]) for mix in made]
     return Row(source, names[first["source_label"]], sorted(mixes, key=lambda mix: round(mix.strength, 2)))
 
@@ -175,6 +178,7 @@ def _sheet_title(kind: str) -> str:
         "gen": "Images made from noise",
         "aug": "Left a real image, right of it the same image redrawn as its own class",
         "mix": "Left a real image, right of it the same image translated into other classes",
+        "composed": "Mixes that were put together, and left the real image where it is among the training images",
     }[kind]
 
 

@@ -10,6 +10,7 @@ import ray
 from diffmix.config import Config
 from engine import phases
 from engine.artifacts import bind_store, find_concept
+from engine.composed import find_composed
 from engine.session import Session, open_session
 from engine.store import MixStore
 from engine.summary import write_summary
@@ -20,15 +21,22 @@ log = logging.getLogger(__name__)
 def run(config: Config) -> dict:
     """Everything, going on where an earlier run of the same folder ended. Gives what `summary.json` then holds.
 
+    On mixes that `diffmix compose` has put there, this trains and no more.
     Raises `UserError` for anything that the user can mend.
     """
     with open_session(config) as session:
         baseline = _Baseline(session)
-        concept = phases.personalize(session)
-        store = bind_store(config, session.out, session.data.train, concept)
+        concept = None
+        store = find_composed(session.out, session.data.train)
+        composed = store is not None
+        if store is None:
+            concept = phases.personalize(session)
+            store = bind_store(config, session.out, session.data.train, concept)
         job = phases.mix_job(session, concept, store)
         baseline.wait_if_started()
-        if config.run.mode == "staged":
+        if composed:
+            phases.train(session, job, streaming=False)
+        elif config.run.mode == "staged":
             phases.synthesize(session, job)
             phases.train(session, job, streaming=False)
         else:
@@ -47,6 +55,9 @@ def personalize(config: Config) -> str:
 def synthesize(config: Config) -> dict:
     """All mixes, personalising first where that is not done. Gives the summary so far."""
     with open_session(config) as session:
+        composed = find_composed(session.out, session.data.train)
+        if composed:  # it is whole
+            return write_summary(session, composed, None)
         concept = phases.personalize(session)
         store = bind_store(config, session.out, session.data.train, concept)
         phases.synthesize(session, phases.mix_job(session, concept, store))
@@ -56,11 +67,13 @@ def synthesize(config: Config) -> dict:
 def train(config: Config) -> dict:
     """The classifier alone, on the mixes that the run folder holds (none: on real images alone)."""
     with open_session(config) as session:
-        concept = find_concept(config, session.out, session.data.train)
-        if not MixStore((session.out / "mixes").uri).stored_chunks():
-            phases.train(session, None, streaming=False)
-            return write_summary(session, None, None)
-        store = bind_store(config, session.out, session.data.train, concept)
+        store, concept = find_composed(session.out, session.data.train), None
+        if store is None:
+            concept = find_concept(config, session.out, session.data.train)
+            if not MixStore((session.out / "mixes").uri).stored_chunks():
+                phases.train(session, None, streaming=False)
+                return write_summary(session, None, None)
+            store = bind_store(config, session.out, session.data.train, concept)
         phases.train(session, phases.mix_job(session, concept, store), streaming=False)
         return write_summary(session, store, concept)
 

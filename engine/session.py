@@ -19,7 +19,7 @@ from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine import cluster, progress
 from engine.artifacts import bind_store, find_concept, uses_concept
-from engine.stages import make_plan
+from engine.composed import find_composed, plan_of
 from engine.store import MixStore
 from engine.telemetry import Telemetry
 
@@ -66,9 +66,10 @@ def check_inputs(config: Config) -> tuple[Folder, Prepared]:
         prompt(template, None, "class", "superclass")
     data = prepare(config.data, out.uri)
     describe(config.train, data.train.class_names)
-    concept = find_concept(config, out, data.train)
-    if concept or not uses_concept(config):  # else the concept is yet to come, and the store with it
-        bind_store(config, out, data.train, concept)
+    if find_composed(out, data.train) is None:
+        concept = find_concept(config, out, data.train)
+        if concept or not uses_concept(config):  # else the concept is yet to come, and the store with it
+            bind_store(config, out, data.train, concept)
     _check_space(config, out, data)
     return out, data
 
@@ -78,9 +79,10 @@ def _check_space(config: Config, out: Folder, data: Prepared) -> None:
     if not out.is_local:
         return
     per_image = os.path.getsize(data.train.path) / max(1, len(data.train))
-    stored = len(MixStore((out / "mixes").uri).stored_chunks()) * config.mix.batch
-    planned = len(make_plan(config, data.train))
-    need = max(0, planned - stored) * per_image + _SPARE_BYTES
+    store = MixStore((out / "mixes").uri)
+    plan = plan_of(config, data.train, store)
+    missing = len(plan) * (1 - len(store.stored_chunks()) / max(1, plan.num_chunks))
+    need = max(0, missing) * per_image + _SPARE_BYTES
     free = shutil.disk_usage(out.path).free
     if free < need:
         raise UserError(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cached_property, partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffmix.errors import UserError
+from diffmix.formats.named_mix import NamedMix
 from diffmix.storage import Folder
 
 SCHEMA = pa.schema(
@@ -42,21 +44,36 @@ class MixStore:
         `identity` says what the images depend on: nested dicts of JSON values (plan, concept, data). A new folder
         keeps it as `plan.json`; `UserError` where the folder already holds another, naming each setting that differs.
         """
-        if not self.folder.exists("plan.json"):
+        stored = self.identity
+        if not stored:
             if self.stored_chunks():
                 raise UserError(f"The mix store {self.folder.uri} has parts but no plan.json; restore that file or choose another --out.")
             self.folder.create().write("plan.json", json.dumps(identity, indent=2, sort_keys=True).encode())
             return
-        try:
-            stored = json.loads(self.folder.read("plan.json"))
-        except ValueError as error:
-            raise UserError(f"{self.folder.uri}/plan.json is not valid JSON ({error}); restore it or choose another --out.") from error
         differences = describe_differences(stored, identity)
         if differences:
             raise UserError(
                 f"The mix store {self.folder.uri} belongs to another plan: {'; '.join(differences)}. "
                 "Go back to the stored settings or choose another --out."
             )
+
+    @property
+    def identity(self) -> dict:
+        """What `bind` keeps: empty for a folder without it. `UserError` where it is damaged."""
+        if not self.folder.exists("plan.json"):
+            return {}
+        try:
+            return json.loads(self.folder.read("plan.json"))
+        except ValueError as error:
+            raise UserError(f"{self.folder.uri}/plan.json is not valid JSON ({error}); restore it or choose another --out.") from error
+
+    @property
+    def class_names(self) -> list[str]:
+        """What the labels mean. `UserError` for a folder that is no mix store."""
+        names = self.identity.get("class_names")
+        if not names:
+            raise UserError(f"{self.folder.uri} is no mix store: it has no plan.json that names its classes.")
+        return names
 
     def write(self, chunk: int, mixes: pa.Table) -> None:
         """Store a chunk's mixes (columns of `SCHEMA`). The same mixes always give the same bytes."""
@@ -83,6 +100,16 @@ class MixStore:
         for chunk in sorted(self.stored_chunks() if chunks is None else chunks):
             yield self.read(chunk, columns)
 
+    def named(self) -> Iterator[NamedMix]:
+        """The stored mixes with their classes' names, by chunk; a chunk's images are read when one of them is asked for."""
+        class_names = self.class_names
+        for chunk in sorted(self.stored_chunks()):
+            pictures = _Pictures(self, chunk)
+            rows = self.read(chunk, [name for name in SCHEMA.names if name != "image"]).to_pylist()
+            for place, row in enumerate(rows):
+                source, target = class_names[row.pop("source_label")], class_names[row.pop("target_label")]
+                yield NamedMix(**row, source=source, target=target, load=partial(pictures.__getitem__, place))
+
     def counts(self) -> tuple[int, int]:
         """How many mixes are stored and accepted, and how many were made but rejected by the gate."""
         stored = rejected = 0
@@ -91,6 +118,20 @@ class MixStore:
             stored += accepted
             rejected += len(table) - accepted
         return stored, rejected
+
+
+class _Pictures:
+    """A part's images, read once, when the first is asked for. Lives as long as somebody holds one of its mixes."""
+
+    def __init__(self, store: MixStore, chunk: int):
+        self._store, self._chunk = store, chunk
+
+    @cached_property
+    def _column(self) -> pa.ChunkedArray:
+        return self._store.read(self._chunk, ["image"])["image"]
+
+    def __getitem__(self, place: int) -> bytes:
+        return self._column[place].as_py()
 
 
 def part_name(chunk: int) -> str:

@@ -6,8 +6,8 @@ import importlib.metadata
 import json
 import platform
 
+from engine.composed import plan_of
 from engine.session import Session
-from engine.stages import make_plan
 from engine.store import MixStore
 from engine.telemetry import figures
 
@@ -29,7 +29,7 @@ def write_summary(session: Session, store: MixStore | None, concept: str | None)
     """Collect the figures, write `summary.json` and give its content."""
     session.telemetry.collect()
     stored, rejected = store.counts() if store else (0, 0)
-    planned = len(make_plan(session.config, session.data.train)) if store else 0
+    planned = len(plan_of(session.config, session.data.train, store)) if store else 0
     summary = {
         "plan": {"planned": planned, "stored": stored, "rejected": rejected},
         **figures(session.telemetry.events),

@@ -14,6 +14,8 @@ COMMANDS = {
     "synthesize": "Make all mixes of the plan, into OUT/mixes.",
     "train": "Train the classifier on the real images and the mixes of OUT.",
     "evaluate": "Test OUT's classifier.",
+    "compose": "Put mixes together, our own and other people's, into OUT/mixes; needs no cluster.",
+    "export": "Write OUT's mixes or concept in another layout; needs no cluster.",
     "report": "Write OUT's report and pictures again.",
     "plan": "Print what a run would make and ask for; starts nothing.",
     "doctor": "Print what this machine has, what is missing and what to do about it.",

@@ -67,6 +67,24 @@ def evaluate(config: Config) -> None:
     print(json.dumps(run_evaluate(config), indent=2))
 
 
+def compose(config: Config) -> None:
+    from engine.compose import compose as run_compose
+
+    _require_shared_out(config)
+    made = run_compose(config)
+    for source in made["composed"]:
+        print(f"{source['taken']} of {source['mixes']} mixes of {source['from']} ({source['format']})")
+    print(
+        f"{made['planned']} mixes of {len(made['class_names'])} classes are in {config.out}/mixes; diffmix train --out {config.out} trains on them."
+    )
+
+
+def export(config: Config) -> None:
+    from engine.export import export as run_export
+
+    print(f"{run_export(config)} of {config.out} went to {config.export.to} as {config.export.format}.")
+
+
 def plan(config: Config) -> None:
     from engine.forecast import forecast
     from jobs.table import print_forecast

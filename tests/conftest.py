@@ -217,3 +217,18 @@ def cluster():
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def object_store(monkeypatch):
+    """s3:// URIs go to an object store in memory: no folders, no appending, no renaming."""
+    import fsspec
+    import pyarrow.fs as pafs
+
+    from diffmix import storage
+
+    memory = pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem("memory", skip_instance_cache=True)))
+    real = storage.filesystem
+    monkeypatch.setattr(storage, "filesystem", lambda uri: (memory, uri.removeprefix("s3:/")) if uri.startswith("s3://") else real(uri))
+    fsspec.filesystem("memory").store.clear()
+    return memory

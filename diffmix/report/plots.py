@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffmix.concept import spoken
+from diffmix.class_names import spoken
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
