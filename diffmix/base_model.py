@@ -179,11 +179,24 @@ def base_fingerprint(model: ModelConfig) -> str:
     path = base_path(model)
     if not Path(path).is_dir():
         return f"{path}@{model.revision or 'main'}"
-    digest = hashlib.sha256()
     files = [file for part in _PARTS for file in (Path(path) / part).iterdir() if file.is_file() and not file.name.startswith(".")]
+    return _fingerprint(Path(path), files)
+
+
+def files_fingerprint(path: str | None) -> str | None:
+    """The same for one file, or for the files that lie in a folder; None for None."""
+    if path is None:
+        return None
+    if Path(path).is_file():
+        return _fingerprint(Path(path).parent, [Path(path)])
+    return _fingerprint(Path(path), [file for file in Path(path).iterdir() if file.is_file() and not file.name.startswith(".")])
+
+
+def _fingerprint(folder: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
     for file in sorted(files):
         size = file.stat().st_size
-        digest.update(f"{file.relative_to(path).as_posix()} {size}\n".encode())
+        digest.update(f"{file.relative_to(folder).as_posix()} {size}\n".encode())
         with file.open("rb") as stream:
             if size <= _WHOLE_FILE:
                 digest.update(stream.read())
