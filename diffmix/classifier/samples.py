@@ -95,9 +95,15 @@ class MixedSamples(Dataset):
         else:
             data = self.real.image_bytes(draw.row)
             label = labels.one_hot(self.real.labels[draw.row], num_classes)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draw.seed)
-            image = self.transform(images.decode(data))
+        picture = images.decode(data)
+        # The generator itself: torch.manual_seed also seeds GPUs and writes down who asked, which takes as long as decoding.
+        generator = torch.default_generator
+        state = generator.get_state()
+        generator.manual_seed(draw.seed)
+        try:
+            image = self.transform(picture)
+        finally:
+            generator.set_state(state)
         return image, torch.from_numpy(label), draw.synthetic
 
 
