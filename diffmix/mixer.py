@@ -141,29 +141,23 @@ class Mixer:
             latents = latents * scheduler.init_noise_sigma
         else:
             latents = scheduler.add_noise(latents, self._noise(generators), timesteps[:1].repeat(len(specs)))
-        conditional = self._text[[spec.target_label for spec in specs]]
+        # A compiled UNet is compiled for each shape: a short call is filled up with copies of its last mix.
+        missing = max(0, self.batch - len(specs)) if self.compiled else 0
+        targets = [spec.target_label for spec in specs] + [specs[-1].target_label] * missing
+        conditional = self._text[targets]
         both = torch.cat([self._text[-1:].expand_as(conditional), conditional])
         low, high = (total * share for share in self.config.guidance_interval)
         for step, (timestep, on_device) in enumerate(zip(timesteps, timesteps.to(self.device), strict=True), begin):
             guided = self.guided and low <= step < high
-            inputs = torch.cat([latents] * 2) if guided else latents
-            predicted = self._predict(inputs, on_device, both if guided else conditional)
+            inputs = torch.cat([latents, latents[-1:].expand(missing, -1, -1, -1)]).to(self.dtype)
+            text = both if guided else conditional
+            predicted = self.pipe.unet(torch.cat([inputs] * (1 + guided)), on_device, encoder_hidden_states=text, return_dict=False)[0]
+            predicted = predicted.float()
             if guided:
                 unconditional, text_driven = predicted.chunk(2)
                 predicted = unconditional + guidance * (text_driven - unconditional)
-            latents = scheduler.step(predicted, timestep, latents, generator=generators, return_dict=False)[0]
+            latents = scheduler.step(predicted[: len(specs)], timestep, latents, generator=generators, return_dict=False)[0]
         return latents
-
-    def _predict(self, latents: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """float32 [n, C, h, w]: the UNet's prediction for latents [n, C, h, w] and text [n, L, dim]."""
-        count = len(latents)
-        # A compiled UNet is compiled for each shape: a call is filled up with copies of its last mix.
-        missing = -count % self.batch if self.compiled else 0
-        if missing:
-            latents = torch.cat([latents, latents[-1:].expand(missing, -1, -1, -1)])
-            text = torch.cat([text, text[-1:].expand(missing, -1, -1)])
-        predicted = self.pipe.unet(latents.to(self.dtype), timestep, encoder_hidden_states=text, return_dict=False)[0]
-        return predicted[:count].float()
 
     def decode(self, latents: torch.Tensor) -> Iterator[np.ndarray]:
         """Latents [n, C, h, w] -> RGB pixels, uint8 [m, resolution, resolution, 3], in parts that add up to n.
@@ -173,7 +167,7 @@ class Mixer:
         vae = self.pipe.vae
         waiting: tuple[torch.Tensor, torch.cuda.Event | None] | None = None
         for part in latents.split(max(1, _DECODE_PIXELS // self.resolution**2)):
-            pixels = vae.decode((part / vae.config.scaling_factor).to(self.dtype), return_dict=False)[0].float()
+            pixels = vae.decode((part / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0].float()
             pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
             launched = self._to_host(pixels)
             if waiting:
@@ -217,7 +211,7 @@ class Mixer:
         if source is None:
             raise ValueError(f"mix {spec.mix_id} has no source image")
         image = decode(source, sys.maxsize) if isinstance(source, bytes) else source.convert("RGB")  # sizes were checked when read
-        pixels = to_tensor(image, self.resolution, self.device)[None].to(self.dtype)
+        pixels = to_tensor(image, self.resolution, self.device)[None].to(self.pipe.vae.dtype)
         output = self.pipe.vae.encode(pixels)
         if hasattr(output, "latent_dist"):
             encoded = _Source(output.latent_dist.mean, output.latent_dist.std, image.size)
