@@ -1,28 +1,71 @@
-"""Where a measurement was made, and its JSON."""
+"""What every benchmark writes: the machine, the versions, and flat figures."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-_PACKAGES = ("torch", "diffusers", "transformers", "peft")
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from engine.summary import versions
 
 
 def machine() -> dict:
-    """What it runs on: `name` ("2-core CPU" or the GPU's name), CPU cores, main memory and the GPU."""
-    import psutil
+    """The processor, its cores, the memory in GB and the GPUs' names."""
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    cores = len(os.sched_getaffinity(0))
-    return {"name": gpu or f"{cores}-core CPU", "cores": cores, "memory_gb": round(psutil.virtual_memory().total / 1e9), "gpu": gpu}
+    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    return {
+        "system": platform.platform(terse=True),
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
 
 
-def write(path: str | Path, figures: dict, **more: object) -> None:
-    """Write {"machine", "versions", "figures", ...} as JSON."""
-    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
-    record = {"machine": machine(), "versions": versions, "figures": figures, **more}
-    Path(path).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+def write(path: str | None, figures: dict[str, float], **more: object) -> None:
+    """Write `{"machine", "versions", "figures", **more}` to a JSON file; nothing where `path` is None."""
+    if path:
+        text = json.dumps({"machine": machine(), "versions": versions(), "figures": figures, **more}, indent=2)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def show(title: str, columns: list[str], rows: list[list[object]]) -> None:
+    """Print a table; numbers are rounded to three digits."""
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row))
+    Console(soft_wrap=True).print(table)
+
+
+def interleaved(ways: dict[str, Callable[[int], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each way's `repeats` calls. They take turns, so that what else the machine does meets them alike.
+
+    A way is called with the number of its repeat, after one call with -1 that warms it up and does not count.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(-1, repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way(repeat)
+            if repeat >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def median_ratio(numerators: list[float], denominators: list[float]) -> float:
+    """The median of the ratios of what was measured side by side."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []

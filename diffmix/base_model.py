@@ -187,16 +187,19 @@ def resolution_of(model: ModelConfig, pipe: Pipeline) -> int:
     return side
 
 
-def to_tensor(image: Image, side: int) -> torch.Tensor:
-    """An RGB image as float32 [3, side, side] in [-1, 1], resized with PIL's bilinear filter as the reference does."""
+def to_tensor(image: Image, side: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """An RGB image as float32 [3, side, side] in [-1, 1] on `device`, resized with PIL's bilinear filter as the reference does."""
     import numpy as np
     import torch
     from PIL.Image import Resampling
 
     if image.size != (side, side):
         image = image.resize((side, side), Resampling.BILINEAR)
-    pixels = np.asarray(image, dtype=np.float32) / 255.0
-    return torch.from_numpy(2.0 * pixels - 1.0).permute(2, 0, 1).contiguous()
+    pixels = torch.from_numpy(np.array(image))
+    if torch.device(device).type == "cuda":
+        # Bytes, from pinned memory: the copy waits for nothing that the GPU is still busy with.
+        pixels = pixels.pin_memory().to(device, non_blocking=True)
+    return (2.0 * (pixels.float() / 255.0) - 1.0).permute(2, 0, 1).contiguous()
 
 
 def device_and_dtype(precision: Precision) -> tuple[str, torch.dtype]:
@@ -225,12 +228,25 @@ def base_fingerprint(model: ModelConfig) -> str:
     path = base_path(model)
     if not Path(path).is_dir():
         return f"{path}@{model.revision or 'main'}"
-    digest = hashlib.sha256()
     parts = [Path(path) / part for part in _parts(model, _index(model))]
     files = [file for part in parts for file in part.iterdir() if file.is_file() and not file.name.startswith(".")]
+    return _fingerprint(Path(path), files)
+
+
+def files_fingerprint(path: str | None) -> str | None:
+    """The same for one file, or for the files that lie in a folder; None for None."""
+    if path is None:
+        return None
+    if Path(path).is_file():
+        return _fingerprint(Path(path).parent, [Path(path)])
+    return _fingerprint(Path(path), [file for file in Path(path).iterdir() if file.is_file() and not file.name.startswith(".")])
+
+
+def _fingerprint(folder: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
     for file in sorted(files):
         size = file.stat().st_size
-        digest.update(f"{file.relative_to(path).as_posix()} {size}\n".encode())
+        digest.update(f"{file.relative_to(folder).as_posix()} {size}\n".encode())
         with file.open("rb") as stream:
             if size <= _WHOLE_FILE:
                 digest.update(stream.read())

@@ -65,6 +65,8 @@ class ModelConfig:
     """Attention kernels: `auto` times both once on the real shapes and keeps the faster."""
     compile: bool = False
     """Compile the UNet's blocks with torch.compile when a mixer starts (pays off after a few hundred mixes on a GPU)."""
+    tiny_vae: str | None = None
+    """Folder of an AutoencoderTiny (TAESD) that mixers use in place of the base's VAE: less work, softer detail. None: off."""
 
 
 @dataclass
@@ -149,6 +151,12 @@ class MixConfig:
     """Classifier-free guidance; 1 is off. [C] 7.5"""
     num_inference_steps: int = 25
     """Denoising steps of the full schedule; about strength times as many are run. [C] 25"""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Part of the schedule, from noise (0) to image (1), in which guidance is on; a step outside it costs half."""
+    sampler: Literal["dpm", "lcm", "tcd"] = "dpm"
+    """DPM-Solver++, or a few-step sampler for a base or a `sampler_lora` that was distilled for it. [C] dpm"""
+    sampler_lora: str | None = None
+    """LoRA of a few-step sampler (LCM-LoRA, Hyper-SD, TCD): a safetensors file, or a folder with one. None: off."""
     negative_prompt: str = ""
     """Prompt that guidance leads away from."""
     referred_classes: int | None = None
@@ -157,8 +165,9 @@ class MixConfig:
     """Draw the source class uniformly and then an image of it, or uniformly over all images (long tails). [C]"""
     target_sampling: Literal["uniform", "inverse"] = "uniform"
     """Draw target classes uniformly, or with probability proportional to 1 / (class size + 1) (long tails). [C]"""
-    batch: int = 16
-    """Mixes in one chunk: the mixer's batch, and the unit of retry and resume."""
+    batch: int | Literal["auto"] = 16
+    """Mixes in one chunk: the mixer's batch, and the unit of retry and resume. `auto`: as many as keep a mixer's device
+    busy and fit in its memory, measured when the run starts."""
     image_format: Literal["jpeg", "png", "webp"] = "jpeg"
     """Format that mixes are stored in."""
     image_quality: int = 95
@@ -401,12 +410,20 @@ def check(config: Config) -> None:
     require(0 < mix.soft_scale <= 1, "mix.soft_scale", mix.soft_scale, "above 0 and at most 1")
     require(mix.multiplier > 0, "mix.multiplier", mix.multiplier, "above 0")
     require(mix.guidance_scale >= 0, "mix.guidance_scale", mix.guidance_scale, "0 or more")
+    low, high = mix.guidance_interval
+    require(0 <= low <= high <= 1, "mix.guidance_interval", mix.guidance_interval, "two rising numbers from 0 to 1")
+    few = mix.sampler != "dpm"
+    require(few or mix.sampler_lora is None, "mix.sampler", mix.sampler, "lcm or tcd where mix.sampler_lora is set")
+    most = 50  # the schedule that these samplers were distilled on
+    require(
+        not few or mix.num_inference_steps <= most, "mix.num_inference_steps", mix.num_inference_steps, f"at most {most} for {mix.sampler}"
+    )
     require(1 <= mix.image_quality <= 100, "mix.image_quality", mix.image_quality, "from 1 to 100")
     for name in ("count", "referred_classes"):
         value = getattr(mix, name)
         require(value is None or value >= 1, f"mix.{name}", value, "at least 1")
     at_least_one = {
-        "mix": ("num_inference_steps", "batch"),
+        "mix": ("num_inference_steps",) if mix.batch == "auto" else ("num_inference_steps", "batch"),
         "train": ("epochs", "batch_size", "resolution", "eval_every"),
         "personalize": (
             "steps",

@@ -69,7 +69,7 @@ def preview_rows(mixer: Mixer, real: RealSet, seed: int) -> list[Row]:
         Row(source, real.class_names[real.labels[index] if index >= 0 else target], [])
         for source, (index, target) in zip(sources, pairs, strict=True)
     ]
-    size = mixer.config.batch
+    size = mixer.batch
     for column, strength in enumerate(strengths):
         noise = 1000 * seed + (100 * column if mixer.kind == "gen" else 0)  # from noise, draws have nothing else to differ in
         specs = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from diffmix.base_model import base_fingerprint
+from diffmix.base_model import base_fingerprint, files_fingerprint
 from diffmix.concept import Concept, concept_settings
 from diffmix.config import Config
 from diffmix.datasets.real import RealSet
@@ -50,7 +50,12 @@ def bind_store(config: Config, out: Folder, real: RealSet, concept: str | None) 
         "data": real.fingerprint,
         "concept": Concept.load(Folder(concept).fetch()).fingerprint if concept else None,
         "base": base_fingerprint(config.model),
-        "model": {"resolution": config.model.resolution, "precision": config.model.precision},
+        "model": {
+            "resolution": config.model.resolution,
+            "precision": config.model.precision,
+            "tiny_vae": files_fingerprint(config.model.tiny_vae),
+            "sampler_lora": files_fingerprint(config.mix.sampler_lora),
+        },
         "prompt": config.personalize.prompts[0],
     }
     store.bind(json.loads(json.dumps(identity)))

@@ -31,7 +31,7 @@ def forecast(config: Config) -> dict:
         "real images (train, validation, test)": ", ".join(str(len(part)) if part else "0" for part in (data.train, data.val, data.test)),
         "classes": len(data.train.class_names),
         "mixes planned": len(plan),
-        "chunks (stored already)": f"{plan.num_chunks} ({stored})",
+        "chunks (stored already)": f"{'as many as mix.batch auto gives' if config.mix.batch == 'auto' else plan.num_chunks} ({stored})",
         "denoising steps": steps,
         "classifier steps": config.train.epochs * -(-len(data.train) // config.train.batch_size),
         "GPUs asked for": f"{need.gpus:g} ({need.mixer_gpus:g} mix, {need.trainer_gpus:g} train; {config.run.mode})",

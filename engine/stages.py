@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ _CHUNK = pa.schema([("chunk", pa.int64()), ("specs", pa.list_(_SPEC)), ("sources
 
 
 class MixesImages(Protocol):
-    """What a mixer actor holds: `diffmix.mixer.Mixer`, or a stand-in with a simulated cost in benchmarks."""
+    """What a mixer actor holds: `diffmix.mixer.Mixer`, or a stand-in with a simulated cost in benchmarks. One call at a time."""
 
     def mix(self, specs: list[MixSpec], sources: list[bytes | None]) -> list[Image]: ...
 
@@ -86,7 +87,16 @@ def stream(job: MixJob, chunks: np.ndarray) -> ray.data.Dataset:
     """
     place = job.config.placement
     least, most = place.mixers[0], place.mixers[-1]
-    actors = ray.data.ActorPoolStrategy(min_size=least, max_size=most, initial_size=least, max_tasks_in_flight_per_actor=2)
+    actors = ray.data.ActorPoolStrategy(
+        min_size=least,
+        max_size=most,
+        initial_size=least,
+        # One chunk is on the device, the one before it is being encoded, the next has arrived. A pool grows only from
+        # 1.75 tasks for each call that an actor can run, which takes one more.
+        max_tasks_in_flight_per_actor=3 if least == most else 4,
+        max_concurrent_calls_per_actor=2,
+        enable_true_multi_threading=True,
+    )
     where = {"label_selector": GENERATE_LABEL} if place.separate else {}
     numbers = ray.put(chunks)
     whole = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
@@ -125,10 +135,14 @@ def read_chunk(rows: pa.Table, job: MixJob, chunks: object) -> pa.Table:
 
 
 class MixActor:
-    """Holds one personalised pipeline on one device for the whole stream; closed with Ray's actor pool."""
+    """Holds one personalised pipeline on one device for the whole stream; closed with Ray's actor pool.
+
+    Ray calls it from two threads: while one chunk's images are being encoded, the next chunk is on the device.
+    """
 
     def __init__(self, job: MixJob):
         self.job = job
+        self.device = threading.Lock()
         self.name = f"mixer-{ray.get_runtime_context().get_actor_id()[:12]}"
         started = time.time()
         limit_threads(job.config.placement.cpus_per_mixer)
@@ -136,15 +150,17 @@ class MixActor:
         job.reporter.send("mixer_ready", actor=self.name, node=ray.get_runtime_context().get_node_id(), start=started, end=time.time())
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        start = time.time()
         chunk, specs, sources = row["chunk"][0].as_py(), row["specs"][0].as_py(), row["sources"][0].as_py()
-        pictures = self.mixer.mix([MixSpec(**spec) for spec in specs], sources)
+        with self.device:
+            start = time.time()
+            pictures = self.mixer.mix([MixSpec(**spec) for spec in specs], sources)
+            end = time.time()
         mix = self.job.config.mix
         made = [
             {**spec, "image": images.encode(picture, mix.image_format, mix.image_quality), "score": None, "accepted": True, "chunk": chunk}
             for spec, picture in zip(specs, pictures, strict=True)
         ]
-        self.job.reporter.send("mix", actor=self.name, start=start, end=time.time(), mixes=len(made), chunk=chunk)
+        self.job.reporter.send("mix", actor=self.name, start=start, end=end, mixes=len(made), chunk=chunk)
         return pa.Table.from_pylist(made, schema=SCHEMA.append(pa.field("chunk", pa.int64())))
 
 

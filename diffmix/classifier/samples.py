@@ -117,9 +117,15 @@ class MixedSamples(Dataset):
         return self._image(self.real.image_bytes(row), seed), label
 
     def _image(self, data: bytes, seed: int) -> torch.Tensor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.transform(images.decode(data))
+        picture = images.decode(data)
+        # The generator itself: torch.manual_seed also seeds GPUs and writes down who asked, which takes as long as decoding.
+        generator = torch.default_generator
+        state = generator.get_state()
+        generator.manual_seed(seed)
+        try:
+            return self.transform(picture)
+        finally:
+            generator.set_state(state)
 
 
 class EvalSamples(Dataset):
