@@ -152,7 +152,7 @@ def _row(made: list[dict], real: RealSet) -> Row:
     """A row of stored mixes, strength rising."""
     names, first = real.class_names, made[0]
     source = images.decode(real.image_bytes(real.index_of(first["source_id"]))) if first["source_id"] else None
-    mixes = [Mixed(images.decode(mix["image"]), names[mix["target_label"]], mix["strength"]) for mix in made]
+    mixes = [Mixed(images.decode(mix["image"]), names[mix["target_label"]], mix["strength"], mix["score"]) for mix in made]
     return Row(source, names[first["source_label"]], sorted(mixes, key=lambda mix: round(mix.strength, 2)))
 
 

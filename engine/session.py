@@ -19,6 +19,7 @@ from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine import cluster, progress
 from engine.artifacts import bind_store, find_concept, uses_concept
+from engine.gate import check_gate
 from engine.stages import make_plan
 from engine.store import MixStore
 from engine.telemetry import Telemetry
@@ -64,6 +65,7 @@ def check_inputs(config: Config) -> tuple[Folder, Prepared]:
         prompt(template, None, "class", "superclass")
     data = prepare(config.data, out.uri)
     describe(config.train, data.train.class_names)
+    check_gate(config)
     concept = find_concept(config, out, data.train)
     if concept or not uses_concept(config):  # else the concept is yet to come, and the store with it
         bind_store(config, out, data.train, concept)
