@@ -20,7 +20,7 @@ def evaluate(config: Config) -> dict:
     check(config)
     out = Folder(config.out)
     tested = (out / "classifier").exists("model.json")
-    if not tested and not config.evaluate.mixes:
+    if not config.out or not (tested or config.evaluate.mixes):
         raise UserError(
             f"{config.out or 'The run folder'} holds no classifier; set --out to a folder that `diffmix run` or `diffmix train` has finished."
         )
