@@ -123,8 +123,9 @@ def _load_transformers(name: str, device: str) -> Clip:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    model = transformers.CLIPModel.from_pretrained(name).to(device).eval().requires_grad_(False)
-    processor = transformers.CLIPProcessor.from_pretrained(name)
+    path = _folder(name) or name
+    model = transformers.CLIPModel.from_pretrained(path).to(device).eval().requires_grad_(False)
+    processor = transformers.CLIPProcessor.from_pretrained(path)
     longest = model.config.text_config.max_position_embeddings
 
     # The towers one by one: what `get_image_features` gives differs between transformers 4 and 5.

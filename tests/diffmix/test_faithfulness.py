@@ -113,7 +113,7 @@ def test_timm_features_are_the_models_before_its_head(tmp_path, tiny_real):
     with torch.no_grad():
         wanted = model.forward_head(model.forward_features(batch), pre_logits=True).numpy()
     assert np.allclose(extractor.extract(pictures), wanted, atol=1e-5)
-    with pytest.raises(UserError, match="--evaluate.features resnot50 cannot be loaded"):
+    with pytest.raises(UserError, match=r"--evaluate\.features resnot50 cannot be loaded"):
         load_features("resnot50", None)
-    with pytest.raises(UserError, match="--evaluate.features is clip, but there is none"):
+    with pytest.raises(UserError, match=r"--evaluate\.features is clip, but there is none"):
         load_features("clip", None)

@@ -37,7 +37,7 @@ def test_prompts_can_be_chosen(tiny_clip, pictures):
     gate = make_gate(GateConfig(clip=str(tiny_clip), prompts=("a {superclass}", "no {superclass}")), "thing")
     wanted = softmax_of_the_stock_model(tiny_clip, ["a thing", "no thing"], pictures)
     assert np.allclose(Scorer(gate).score(pictures), wanted, atol=1e-4)
-    with pytest.raises(UserError, match="The prompt 'a {thing}' cannot be used"):
+    with pytest.raises(UserError, match=r"The prompt 'a \{thing\}' cannot be used"):
         make_gate(GateConfig(clip=str(tiny_clip), prompts=("a {thing}", "none")), "thing")
 
 
