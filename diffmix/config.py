@@ -175,6 +175,38 @@ class MixConfig:
 
 
 @dataclass
+class GateConfig:
+    """Dropping mixes that show nothing of the kind: a CLIP scores each mix by "with" against "without" the superclass."""
+
+    clip: str | None = None
+    """CLIP model: a folder or hub id for transformers, such as `openai/clip-vit-base-patch32` [C], or `open_clip:NAME:WEIGHTS`,
+    where WEIGHTS is a tag or a file (also `open_clip:hf-hub:ID`, `open_clip:local-dir:FOLDER`). None: no gate."""
+    threshold: float | None = None
+    """Least score of a mix that is used, 0 to 1; decided in the mixer. None: `quantile` decides."""
+    quantile: float = 0.1
+    """Share of mixes, those with the lowest scores, that is dropped: at least 0 and below 1. Needs all scores, so it is decided
+    when all mixes are there: in `--run.mode staged`, by `diffmix synthesize` and by `diffmix filter`. [P] 0.1"""
+    prompts: tuple[str, str] = ("a photo with a {superclass} on it", "a photo without a {superclass} on it")
+    """What a good mix is called and what a bad one: the score is the softmax's probability of the first. [C]"""
+
+
+@dataclass
+class EvaluateConfig:
+    """What is measured at the end: how the test set's figures are grouped, and what `diffmix evaluate` says of mixes."""
+
+    mixes: int = 0
+    """Number of stored mixes, drawn at random by `run.seed`, whose faithfulness and diversity are measured; 0 is off. A Frechet
+    distance needs some thousands."""
+    features: str = "clip"
+    """What distances between images are measured with: `clip`, the image tower of `gate.clip`, or a timm model with its
+    pre-trained weights, such as `inception_v3` (also timm's `hf-hub:ID` and `local-dir:FOLDER`)."""
+    many_above: int = 20
+    """A class with more training images than this counts as many-shot. [C] 20 for CUB, 30 for Flowers"""
+    few_below: int = 5
+    """A class with fewer training images than this counts as few-shot, the rest as medium-shot. [C] 5 for CUB, 10 for Flowers"""
+
+
+@dataclass
 class TrainConfig:
     """The classifier and its training recipe."""
 
@@ -273,16 +305,6 @@ class TrainConfig:
 
 
 @dataclass
-class EvaluateConfig:
-    """How the test set's figures are grouped."""
-
-    many_above: int = 20
-    """A class with more training images than this counts as many-shot. [C] 20 for CUB, 30 for Flowers"""
-    few_below: int = 5
-    """A class with fewer training images than this counts as few-shot, the rest as medium-shot. [C] 5 for CUB, 10 for Flowers"""
-
-
-@dataclass
 class PlacementConfig:
     """How the cluster's GPUs are shared out. On a machine without CUDA these are logical GPUs and run on the CPU."""
 
@@ -360,6 +382,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     personalize: PersonalizeConfig = field(default_factory=PersonalizeConfig)
     mix: MixConfig = field(default_factory=MixConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
@@ -441,6 +464,10 @@ def check(config: Config) -> None:
         for name in names:
             value = getattr(getattr(config, group), name)
             require(value >= 1, f"{group}.{name}", value, "at least 1")
+    threshold = config.gate.threshold
+    require(threshold is None or 0 <= threshold <= 1, "gate.threshold", threshold, "from 0 to 1")
+    require(0 <= config.gate.quantile < 1, "gate.quantile", config.gate.quantile, "at least 0 and below 1")
+    require(config.evaluate.mixes >= 0, "evaluate.mixes", config.evaluate.mixes, "0 or more")
     require(train.lr > 0, "train.lr", train.lr, "above 0")
     if train.mixup_alpha or train.cutmix_alpha:
         even = train.batch_size % (2 * place.trainers) == 0

@@ -19,6 +19,7 @@ from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine import cluster
 from engine.artifacts import find_concept, uses_concept
+from engine.gate import Decision, gate_of
 from engine.personalize import PersonalizeJob, personalize_loop
 from engine.session import Session
 from engine.stages import MixJob, build_mixer, make_plan, stream
@@ -50,7 +51,8 @@ def personalize(session: Session) -> str | None:
 
 
 def mix_job(session: Session, concept: str | None, store: MixStore) -> MixJob:
-    return MixJob(session.config, session.data.train.path, concept, store.folder.uri, session.telemetry.reporter, build_mixer)
+    gate = gate_of(session.config, store, session.data.train.superclass)
+    return MixJob(session.config, session.data.train.path, concept, store.folder.uri, session.telemetry.reporter, build_mixer, gate)
 
 
 def remaining_chunks(job: MixJob, num_chunks: int) -> np.ndarray:
@@ -122,8 +124,10 @@ def _publish(best: Folder, folder: Folder) -> None:
 def _mix_identity(session: Session, job: MixJob | None) -> object:
     if job is None:
         return None
-    mix = session.config.mix
-    return [mix.gamma, mix.soft_scale, mix.synthetic_p, json.loads(MixStore(job.store).folder.read("plan.json"))]
+    mix, store = session.config.mix, MixStore(job.store)
+    decision = Decision.of(store)
+    filtered = [decision.gate.scorer, decision.gate.cut] if decision else []
+    return [mix.gamma, mix.soft_scale, mix.synthetic_p, store.identity, *filtered]
 
 
 def _fit(session: Session, loop: Callable, settings: dict, name: str, workers: int, datasets: dict | None = None) -> None:

@@ -7,10 +7,11 @@ import threading
 
 import ray
 
-from diffmix.config import Config
+from diffmix.config import Config, check
 from engine import phases
 from engine.artifacts import bind_store, find_concept
 from engine.composed import find_composed
+from engine.gate import check_streaming, finish_filter, settle
 from engine.session import Session, open_session
 from engine.store import MixStore
 from engine.summary import write_summary
@@ -24,6 +25,8 @@ def run(config: Config) -> dict:
     On mixes that `diffmix compose` has put there, this trains and no more.
     Raises `UserError` for anything that the user can mend.
     """
+    check(config)
+    check_streaming(config)
     with open_session(config) as session:
         baseline = _Baseline(session)
         concept = None
@@ -31,13 +34,14 @@ def run(config: Config) -> dict:
         composed = store is not None
         if store is None:
             concept = phases.personalize(session)
-            store = bind_store(config, session.out, session.data.train, concept)
+            store = _bound_store(session, concept)
         job = phases.mix_job(session, concept, store)
         baseline.wait_if_started()
         if composed:
             phases.train(session, job, streaming=False)
         elif config.run.mode == "staged":
             phases.synthesize(session, job)
+            settle(config, store, session.data.train.superclass)
             phases.train(session, job, streaming=False)
         else:
             phases.train(session, job, streaming=True)
@@ -59,8 +63,9 @@ def synthesize(config: Config) -> dict:
         if composed:  # it is whole
             return write_summary(session, composed, None)
         concept = phases.personalize(session)
-        store = bind_store(config, session.out, session.data.train, concept)
+        store = _bound_store(session, concept)
         phases.synthesize(session, phases.mix_job(session, concept, store))
+        settle(config, store, session.data.train.superclass)
         return write_summary(session, store, concept)
 
 
@@ -73,9 +78,17 @@ def train(config: Config) -> dict:
             if not MixStore((session.out / "mixes").uri).stored_chunks():
                 phases.train(session, None, streaming=False)
                 return write_summary(session, None, None)
-            store = bind_store(config, session.out, session.data.train, concept)
+            store = _bound_store(session, concept)
+            settle(config, store, session.data.train.superclass)
         phases.train(session, phases.mix_job(session, concept, store), streaming=False)
         return write_summary(session, store, concept)
+
+
+def _bound_store(session: Session, concept: str | None) -> MixStore:
+    """The run's mix store, with a stopped filter finished."""
+    store = bind_store(session.config, session.out, session.data.train, concept)
+    finish_filter(session.config, store)
+    return store
 
 
 class _Baseline:

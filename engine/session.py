@@ -21,6 +21,7 @@ from engine import cluster, progress
 from engine.artifacts import bind_store, find_concept, uses_concept
 from engine.batch_size import measure_batch, stored_batch
 from engine.composed import find_composed, plan_of
+from engine.gate import check_gate
 from engine.stages import make_plan
 from engine.store import MixStore
 from engine.telemetry import Telemetry
@@ -72,6 +73,7 @@ def check_inputs(config: Config) -> tuple[Folder, Prepared]:
         prompt(template, None, "class", "superclass")
     data = prepare(config.data, out.uri)
     describe(config.train, data.train.class_names)
+    check_gate(config)
     if config.mix.batch == "auto":
         config.mix.batch = stored_batch(out) or "auto"
     if find_composed(out, data.train) is None:

@@ -24,6 +24,7 @@ from diffmix import images
 from diffmix.config import Config
 from diffmix.datasets.real import RealSet
 from diffmix.plan import MixPlan, MixSpec
+from diffmix.quality import Gate, Scorer
 from diffmix.storage import Folder
 from engine.cluster import GENERATE_LABEL
 from engine.store import SCHEMA, MixStore
@@ -63,6 +64,8 @@ class MixJob:
     reporter: Reporter
     build: Callable[[MixJob], MixesImages] = build_mixer
     """Makes what an actor holds, on the actor's node."""
+    gate: Gate | None = None
+    """Scores each chunk in the actor that made it, and accepts what its cut lets through; None accepts all."""
 
 
 @lru_cache(maxsize=4)
@@ -147,6 +150,7 @@ class MixActor:
         started = time.time()
         limit_threads(job.config.placement.cpus_per_mixer)
         self.mixer = job.build(job)
+        self.scorer = Scorer(job.gate, inference_device()) if job.gate else None
         job.reporter.send("mixer_ready", actor=self.name, node=ray.get_runtime_context().get_node_id(), start=started, end=time.time())
 
     def __call__(self, row: pa.Table) -> pa.Table:
@@ -156,18 +160,33 @@ class MixActor:
             pictures = self.mixer.mix([MixSpec(**spec) for spec in specs], sources)
             end = time.time()
         mix = self.job.config.mix
+        score, accepted = self._judge(pictures)
         made = [
-            {**spec, "image": images.encode(picture, mix.image_format, mix.image_quality), "score": None, "accepted": True, "chunk": chunk}
-            for spec, picture in zip(specs, pictures, strict=True)
+            {**spec, "image": images.encode(picture, mix.image_format, mix.image_quality), "score": value, "accepted": ok, "chunk": chunk}
+            for spec, picture, value, ok in zip(specs, pictures, score, accepted, strict=True)
         ]
         self.job.reporter.send("mix", actor=self.name, start=start, end=end, mixes=len(made), chunk=chunk)
         return pa.Table.from_pylist(made, schema=SCHEMA.append(pa.field("chunk", pa.int64())))
 
+    def _judge(self, pictures: list[Image]) -> tuple[list[float | None], list[bool]]:
+        """The pictures' scores and whether they are accepted: no scores and all of them without a gate."""
+        if self.scorer is None or self.job.gate is None:
+            return [None] * len(pictures), [True] * len(pictures)
+        score = self.scorer.score(pictures)
+        return score.tolist(), self.job.gate.accepts(score).tolist()
+
 
 def store_chunk(mixes: pa.Table, job: MixJob) -> pa.Table:
     """Write a chunk's part, and pass the mixes on."""
-    MixStore(job.store).write(mixes["chunk"][0].as_py(), mixes)
+    MixStore(job.store).write(mixes["chunk"][0].as_py(), mixes, job.gate.scorer if job.gate else None)
     return mixes
+
+
+def inference_device() -> str:
+    """The GPU that Ray gave this worker, if it is a device and not only a number, else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def limit_threads(cpus: float) -> None:

@@ -6,7 +6,9 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cached_property, partial
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,7 +31,19 @@ SCHEMA = pa.schema(
 )
 """Columns of a part. `image` is an encoded file, `score` the gate's (null without one)."""
 
+_SCORER = b"scorer"
 _PART = re.compile(r"part-(\d{8})\.parquet")
+
+
+class Scores(NamedTuple):
+    """What the gate knows of a part."""
+
+    scorer: str | None
+    """What gave the scores (`quality.Gate.scorer`); None where there are none."""
+    score: np.ndarray
+    """float32 [n] in [0, 1], NaN for a mix without one."""
+    accepted: np.ndarray
+    """bool [n]."""
 
 
 class MixStore:
@@ -75,11 +89,12 @@ class MixStore:
             raise UserError(f"{self.folder.uri} is no mix store: it has no plan.json that names its classes.")
         return names
 
-    def write(self, chunk: int, mixes: pa.Table) -> None:
-        """Store a chunk's mixes (columns of `SCHEMA`). The same mixes always give the same bytes."""
+    def write(self, chunk: int, mixes: pa.Table, scorer: str | None = None) -> None:
+        """Store a chunk's mixes (columns of `SCHEMA`), with the name of what gave their scores. The same mixes always give the same bytes."""
         sink = pa.BufferOutputStream()
+        table = mixes.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata({_SCORER: scorer} if scorer else None)
         # Images are compressed already, and a fixed layout keeps the file's bytes a function of its rows.
-        pq.write_table(mixes.select(SCHEMA.names).cast(SCHEMA), sink, compression="none", use_dictionary=False, write_statistics=False)
+        pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
         self.folder.write(part_name(chunk), sink.getvalue())
 
     def stored_chunks(self) -> set[int]:
@@ -94,6 +109,13 @@ class MixStore:
                 return pq.read_table(file, columns=columns)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"The part {self.folder.uri}/{name} cannot be read ({error}); delete it and it is made again.") from error
+
+    def scores(self, chunk: int) -> Scores:
+        """A chunk's scores and decisions, without its images."""
+        table = self.read(chunk, ["score", "accepted"])
+        scorer = (table.schema.metadata or {}).get(_SCORER)
+        score = np.array(table["score"].to_pylist(), dtype=np.float32)  # None becomes NaN
+        return Scores(scorer.decode() if scorer else None, score, np.array(table["accepted"].to_pylist(), dtype=bool))
 
     def tables(self, columns: list[str] | None = None, chunks: set[int] | None = None) -> Iterator[pa.Table]:
         """The stored chunks one after the other, by number; only those in `chunks` where it is given."""

@@ -37,6 +37,9 @@ def preview(config: Config) -> None:
     strengths = ", ".join(f"{strength:g}" for strength in shown["strengths"])
     sources = f"{', '.join(shown['sources'])} into " if shown["sources"] else ""
     print(f"{shown['images']} images, {sources}{', '.join(shown['targets'])} at strength {strengths}: {shown['picture']}")
+    if shown["scores"]:
+        words = (f"{score:.2f} {f'at {strength:g}' if strength else 'of the real images'}" for strength, score in shown["scores"].items())
+        print(f"mean CLIP score: {', '.join(words)}")
 
 
 def report(config: Config) -> None:
@@ -51,6 +54,17 @@ def synthesize(config: Config) -> None:
     _require_shared_out(config)
     plan = run_synthesize(config)["plan"]
     print(f"{plan['stored']} mixes are in {config.out}/mixes ({plan['rejected']} more were rejected).")
+
+
+def filter(config: Config) -> None:
+    from engine.gate import filter_store
+
+    _require_shared_out(config)
+    done = filter_store(config)
+    print(
+        f"{done['stored']} mixes of {config.out}/mixes are kept, {done['rejected']} with a score below {done['cut']:.4g} are rejected "
+        f"({done['scored']} were scored now)."
+    )
 
 
 def train(config: Config) -> None:
