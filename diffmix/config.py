@@ -322,6 +322,10 @@ class PlacementConfig:
     """CPUs that Ray reserves for a mixer."""
     cpus_per_trainer: float = 1.0
     """CPUs that Ray reserves for a train worker."""
+    auto: bool = False
+    """Choose `mixers` and `trainers` from measured rates, so that the cluster's GPUs finish the job soonest."""
+    measured: str | None = None
+    """Run folder whose measured rates `auto` and `diffmix plan` go by. None: the run folder's own, else `auto` makes a short calibration."""
     separate: bool = False
     """Keep mixers on nodes labelled ray-subcluster=gen and train workers on nodes labelled ray-subcluster=train."""
     max_failures: int = 3
@@ -490,6 +494,9 @@ def check(config: Config) -> None:
         "placement.mixers",
         place.mixers,
         "a number from 1, or a least and a most",
+    )
+    require(
+        not (place.auto and place.separate), "placement.auto", True, "off where placement.separate is on: node labels are the split then"
     )
     require(0 <= config.run.train_after <= 1, "run.train_after", config.run.train_after, "from 0 to 1")
     _check_compose(config, require)

@@ -116,6 +116,7 @@ class ClassifierLoop:
             loss = self.loss(self.engine(images), labels, epoch)
             self.engine.backward(loss)
             self.engine.step()
+            seen.setdefault("first_step", time.time())
             seen["images"] += len(images)
             seen["synthetic"] += int(synthetic.sum())
             seen["loss"] += loss.detach()

@@ -41,14 +41,14 @@ class Demand:
 
 
 def demand(config: Config) -> Demand:
-    """The least that the job needs: the pool's smallest size and all train workers."""
+    """The least that the job needs: the pool's smallest size and all train workers; one of each where the split is chosen later."""
     place = config.placement
-    mixers = place.mixers[0]
+    mixers, trainers = (1, 1) if place.auto else (place.mixers[0], place.trainers)
     return Demand(
         mixers * place.gpus_per_mixer,
-        place.trainers * place.gpus_per_trainer,
+        trainers * place.gpus_per_trainer,
         mixers * place.cpus_per_mixer,
-        place.trainers * place.cpus_per_trainer,
+        trainers * place.cpus_per_trainer,
         config.run.mode == "staged",
     )
 
@@ -77,10 +77,11 @@ def connect(config: Config) -> None:
 
     need = demand(config)
     place = config.placement
-    most_mixers = place.mixers[-1] * place.gpus_per_mixer
+    most = place.mixers[-1] * place.gpus_per_mixer + place.trainers * place.gpus_per_trainer
     personalizers = place.personalizers * place.gpus_per_trainer
-    logical = int(max(need.trainer_gpus + most_mixers, personalizers) + 0.999)
-    cpus = max(os.cpu_count() or 1, int(place.mixers[-1] * place.cpus_per_mixer + need.trainer_cpus) + 2)
+    logical = int(max(need.gpus, most, personalizers) + 0.999)
+    most_cpus = place.mixers[-1] * place.cpus_per_mixer + place.trainers * place.cpus_per_trainer
+    cpus = max(os.cpu_count() or 1, int(max(need.cpus, most_cpus)) + 2)
     ray.init(
         address="local",
         num_gpus=torch.cuda.device_count() or logical,
@@ -106,6 +107,7 @@ def preflight(config: Config) -> None:
     Ray would wait without an error: the train workers would hold what the mixers need, or the other way round.
     """
     need, place = demand(config), config.placement
+    counts = (1, 1) if place.auto else (place.mixers[0], place.trainers)
     have = _cluster_resources()
     for name, wanted, parts in (
         ("GPUs", need.gpus, (need.mixer_gpus, need.trainer_gpus)),
@@ -114,7 +116,7 @@ def preflight(config: Config) -> None:
         available = have.get(name[:-1], 0.0)
         if wanted > available + 1e-9:
             raise UserError(
-                f"The job needs {wanted:g} {name} ({parts[0]:g} for {place.mixers[0]} mixers, {parts[1]:g} for {place.trainers} train workers) "
+                f"The job needs {wanted:g} {name} ({parts[0]:g} for {counts[0]} mixers, {parts[1]:g} for {counts[1]} train workers) "
                 f"but the cluster has {available:g}; lower --placement.mixers or --placement.trainers"
                 + ("" if need.staged else ", use --run.mode staged")
                 + ", or add nodes."
@@ -147,6 +149,11 @@ def _cluster_resources() -> dict[str, float]:
         for name, most in (state.get_max_resources_from_cluster_config() or {}).items():
             resources[name] = max(resources.get(name, 0.0), most)
     return resources
+
+
+def available_gpus() -> float:
+    """The cluster's GPUs, or those that it may grow to."""
+    return _cluster_resources().get("GPU", 0.0)
 
 
 def has_accelerators() -> bool:

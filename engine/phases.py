@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import ray.train
@@ -24,7 +25,7 @@ from engine.personalize import PersonalizeJob, personalize_loop
 from engine.session import Session
 from engine.stages import MixJob, build_mixer, make_plan, stream
 from engine.store import MixStore
-from engine.train import TrainJob, train_loop
+from engine.train import TrainJob, build_loop, train_loop
 
 log = logging.getLogger(__name__)
 
@@ -60,20 +61,24 @@ def remaining_chunks(job: MixJob, num_chunks: int) -> np.ndarray:
     return np.array(sorted(set(range(num_chunks)) - MixStore(job.store).stored_chunks()), dtype=np.int64)
 
 
-def synthesize(session: Session, job: MixJob) -> None:
-    """Make every mix that the store lacks, with nothing beside it."""
+def synthesize(session: Session, job: MixJob, idle_trainers: bool = False) -> None:
+    """Make every mix that the store lacks, with nothing beside it; with `idle_trainers` on the train workers' GPUs too."""
+    place = job.config.placement
+    if idle_trainers and not place.separate:
+        more = int(place.trainers * place.gpus_per_trainer / place.gpus_per_mixer) if place.gpus_per_mixer else 0
+        job = replace(job, config=replace(job.config, placement=replace(place, mixers=(place.mixers[0], place.mixers[-1] + more))))
     plan = make_plan(session.config, session.data.train)
     missing = remaining_chunks(job, plan.num_chunks)
     if len(missing):
-        # Only the numbers come back to the driver; the images stay in the store.
-        for _ in stream(job, missing).select_columns(["chunk"]).iter_batches(batch_size=None, batch_format="pyarrow"):
+        for _ in stream(job, missing, pass_on=False).iter_batches(batch_size=None, batch_format="pyarrow"):
             pass
 
 
-def train(session: Session, job: MixJob | None, streaming: bool, baseline: bool = False) -> None:
+def train(session: Session, job: MixJob | None, streaming: bool, baseline: bool = False, build: Callable = build_loop) -> None:
     """Train the classifier and test it; with `streaming`, on mixes that are being made meanwhile.
 
-    `job` None trains on real images alone. The result is in the run folder's `classifier/` (or `baseline/`).
+    `job` None trains on real images alone. `build` is `TrainJob.build`. The result is in the run folder's `classifier/`
+    (or `baseline/`).
     """
     config, data = session.config, session.data
     plan = make_plan(config, data.train)
@@ -97,11 +102,12 @@ def train(session: Session, job: MixJob | None, streaming: bool, baseline: bool 
         best.uri,
         session.telemetry.reporter,
         "baseline" if baseline else "train",
+        build,
     )
     if not best.exists("finished"):
-        num_chunks = plan.num_chunks
         datasets: dict[str, Callable] = {}
         if streaming and job is not None:
+            num_chunks = plan.num_chunks
             datasets["mix"] = lambda: stream(job, remaining_chunks(job, num_chunks))
         settings = {"job": train_job, "streaming": bool(datasets)}
         _fit(session, train_loop, settings, f"{name}-{key}", config.placement.trainers, datasets)

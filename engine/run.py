@@ -10,6 +10,7 @@ import ray
 from diffmix.config import Config, check
 from engine import phases
 from engine.artifacts import bind_store, find_concept
+from engine.calibrate import with_best_split
 from engine.composed import find_composed
 from engine.gate import check_streaming, finish_filter, settle
 from engine.session import Session, open_session
@@ -19,15 +20,15 @@ from engine.summary import write_summary
 log = logging.getLogger(__name__)
 
 
-def run(config: Config) -> dict:
+def run(config: Config, command: float | None = None) -> dict:
     """Everything, going on where an earlier run of the same folder ended. Gives what `summary.json` then holds.
 
-    On mixes that `diffmix compose` has put there, this trains and no more.
-    Raises `UserError` for anything that the user can mend.
+    On mixes that `diffmix compose` has put there, this trains and no more. `command` is when the command was given, in seconds
+    since 1970; None: now. Raises `UserError` for anything that the user can mend.
     """
     check(config)
     check_streaming(config)
-    with open_session(config) as session:
+    with open_session(config, command) as session:
         baseline = _Baseline(session)
         concept = None
         store = find_composed(session.out, session.data.train)
@@ -37,6 +38,9 @@ def run(config: Config) -> dict:
             store = _bound_store(session, concept)
         job = phases.mix_job(session, concept, store)
         baseline.wait_if_started()
+        if config.placement.auto and not composed:
+            session = with_best_split(session, job)
+            job = phases.mix_job(session, concept, store)
         if composed:
             phases.train(session, job, streaming=False)
         elif config.run.mode == "staged":
@@ -45,7 +49,7 @@ def run(config: Config) -> dict:
             phases.train(session, job, streaming=False)
         else:
             phases.train(session, job, streaming=True)
-            phases.synthesize(session, job)  # nothing, unless the stream was cut short
+            phases.synthesize(session, job, idle_trainers=True)  # what training did not wait for
         baseline.finish()
         return write_summary(session, store, concept)
 

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,18 +104,20 @@ def _check_space(config: Config, out: Folder, data: Prepared) -> None:
 
 
 @contextlib.contextmanager
-def open_session(config: Config) -> Iterator[Session]:
+def open_session(config: Config, command: float | None = None) -> Iterator[Session]:
     """Check everything cheap, connect to the cluster, check its size; then a session whose telemetry is collected in a thread.
 
-    Where `mix.batch` is auto, `config` has the number that it means afterwards.
+    `command` is when the command was given, in seconds since 1970; None: now. Where `mix.batch` is auto, `config` has the
+    number that it means afterwards.
     """
+    command = time.time() if command is None else command
     out, data = check_inputs(config)
     cluster.connect(config)
     cluster.preflight(config)
     if config.mix.batch == "auto" and find_composed(out, data.train) is None:
         config.mix.batch = measure_batch(config, len(make_plan(config, data.train)))
     out.write("config.yaml", yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False).encode())
-    telemetry = Telemetry(out, f"telemetry-{uuid.uuid4().hex[:8]}")
+    telemetry = Telemetry(out, f"telemetry-{uuid.uuid4().hex[:8]}", command)
     stop = threading.Event()
     display = progress.Display()
 

@@ -1,6 +1,6 @@
 """Ray Data's part: chunk numbers in, finished and stored mixes out.
 
-One row in is one block, one chunk, one task: scheduling, retry, resume and the split to train workers are all exact.
+One row in is one block and one task: a few chunks, which the mixer makes one by one and the store keeps one by one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -40,10 +41,17 @@ class MixesImages(Protocol):
     def mix(self, specs: list[MixSpec], sources: list[bytes | None]) -> list[Image]: ...
 
 
+MOST_CHUNKS = 16
+"""Chunks in one task, at most: what a killed actor loses, and how many mixes reach training at once (docs/scale.md)."""
+TASKS_PER_MIXER = 4
+"""A task holds at most this part of a mixer's fair share of what is left, so that all mixers end at about the same time."""
+
+
 def build_mixer(job: MixJob) -> MixesImages:
     """The real mixer: a personalised pipeline on this actor's device."""
     from diffmix.mixer import Mixer
 
+    limit_threads(job.config.placement.cpus_per_mixer)
     real = RealSet.open(job.real)
     concept = Folder(job.concept).fetch() if job.concept else None
     config = job.config
@@ -83,10 +91,11 @@ def make_plan(config: Config, real: RealSet) -> MixPlan:
     return MixPlan(config.mix, real.labels, real.image_ids, len(real.class_names), config.run.seed)
 
 
-def stream(job: MixJob, chunks: np.ndarray) -> ray.data.Dataset:
+def stream(job: MixJob, chunks: np.ndarray, pass_on: bool = True) -> ray.data.Dataset:
     """A lazy data set of the store's columns and `chunk`: makes the given chunks (int [n]), stores each, and passes it on.
 
-    It is meant to be consumed once. Blocks come in the order in which mixers finish.
+    Without `pass_on` only `chunk` comes out, once for each chunk, and the images stay in the store. It is meant to be
+    consumed once. Blocks come in the order in which mixers finish.
     """
     place = job.config.placement
     least, most = place.mixers[0], place.mixers[-1]
@@ -101,13 +110,14 @@ def stream(job: MixJob, chunks: np.ndarray) -> ray.data.Dataset:
         enable_true_multi_threading=True,
     )
     where = {"label_selector": GENERATE_LABEL} if place.separate else {}
-    numbers = ray.put(chunks)
+    groups = group_chunks(chunks, most)
+    numbers = ray.put(groups)
     whole = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     # Reading asks for one CPU, as Ray's own first stage does, so that the two become one task.
     ray.data.DataContext.get_current().enable_progress_bars = False
     return (
-        ray.data.range(len(chunks), override_num_blocks=max(1, len(chunks)))
-        .map_batches(read_chunk, fn_kwargs={"job": job, "chunks": numbers}, **whole, **where)
+        ray.data.range(len(groups), override_num_blocks=max(1, len(groups)))
+        .map_batches(read_chunks, fn_kwargs={"job": job, "groups": numbers}, **whole, **where)
         .map_batches(
             MixActor,
             fn_constructor_kwargs={"job": job},
@@ -117,23 +127,37 @@ def stream(job: MixJob, chunks: np.ndarray) -> ray.data.Dataset:
             **{**whole, "batch_size": 1},
             **where,
         )
-        .map_batches(store_chunk, fn_kwargs={"job": job}, **whole, num_cpus=0.25, **where)
+        .map_batches(store_chunks, fn_kwargs={"job": job, "pass_on": pass_on}, **whole, num_cpus=0.25, **where)
     )
 
 
-def read_chunk(rows: pa.Table, job: MixJob, chunks: object) -> pa.Table:
-    """Row number -> one row that holds a whole chunk: `chunk`, its specs, and its source images' bytes.
+def group_chunks(chunks: np.ndarray, mixers: int) -> list[np.ndarray]:
+    """The chunks of each task, in order: one at first, so that training soon has mixes, more, and at the end one again.
+
+    Ray's driver needs some milliseconds for a task, however large: with one chunk in each it could not keep up with many
+    mixers. With large ones to the end, mixers would wait for the last.
+    """
+    groups, start = [], 0
+    while start < len(chunks):
+        size = min(start, len(chunks) - start) // (TASKS_PER_MIXER * mixers)
+        groups.append(chunks[start : start + max(1, min(MOST_CHUNKS, size))])
+        start += len(groups[-1])
+    return groups
+
+
+def read_chunks(rows: pa.Table, job: MixJob, groups: object) -> pa.Table:
+    """Task number -> a row for each of its chunks: `chunk`, its specs, and its source images' bytes.
 
     A chunk stays one row until it is mixed, because Ray Data would fill up a short chunk's batch from the next one.
     """
-    numbers = ray.get(chunks) if isinstance(chunks, ray.ObjectRef) else chunks
+    numbers = ray.get(groups) if isinstance(groups, ray.ObjectRef) else groups
     plan, real = _plan(job.real, pickle.dumps(job.config)), _real(job.real)
     found = []
     for row in rows["id"].to_pylist():
-        chunk = int(numbers[row])  # type: ignore[index]
-        specs = plan.chunk(chunk)
-        sources = [real.image_bytes(real.index_of(spec.source_id)) if spec.source_id else None for spec in specs]
-        found.append({"chunk": chunk, "specs": [spec._asdict() for spec in specs], "sources": sources})
+        for chunk in numbers[row].tolist():  # type: ignore[index]
+            specs = plan.chunk(chunk)
+            sources = [real.image_bytes(real.index_of(spec.source_id)) if spec.source_id else None for spec in specs]
+            found.append({"chunk": chunk, "specs": [spec._asdict() for spec in specs], "sources": sources})
     return pa.Table.from_pylist(found, schema=_CHUNK)
 
 
@@ -148,7 +172,6 @@ class MixActor:
         self.device = threading.Lock()
         self.name = f"mixer-{ray.get_runtime_context().get_actor_id()[:12]}"
         started = time.time()
-        limit_threads(job.config.placement.cpus_per_mixer)
         self.mixer = job.build(job)
         self.scorer = Scorer(job.gate, inference_device()) if job.gate else None
         job.reporter.send("mixer_ready", actor=self.name, node=ray.get_runtime_context().get_node_id(), start=started, end=time.time())
@@ -176,10 +199,16 @@ class MixActor:
         return score.tolist(), self.job.gate.accepts(score).tolist()
 
 
-def store_chunk(mixes: pa.Table, job: MixJob) -> pa.Table:
-    """Write a chunk's part, and pass the mixes on."""
-    MixStore(job.store).write(mixes["chunk"][0].as_py(), mixes, job.gate.scorer if job.gate else None)
-    return mixes
+def store_chunks(mixes: pa.Table, job: MixJob, pass_on: bool = True) -> pa.Table:
+    """Write a part for each chunk, and pass the mixes on, or the chunks' numbers alone."""
+    store, scorer = MixStore(job.store), job.gate.scorer if job.gate else None
+    numbers = mixes["chunk"].to_numpy()
+    starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist()]
+    parts = [mixes.slice(start, stop - start) for start, stop in zip(starts, [*starts[1:], len(mixes)], strict=True)]
+    # Most of a write is waiting for the disk or the object store.
+    with ThreadPoolExecutor(len(parts)) as threads:
+        list(threads.map(lambda part: store.write(part["chunk"][0].as_py(), part, scorer), parts))
+    return mixes if pass_on else pa.table({"chunk": numbers[starts]})
 
 
 def inference_device() -> str:

@@ -50,7 +50,8 @@ class Reporter:
 class Telemetry:
     """The driver's side: owns the collector and `metrics.jsonl`. Earlier attempts' events are kept and read back."""
 
-    def __init__(self, out: Folder, name: str):
+    def __init__(self, out: Folder, name: str, command: float | None = None):
+        """`command` is when the command was given, in seconds since 1970; None: now."""
         self.out, self.reporter = out, Reporter(name)
         node = ray.get_runtime_context().get_node_id()
         options = {"num_cpus": 0, "name": name, "namespace": NAMESPACE, "get_if_exists": True, "max_restarts": -1}
@@ -59,7 +60,7 @@ class Telemetry:
         self._written = len(self.events)
         if out.exists("metrics.jsonl") and not out.read("metrics.jsonl").endswith(b"\n"):
             out.append("metrics.jsonl", b"\n")  # a killed writer's last line
-        self.record("start")
+        self.record("start", command=time.time() if command is None else command)
 
     def record(self, kind: str, **values: object) -> None:
         """Keep an event of the driver's own."""
@@ -125,12 +126,25 @@ def wall_seconds(events: list[dict]) -> float:
     return total + (last - start if start is not None else 0.0)
 
 
+def since_command(events: list[dict], kind: str, moment: str) -> float | None:
+    """Seconds from the command to the first `moment` of an event of a kind, in the last attempt that has one; None without."""
+    command: float | None = None
+    firsts: dict[float, float] = {}
+    for event in events:
+        if event["event"] == "start":
+            command = event.get("command", event["time"])
+        elif event["event"] == kind and moment in event and command is not None:
+            firsts[command] = min(event[moment], firsts.get(command, event[moment]))
+    return [first - begin for begin, first in firsts.items()][-1] if firsts else None
+
+
 def figures(events: list[dict]) -> dict:
     """The figures of `summary.json` that come from events.
 
-    A phase's seconds are the length of the union of its spans over all attempts. `mixer.busy_fraction` is the time in
-    mixer calls over the mixers' time between their first and last chunk; `overlap.concurrent_fraction` is the share of
-    the shorter phase's span in which both ran.
+    A phase's seconds are the length of the union of its spans over all attempts; `to_first_mix` and `to_first_step` count
+    from the command and are there where it came to that. `mixer.busy_fraction` is the time in mixer calls over the mixers'
+    time between their first and last chunk; `overlap.concurrent_fraction` is the share of the shorter phase's span in
+    which both ran.
     """
     pauses = 60.0  # a pause of more than this between chunks or epochs is another attempt, not work
     mix, train = spans(events, "mix"), spans(events, "train")
@@ -140,12 +154,14 @@ def figures(events: list[dict]) -> dict:
         if event["event"] == "mix":
             actors.setdefault(event["actor"], []).append((event["start"], event["end"]))
     held = sum(max(end for _, end in spans_) - min(start for start, _ in spans_) for spans_ in actors.values())
+    busy = sum(end - start for start, end in mix)
     mixed = [event for event in events if event["event"] == "mix"]
     trained = [event for event in events if event["event"] == "train"]
     images = sum(event["images"] for event in trained)
     loop = sum(event["end"] - event["start"] for event in trained)
     shorter = min(length(mixing), length(training))
     generate = length(mixing)
+    first = {"to_first_mix": since_command(events, "mix", "end"), "to_first_step": since_command(events, "train", "first_step")}
     return {
         "seconds": {
             "personalize": length(union(spans(events, "personalize"))),
@@ -153,12 +169,15 @@ def figures(events: list[dict]) -> dict:
             "train": length(training),
             "baseline": length(union(spans(events, "baseline"))),
             "wall": wall_seconds(events),
+            **{name: value for name, value in first.items() if value is not None},
         },
         "mixer": {
             "images_per_second": sum(event["mixes"] for event in mixed) / generate if generate else 0.0,
-            "busy_fraction": sum(end - start for start, end in mix) / held if held else 0.0,
+            "images_per_busy_second": sum(event["mixes"] for event in mixed) / busy if busy else 0.0,
+            "busy_fraction": busy / held if held else 0.0,
         },
         "trainer": {
+            "workers": 1 + max((event.get("rank", 0) for event in trained), default=-1),
             "images_per_second": images / length(training) if training else 0.0,
             "data_wait_fraction": sum(event["wait"] for event in trained) / loop if loop else 0.0,
             "synthetic_share": sum(event["synthetic"] for event in trained) / images if images else 0.0,

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 from diffmix.config import Config
 from diffmix.errors import UserError
 
 
 def run(config: Config) -> None:
+    command = time.time()  # before Ray and torch are imported, which is part of the start
     from jobs.table import print_summary
 
     _require_shared_out(config)
     if config.run.seeds:
-        from engine.seeds import run_seeds as run_all
+        from engine.seeds import run_seeds
+
+        summary = run_seeds(config)
     else:
         from engine.run import run as run_all
-    summary = run_all(config)
+
+        summary = run_all(config, command)
     print_summary(summary, config)
 
 

@@ -35,9 +35,13 @@ def headline(summary: dict) -> list[tuple[str, str]]:
             rows.append(("time in which both phases ran", percent(summary["overlap"]["concurrent_fraction"])))
         if "synthetic_share" in summary.get("trainer", {}):
             rows.append(("share of mixes in training", percent(summary["trainer"]["synthetic_share"])))
-    seconds = ", ".join(f"{name} {value:.0f}" for name, value in summary.get("seconds", {}).items() if value)
+    took = summary.get("seconds", {})
+    seconds = ", ".join(f"{name} {value:.0f}" for name, value in took.items() if value and not name.startswith("to_"))
     if seconds:
         rows.append(("seconds", seconds))
+    for key, what in (("to_first_mix", "first mix"), ("to_first_step", "first train step")):
+        if key in took:
+            rows.append((f"seconds from command to {what}", f"{took[key]:.0f}"))
     return rows
 
 

@@ -36,7 +36,8 @@ def test_rates():
     found = figures(events)
     assert found["mixer"]["images_per_second"] == pytest.approx(2.4)
     assert found["mixer"]["busy_fraction"] == pytest.approx(19 / 20)
-    assert found["trainer"] == {"images_per_second": 10.0, "data_wait_fraction": 0.1, "synthetic_share": 0.2}
+    assert found["mixer"]["images_per_busy_second"] == pytest.approx(24 / 19)
+    assert found["trainer"] == {"workers": 1, "images_per_second": 10.0, "data_wait_fraction": 0.1, "synthetic_share": 0.2}
 
 
 def test_attempts_add_up_without_the_time_between():
@@ -49,3 +50,17 @@ def test_nothing_happened():
     found = figures([])
     assert found["seconds"]["wall"] == 0
     assert found["overlap"]["concurrent_fraction"] == 0
+
+
+def test_start_up_counts_from_the_command_of_the_last_attempt_that_came_so_far():
+    first = [
+        {"event": "start", "time": 100.0, "command": 95.0},
+        mix("m", 110, 112),
+        mix("m", 103, 105),
+        train(106, 120) | {"first_step": 107},
+    ]
+    second = [{"event": "start", "time": 1000.0, "command": 990.0}, mix("n", 1005, 1020)]
+    found = figures([*first, *second])["seconds"]
+    assert found["to_first_mix"] == 30  # the second attempt's
+    assert found["to_first_step"] == 12  # the second attempt did not train
+    assert "to_first_step" not in figures(second)["seconds"]

@@ -6,7 +6,6 @@ import ray
 import yaml
 
 from diffmix.config import to_dict
-from engine.forecast import splits
 from jobs.cli import main
 
 
@@ -29,11 +28,16 @@ def test_plan_counts_and_starts_nothing(tmp_path, small_config, capsys):
     assert not ray.is_initialized()
 
 
-def test_splits_scale_mixing_and_not_training(small_config):
-    summary = {"mixer": {"images_per_second": 2.0}, "seconds": {"train": 100.0}}
-    found = {row["mixers"]: row for row in splits(summary, 1000, small_config("out"))}
-    assert found[1]["generate s"] == 500.0
-    assert found[8]["generate s"] == 62.5
-    assert found[8]["wall s"] == 100.0
-    assert found[1]["GPU-hours"] == 500 * 2 / 3600
-    assert json.dumps(found[1])
+def test_plan_goes_by_the_rates_of_another_run(tmp_path, small_config, capsys):
+    recipe, other = tmp_path / "recipe.yaml", tmp_path / "other"
+    other.mkdir()
+    # 40 mixes at 0.4 a second are 100 s on one mixer; training draws 4 epochs of 3 batches of 8 of the 20 images: 100 s at 0.96
+    summary = {"mixer": {"images_per_busy_second": 0.4}, "trainer": {"workers": 1, "images_per_second": 0.96}}
+    (other / "summary.json").write_text(json.dumps(summary))
+    config = small_config(tmp_path / "out", **{"placement.auto": True, "placement.measured": str(other), "run.train_after": 0.0})
+    recipe.write_text(yaml.safe_dump(to_dict(config)))
+    assert main(["plan", "--config", str(recipe)]) == 0
+    text = capsys.readouterr().out
+    assert "2 (split by rates; overlapped)" in text
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.count("│") == 8]
+    assert ["2", "1", "1", "100.00", "100.00", "100.00", "0.06"] in rows

@@ -1,0 +1,154 @@
+"""The stream with stand-ins for mixers; the real ones are in tests/e2e."""
+
+import time
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from benchmarks.simulated import Ready, SleepingMixer, mix_job, session
+from diffmix.config import Config, MixConfig, PlacementConfig, TrainConfig
+from engine import phases
+from engine.stages import MOST_CHUNKS, TASKS_PER_MIXER, MixActor, group_chunks, read_chunks, store_chunks, stream
+from engine.store import MixStore
+from engine.telemetry import spans
+from engine.train import better_left
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+DEADLINE = 120.0
+
+
+def config(**placement) -> Config:
+    made = Config(mix=MixConfig(count=60, batch=2, strategy="real-mix"), train=TrainConfig(epochs=1, batch_size=4))
+    made.placement = PlacementConfig(**{"cpus_per_mixer": 0.5, **placement})
+    return made
+
+
+@dataclass(frozen=True)
+class WaitsFor:
+    """A mixer that leaves a file in `folder` when it is built, and whose chunks end when `files` files are there."""
+
+    folder: str
+    files: int
+
+    def __call__(self, job):
+        Path(self.folder, uuid.uuid4().hex).touch()
+        return self
+
+    def mix(self, specs, sources):
+        end = time.monotonic() + DEADLINE
+        while len(list(Path(self.folder).iterdir())) < self.files:
+            assert time.monotonic() < end, f"never more than {len(list(Path(self.folder).iterdir()))} of {self.files}"
+            Event().wait(0.05)  # other processes' files have no event
+        return [Ready(b"image %d" % spec.mix_id) for spec in specs]
+
+
+def test_groups_hold_every_chunk_once_in_order():
+    for chunks, mixers in ((1, 1), (7, 3), (500, 2), (5000, 4), (3, 64)):
+        groups = group_chunks(np.arange(100, 100 + chunks), mixers)
+        assert np.concatenate(groups).tolist() == list(range(100, 100 + chunks))
+        sizes = [len(group) for group in groups]
+        assert sizes[0] == sizes[-1] == 1
+        assert max(sizes) <= MOST_CHUNKS
+        assert max(sizes) <= max(1, chunks / (2 * TASKS_PER_MIXER * mixers))
+    assert len(group_chunks(np.arange(5000), 4)) < 5000 / 8
+    assert group_chunks(np.arange(0), 4) == []
+
+
+def test_a_task_of_several_chunks_stores_a_part_for_each(tmp_path):
+    with session(config(), 30, images=40) as opened:
+        job = mix_job_in_process(opened)
+        rows = read_chunks(pa.table({"id": [1]}), job, [np.array([9]), np.array([4, 2, 7])])
+        assert rows["chunk"].to_pylist() == [4, 2, 7]
+        actor = MixActor.__new__(MixActor)
+        actor.job, actor.name, actor.mixer = job, "mixer", SleepingMixer(0.0, 9)
+        mixes = pa.concat_tables([actor(rows.slice(i, 1)) for i in range(3)])
+        assert store_chunks(mixes, job).equals(mixes)
+        assert store_chunks(mixes, job, pass_on=False)["chunk"].to_pylist() == [4, 2, 7]
+        store = MixStore(job.store)
+        assert store.stored_chunks() == {2, 4, 7}
+        # the bytes of a part do not depend on what it was made with
+        apart = MixStore(str(tmp_path))
+        apart.write(2, actor(rows.slice(1, 1)))
+        assert (apart.folder.read("part-00000002.parquet")) == store.folder.read("part-00000002.parquet")
+
+
+def mix_job_in_process(opened):
+    """A job whose events nobody collects."""
+
+    class Silent:
+        def send(self, kind, **values):
+            pass
+
+    return replace(mix_job(opened, SleepingMixer(0.0, 9)), reporter=Silent())
+
+
+def test_pool_of_mixers_grows(tmp_path):
+    with session(config(mixers=(1, 3)), 30, images=40) as opened:
+        job = mix_job(opened, WaitsFor(str(tmp_path), 3))
+        phases.synthesize(opened, job)  # no chunk ends before there are three mixers
+        assert len(list(tmp_path.iterdir())) == 3
+        assert len(MixStore(job.store).stored_chunks()) == 30
+
+
+@dataclass(frozen=True)
+class StopsEarly:
+    """A train loop that is done when it has a few mixes, an hour after the first of them as far as the stream can tell."""
+
+    arrivals: object = None
+
+    def __call__(self, job, pool, arrivals):
+        return StopsEarly(arrivals)
+
+    def run(self):
+        self.arrivals.wait_for(3)
+        self.arrivals.first_arrival -= 3600
+        self.arrivals.started -= 3600
+        self.arrivals.finish()
+
+
+@dataclass(frozen=True)
+class FewUntil:
+    """A mixer that makes the first four chunks, and more only when `file` is there."""
+
+    file: str
+
+    def __call__(self, job):
+        return self
+
+    def mix(self, specs, sources):
+        end = time.monotonic() + DEADLINE
+        while specs[0].mix_id >= 8 and not Path(self.file).exists():
+            assert time.monotonic() < end
+            Event().wait(0.05)
+        return [Ready(b"image %d" % spec.mix_id) for spec in specs]
+
+
+def test_a_long_stream_is_left_to_the_driver(tmp_path):
+    go = tmp_path / "go"
+    with session(config(mixers=(1,), trainers=2), 30, images=40) as opened:
+        job = mix_job(opened, FewUntil(str(go)))
+        phases.train(opened, job, streaming=True, build=StopsEarly())  # would wait for ever if it took the whole stream
+        assert len(MixStore(job.store).stored_chunks()) < 30
+        go.touch()
+        phases.synthesize(opened, job, idle_trainers=True)
+        assert len(MixStore(job.store).stored_chunks()) == 30
+        opened.telemetry.collect()
+        assert len(spans(opened.telemetry.events, "mix")) >= 30
+
+
+def test_when_leaving_pays():
+    # 100 s left on 3 GPUs are 75 s on 4: leaving pays where new mixers start within 25 s
+    assert better_left(100.0, 24.0, 3, 1)
+    assert not better_left(100.0, 26.0, 3, 1)
+    assert not better_left(100.0, 1.0, 3, 0)
+
+
+def test_stream_of_nothing():
+    with session(config(), 30, images=40) as opened:
+        assert stream(mix_job(opened, SleepingMixer(0.0, 9)), np.arange(0)).count() == 0
