@@ -52,7 +52,7 @@ class ClassifierLoop:
         self.best = -1.0
         self.first_epoch = 0
         self.frozen = self.train.freeze_epochs > 0
-        self.engine: Any = None
+        self.engine: Any
         self._start()
         class_sizes = np.bincount(self.real.labels, minlength=len(self.real.class_names))
         self.loss = Loss(self.train, class_sizes, self.engine.device)
