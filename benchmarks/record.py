@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -28,10 +31,10 @@ def machine() -> dict:
     }
 
 
-def write(path: str | None, figures: dict[str, float]) -> None:
-    """Write `{"machine", "versions", "figures"}` to a JSON file; nothing where `path` is None."""
+def write(path: str | None, figures: dict[str, float], **more: object) -> None:
+    """Write `{"machine", "versions", "figures", **more}` to a JSON file; nothing where `path` is None."""
     if path:
-        text = json.dumps({"machine": machine(), "versions": versions(), "figures": figures}, indent=2)
+        text = json.dumps({"machine": machine(), "versions": versions(), "figures": figures, **more}, indent=2)
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 
@@ -41,6 +44,26 @@ def show(title: str, columns: list[str], rows: list[list[object]]) -> None:
     for row in rows:
         table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row))
     Console(soft_wrap=True).print(table)
+
+
+def interleaved(ways: dict[str, Callable[[int], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each way's `repeats` calls. They take turns, so that what else the machine does meets them alike.
+
+    A way is called with the number of its repeat, after one call with -1 that warms it up and does not count.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(-1, repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way(repeat)
+            if repeat >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def median_ratio(numerators: list[float], denominators: list[float]) -> float:
+    """The median of the ratios of what was measured side by side."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def _cpuinfo() -> list[str]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 from diffmix.errors import UserError
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffmix.base_model import Pipeline
 
 log = logging.getLogger(__name__)
 
 
-def choose_attention(pipe: StableDiffusionPipeline, choice: Literal["auto", "xformers", "sdpa"], latent_shape: tuple[int, ...]) -> str:
+def choose_attention(pipe: Pipeline, choice: Literal["auto", "xformers", "sdpa"], latent_shape: tuple[int, ...]) -> str:
     """Set the UNet's attention kernels and return their name, `xformers` or `sdpa`.
 
     `auto` is sdpa on a CPU; on a GPU it times one UNet call at `latent_shape` (batch, channels, height, width) with each,
@@ -47,19 +47,20 @@ def choose_attention(pipe: StableDiffusionPipeline, choice: Literal["auto", "xfo
     return faster
 
 
-def _seconds(pipe: StableDiffusionPipeline, latent_shape: tuple[int, ...]) -> float:
+def _seconds(pipe: Pipeline, latent_shape: tuple[int, ...]) -> float:
     """Seconds of one UNet call, after one that warms up."""
     import torch
 
+    from diffmix.prompt_encoder import PromptEncoder
+
     unet = pipe.unet
     latents = torch.zeros(latent_shape, device=unet.device, dtype=unet.dtype)
-    text_shape = (latent_shape[0], pipe.tokenizer.model_max_length, unet.config.cross_attention_dim)
-    text = torch.zeros(text_shape, device=unet.device, dtype=unet.dtype)
+    text = PromptEncoder(pipe, side=latent_shape[-1] * pipe.vae_scale_factor).encode([""]).rows([0] * latent_shape[0]).unet_inputs()
     start = 0.0
     with torch.inference_mode():
         for _ in range(2):
             torch.cuda.synchronize()
             start = time.perf_counter()
-            unet(latents, 1, encoder_hidden_states=text)
+            unet(latents, 1, **text)
         torch.cuda.synchronize()
     return time.perf_counter() - start

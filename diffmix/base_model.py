@@ -6,20 +6,24 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from diffmix.config import ModelConfig, Precision
 from diffmix.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from PIL.Image import Image
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 NANO_FOLDER = Path(__file__).parent / "nano" / "base"
 """The embedded base model."""
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_XL_PARTS = ("text_encoder_2", "tokenizer_2")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _WHOLE_FILE = 64 * 2**20  # files up to this many bytes are hashed whole, larger ones in samples
 _SAMPLES, _SAMPLE = 16, 2**16
@@ -35,8 +39,7 @@ def base_path(model: ModelConfig) -> str:
         if _HUB_ID.fullmatch(model.base) and not folder.exists():
             return model.base
         raise UserError(f"There is no base model at {model.base}; set --model.base to a diffusers folder, a hub id or nano.")
-    _check_parts(model, folder / "model_index.json")
-    for name in _PARTS:
+    for name in _parts(model, _read_index(model, folder / "model_index.json")):
         if not (folder / name).is_dir():
             raise UserError(
                 f"The base model {model.base} is incomplete ({name}/ is missing); copy it again or choose another --model.base."
@@ -49,31 +52,45 @@ def check_base(model: ModelConfig) -> None:
 
     Of a hub model one small file is read, from the hub or from this machine's cache.
     """
+    _index(model)
+
+
+def _index(model: ModelConfig) -> dict:
+    """The base's model_index.json, checked."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
     path = base_path(model)
     if Path(path).is_dir():
-        return
+        return _read_index(model, Path(path) / "model_index.json")
     try:
-        index = hf_hub_download(path, "model_index.json", revision=model.revision)
+        file = hf_hub_download(path, "model_index.json", revision=model.revision)
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise _not_on_hub(model) from error
-    _check_parts(model, Path(index))
+    index = _read_index(model, Path(file))
+    _parts(model, index)
+    return index
 
 
-def _check_parts(model: ModelConfig, index_file: Path) -> None:
+def _read_index(model: ModelConfig, file: Path) -> dict:
     try:
-        index = json.loads(index_file.read_text(encoding="utf-8"))
-        missing = [name for name in _PARTS if name not in index]
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         raise UserError(
             f"{model.base} is not a diffusers pipeline (it has no readable model_index.json); "
             "set --model.base to a folder that save_pretrained wrote, a hub id or nano."
         ) from None
-    if missing or "text_encoder_2" in index:
-        what = f"it has no {missing[0]}" if missing else "it has two text encoders"
-        raise UserError(f"{model.base} is not a Stable Diffusion 1.x or 2.x pipeline ({what}); choose another --model.base.")
+
+
+def _parts(model: ModelConfig, index: dict) -> tuple[str, ...]:
+    """The names of the pipeline's parts; `UserError` where it is no Stable Diffusion."""
+    parts = _PARTS + _XL_PARTS * any(name in index for name in _XL_PARTS)
+    for name in parts:
+        if not isinstance(index.get(name), list) or None in index[name]:  # an optional part that is left out is [null, null]
+            raise UserError(
+                f"{model.base} is not a Stable Diffusion 1.x, 2.x or XL pipeline (it has no {name}); choose another --model.base."
+            )
+    return parts
 
 
 def _not_on_hub(model: ModelConfig) -> UserError:
@@ -84,10 +101,10 @@ def _not_on_hub(model: ModelConfig) -> UserError:
     )
 
 
-def load_base(model: ModelConfig, device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
-    """The base pipeline on `device` in `dtype`, without safety checker and progress bars.
+def load_base(model: ModelConfig, device: str, dtype: torch.dtype) -> Pipeline:
+    """The base pipeline on `device` in `dtype`, without safety checker, watermark and progress bars.
 
-    Raises `UserError` where the folder or hub model cannot be read.
+    Raises `UserError` where the folder or hub model cannot be read or is of a kind that cannot be used.
     """
     import diffusers
     import transformers
@@ -95,11 +112,12 @@ def load_base(model: ModelConfig, device: str, dtype: torch.dtype) -> StableDiff
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    path = base_path(model)
+    path, index = base_path(model), _index(model)
+    kind, options = diffusers.StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
+    if _XL_PARTS[0] in index:
+        kind, options = diffusers.StableDiffusionXLPipeline, {"image_encoder": None, "add_watermarker": False}
     try:
-        pipe = diffusers.StableDiffusionPipeline.from_pretrained(
-            path, revision=model.revision, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
+        pipe = kind.from_pretrained(path, revision=model.revision, feature_extractor=None, **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if not Path(path).is_dir():
             raise _not_on_hub(model) from error
@@ -107,25 +125,56 @@ def load_base(model: ModelConfig, device: str, dtype: torch.dtype) -> StableDiff
         raise UserError(
             f"The base model {model.base} cannot be loaded ({reason}); copy it again or choose another --model.base."
         ) from error
+    _check_kind(model, pipe)
     pipe.set_progress_bar_config(disable=True)
     move(pipe, device, dtype)  # and not in from_pretrained: its option for that has another name in each version
     return pipe
 
 
-def move(pipe: StableDiffusionPipeline, device: str, dtype: torch.dtype) -> None:
-    """Move a pipeline's models to `device` and cast them to `dtype`, in place."""
+def _check_kind(model: ModelConfig, pipe: Pipeline) -> None:
+    """Raise `UserError` for a pipeline of the right parts that works in a way which is not known here."""
+    predicts = pipe.scheduler.config.get("prediction_type", "epsilon")
+    wanted = "text_time" if is_xl(pipe) else None
+    reasons = {
+        f"its UNet predicts {predicts}, not epsilon or v_prediction": predicts not in ("epsilon", "v_prediction"),
+        "its UNet takes other conditions than Stable Diffusion's": pipe.unet.config.addition_embed_type != wanted,
+        "its UNet takes more than latents": pipe.unet.config.in_channels != pipe.vae.config.latent_channels,
+        "its VAE scales each channel by itself": pipe.vae.config.latents_mean is not None,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(f"The base model {model.base} cannot be used ({reason}); choose another --model.base.")
+
+
+def is_xl(pipe: Pipeline) -> bool:
+    """Whether this is an SDXL: two text encoders, and a UNet that is told of the prompt as a whole and of sizes too."""
+    return hasattr(pipe, "text_encoder_2")
+
+
+def text_parts(pipe: Pipeline) -> list[tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]:
+    """A pipeline's tokenizers, each with its text encoder: one pair, or two of an SDXL."""
+    pairs = [(pipe.tokenizer, pipe.text_encoder)]
+    return [*pairs, (pipe.tokenizer_2, pipe.text_encoder_2)] if is_xl(pipe) else pairs
+
+
+def move(pipe: Pipeline, device: str, dtype: torch.dtype) -> None:
+    """Move a pipeline's models to `device` and cast them to `dtype`, in place; SDXL's VAE overflows in fp16 and stays in fp32."""
+    import torch
     from torch.nn import Module
 
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-        Module.to(part, device, dtype)  # diffusers' own `to` warns of layers to be kept in fp32 even where there are none
+    # diffusers' own `to` warns of layers to be kept in fp32 even where there are none.
+    for part in (pipe.unet, *(encoder for _, encoder in text_parts(pipe))):
+        Module.to(part, device, dtype)
+    overflows = is_xl(pipe) and dtype == torch.float16 and pipe.vae.config.force_upcast
+    Module.to(pipe.vae, device, torch.float32 if overflows else dtype)
 
 
-def native_resolution(pipe: StableDiffusionPipeline) -> int:
+def native_resolution(pipe: Pipeline) -> int:
     """Side in pixels of the square images that the model was made for."""
     return pipe.unet.config.sample_size * pipe.vae_scale_factor
 
 
-def resolution_of(model: ModelConfig, pipe: StableDiffusionPipeline) -> int:
+def resolution_of(model: ModelConfig, pipe: Pipeline) -> int:
     """Side in pixels that images are resized to: `model.resolution`, or the model's own size.
 
     Raises `UserError` for a side that the model cannot work at.
@@ -138,16 +187,19 @@ def resolution_of(model: ModelConfig, pipe: StableDiffusionPipeline) -> int:
     return side
 
 
-def to_tensor(image: Image, side: int) -> torch.Tensor:
-    """An RGB image as float32 [3, side, side] in [-1, 1], resized with PIL's bilinear filter as the reference does."""
+def to_tensor(image: Image, side: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """An RGB image as float32 [3, side, side] in [-1, 1] on `device`, resized with PIL's bilinear filter as the reference does."""
     import numpy as np
     import torch
     from PIL.Image import Resampling
 
     if image.size != (side, side):
         image = image.resize((side, side), Resampling.BILINEAR)
-    pixels = np.asarray(image, dtype=np.float32) / 255.0
-    return torch.from_numpy(2.0 * pixels - 1.0).permute(2, 0, 1).contiguous()
+    pixels = torch.from_numpy(np.array(image))
+    if torch.device(device).type == "cuda":
+        # Bytes, from pinned memory: the copy waits for nothing that the GPU is still busy with.
+        pixels = pixels.pin_memory().to(device, non_blocking=True)
+    return (2.0 * (pixels.float() / 255.0) - 1.0).permute(2, 0, 1).contiguous()
 
 
 def device_and_dtype(precision: Precision) -> tuple[str, torch.dtype]:
@@ -176,11 +228,25 @@ def base_fingerprint(model: ModelConfig) -> str:
     path = base_path(model)
     if not Path(path).is_dir():
         return f"{path}@{model.revision or 'main'}"
+    parts = [Path(path) / part for part in _parts(model, _index(model))]
+    files = [file for part in parts for file in part.iterdir() if file.is_file() and not file.name.startswith(".")]
+    return _fingerprint(Path(path), files)
+
+
+def files_fingerprint(path: str | None) -> str | None:
+    """The same for one file, or for the files that lie in a folder; None for None."""
+    if path is None:
+        return None
+    if Path(path).is_file():
+        return _fingerprint(Path(path).parent, [Path(path)])
+    return _fingerprint(Path(path), [file for file in Path(path).iterdir() if file.is_file() and not file.name.startswith(".")])
+
+
+def _fingerprint(folder: Path, files: list[Path]) -> str:
     digest = hashlib.sha256()
-    files = [file for part in _PARTS for file in (Path(path) / part).iterdir() if file.is_file() and not file.name.startswith(".")]
     for file in sorted(files):
         size = file.stat().st_size
-        digest.update(f"{file.relative_to(path).as_posix()} {size}\n".encode())
+        digest.update(f"{file.relative_to(folder).as_posix()} {size}\n".encode())
         with file.open("rb") as stream:
             if size <= _WHOLE_FILE:
                 digest.update(stream.read())

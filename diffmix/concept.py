@@ -4,6 +4,10 @@
 - `learned_embeds.safetensors`: token -> float32 [vectors, dim]. `load_textual_inversion` takes one token at a time, so
   `pipe.load_textual_inversion([{token: rows} for token, rows in load_file(path).items()])`; a token of several vectors
   is then written once in a prompt and diffusers spells it out.
+  For an SDXL base the file is what diffusers' advanced DreamBooth scripts write: `clip_l` and `clip_g`, float32 [all vectors,
+  dim], the rows of the first and of the second text encoder. Each is loaded by itself, with the tokens' `spellings`, in order:
+  `pipe.load_textual_inversion(rows["clip_l"], token=spellings, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)`
+  and likewise `clip_g` with `text_encoder_2` and `tokenizer_2`; `Concept.spellings` has that list.
 - `concept.json`: which class has which token, and what the concept was made from.
 """
 
@@ -13,32 +17,30 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import shutil
 import string
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffmix.base_model import is_xl, text_parts
+from diffmix.class_names import plain, spoken
 from diffmix.config import PersonalizeConfig
 from diffmix.errors import UserError
+from diffmix.formats import lora, reference_concept
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusionPipeline
 
+    from diffmix.base_model import Pipeline
+
+XL_KEYS = ("clip_l", "clip_g")
+"""The rows of an SDXL's first and second text encoder in `EMBEDS_FILE`."""
 LORA_FILE = "pytorch_lora_weights.safetensors"
 EMBEDS_FILE = "learned_embeds.safetensors"
 CONCEPT_FILE = "concept.json"
-REFERENCE_EMBEDS_FILE = "learned_embeds-steps-last.bin"
-"""The reference implementation's tokens: a pickled dict with `learned_embeds_dict` and `name2placeholder`."""
 
 _FIELDS = {"token", "class_name", "superclass"}
-
-
-def spoken(class_name: str) -> str:
-    """A class name as it is said in a prompt: `001.Black_footed_Albatross` is `Black footed Albatross`."""
-    return re.sub(r"^\d+\.\s*(?=\D)", "", class_name).replace("_", " ").strip() or class_name
 
 
 def prompt(template: str, token: str | None, class_name: str, superclass: str) -> str:
@@ -60,7 +62,7 @@ def prompt(template: str, token: str | None, class_name: str, superclass: str) -
 def concept_settings(personalize: PersonalizeConfig) -> dict:
     """The options that a concept's weights depend on, as JSON values."""
     options = dataclasses.asdict(personalize)
-    return json.loads(json.dumps({key: value for key, value in options.items() if key not in ("concept", "checkpoint_every")}))
+    return json.loads(json.dumps({key: value for key, value in options.items() if key not in ("concept", "checkpoint_every", "compile")}))
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class Concept:
         Raises `UserError` for a folder that is missing, no concept, or incomplete.
         """
         folder = Path(folder)
-        if not (folder / CONCEPT_FILE).exists() and (folder / REFERENCE_EMBEDS_FILE).exists():
-            return _load_reference(folder)
+        if not (folder / CONCEPT_FILE).exists() and reference_concept.found_in(folder):
+            return Concept(**reference_concept.description(folder), folder=folder)
         try:
             stored = json.loads((folder / CONCEPT_FILE).read_text(encoding="utf-8"))
             concept = Concept(**stored, folder=folder)
@@ -113,17 +115,24 @@ class Concept:
         """sha256 over the description and the weights; the same wherever the folder lies."""
         assert self.folder is not None
         digest = hashlib.sha256(json.dumps(self._stored(), sort_keys=True).encode())
-        for name in (EMBEDS_FILE, LORA_FILE, REFERENCE_EMBEDS_FILE):
+        for name in (EMBEDS_FILE, reference_concept.EMBEDS_FILE, *lora.FILES, lora.PEFT_CONFIG):
             file = self.folder / name
             digest.update(file.read_bytes() if file.exists() else b"")
         return digest.hexdigest()
 
-    def save(self, folder: str | Path, embeds: dict[str, torch.Tensor], lora: dict[str, torch.Tensor]) -> Concept:
+    def save(
+        self,
+        folder: str | Path,
+        embeds: dict[str, torch.Tensor],
+        lora: dict[str, torch.Tensor],
+        embeds_2: dict[str, torch.Tensor] | None = None,
+    ) -> Concept:
         """Write the folder in one go, replacing an older one, and return the concept as it lies there.
 
-        `embeds`: token -> float32 [vectors, dim], empty without tokens. `lora`: the UNet's LoRA in diffusers' naming,
-        empty without LoRA. Raises `UserError` where the folder cannot be written.
+        `embeds`: token -> float32 [vectors, dim], empty without tokens; `embeds_2`: those of an SDXL's second text encoder.
+        `lora`: the UNet's LoRA in diffusers' naming, empty without LoRA. Raises `UserError` where the folder cannot be written.
         """
+        import torch
         from diffusers import StableDiffusionPipeline
         from safetensors.torch import save_file
 
@@ -133,7 +142,11 @@ class Concept:
         try:
             beside.mkdir(parents=True)
             if embeds:
-                save_file({token: rows.detach().float().cpu().contiguous() for token, rows in embeds.items()}, beside / EMBEDS_FILE)
+                stored = embeds
+                if embeds_2:
+                    tables = (torch.cat([table[token] for token in self.tokens.values()]) for table in (embeds, embeds_2))
+                    stored = dict(zip(XL_KEYS, tables, strict=True))
+                save_file({key: rows.detach().float().cpu().contiguous() for key, rows in stored.items()}, beside / EMBEDS_FILE)
             if lora:
                 StableDiffusionPipeline.save_lora_weights(beside, unet_lora_layers=lora)
             (beside / CONCEPT_FILE).write_text(json.dumps(self._stored(), indent=2, ensure_ascii=False), encoding="utf-8")
@@ -149,7 +162,7 @@ class Concept:
 
     def check_matches(self, class_names: list[str], base_fingerprint: str, where: str) -> None:
         """Raise `UserError` where this concept, found at `where`, lacks one of the classes or is for another base model."""
-        lacking = [name for name in class_names if name not in self.class_names]
+        lacking = [name for name in class_names if self._name(name) is None]
         if lacking:
             raise UserError(
                 f"The concept in {where} was made for other classes (it has no {lacking[0]!r}"
@@ -163,29 +176,54 @@ class Concept:
                 + "; set --model.base to it or personalise again."
             )
 
-    def embeds(self) -> dict[str, torch.Tensor]:
-        """token -> float32 [vectors, dim]."""
+    @property
+    def spellings(self) -> list[str]:
+        """The tokenizer entries of all tokens, in the order of the rows `clip_l` and `clip_g` of an SDXL's concept."""
+        return [name for token in self.tokens.values() for name in spell(token, self.vectors_per_token)]
+
+    def embeds(self, encoder: int = 0) -> dict[str, torch.Tensor]:
+        """token -> float32 [vectors, dim] of a text encoder: 0, or 1 for the second of an SDXL; empty where it has none."""
         assert self.folder is not None
         if (self.folder / EMBEDS_FILE).exists():
             from safetensors.torch import load_file
 
-            return load_file(self.folder / EMBEDS_FILE)
-        rows = _read_reference(self.folder)["learned_embeds_dict"]
-        return {token: row.float().reshape(-1, row.shape[-1]) for token, row in rows.items()}
+            stored = load_file(self.folder / EMBEDS_FILE)
+            if set(stored) == set(XL_KEYS):
+                rows = stored[XL_KEYS[encoder]].split(self.vectors_per_token)
+                return dict(zip(self.tokens.values(), rows, strict=True))
+            return stored if encoder == 0 else {}
+        return reference_concept.embeds(self.folder) if encoder == 0 else {}
 
-    def apply(self, pipe: StableDiffusionPipeline, use_tokens: bool = True, use_lora: bool = True, fuse: bool = True) -> None:
-        """Put the tokens in the pipeline's tokenizer and text encoder, and the LoRA in its UNet.
+    def lora_weights(self) -> dict[str, torch.Tensor]:
+        """The UNet's LoRA in float32, in diffusers' naming with `unet.` in front; empty for a concept of tokens alone."""
+        assert self.folder is not None
+        file = lora.find(self.folder)
+        return lora.read(file) if self.lora_rank and file else {}
+
+    def token(self, class_name: str) -> str | None:
+        """A class's token; None for a concept without tokens, or without this class."""
+        return self.tokens.get(self._name(class_name) or "")
+
+    def _name(self, class_name: str) -> str | None:
+        """A class's name as the concept spells it: other people's files write underscores, slashes and capitals as they like."""
+        if class_name in self.class_names:
+            return class_name
+        alike = [name for name in self.class_names if plain(name) == plain(class_name)]
+        return alike[0] if len(alike) == 1 else None
+
+    def apply(self, pipe: Pipeline, use_tokens: bool = True, use_lora: bool = True, fuse: bool = True) -> None:
+        """Put the tokens in the pipeline's tokenizers and text encoders, and the LoRA in its UNet.
 
         `fuse` adds the LoRA into the UNet's weights, which makes it free at run time; do it in fp32 and cast after.
         Raises `UserError` where the weights do not fit this pipeline.
         """
         try:
             if use_tokens and self.tokens:
-                add_tokens(pipe, self.embeds())
+                add_tokens(pipe, self.embeds(), self.embeds(1))
             if use_lora and self.lora_rank:
-                # `load_lora_weights` does the same, and warns that there is nothing for the text encoder.
-                state, alphas = pipe.lora_state_dict(self.folder)
-                pipe.load_lora_into_unet(state, alphas, pipe.unet)
+                # `load_lora_weights` does the same, but warns that there is nothing for the text encoder, and takes nothing at all
+                # from keys without `unet.` in front, as the reference's are.
+                pipe.load_lora_into_unet(self.lora_weights(), None, pipe.unet)
                 if fuse:
                     pipe.unet.fuse_lora()
                     pipe.unet.unload_lora()
@@ -197,67 +235,32 @@ class Concept:
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "folder"}
 
 
-def add_tokens(pipe: StableDiffusionPipeline, embeds: dict[str, torch.Tensor]) -> None:
+def add_tokens(pipe: Pipeline, embeds: dict[str, torch.Tensor], embeds_2: dict[str, torch.Tensor] | None = None) -> None:
     """Add tokens with their vectors [vectors, dim] to a pipeline, all at once and under the names that diffusers gives them.
 
-    The same outcome as `pipe.load_textual_inversion` for one token after another, which takes minutes for many classes.
-    Raises `ValueError` for a token that is there already or vectors of another size.
+    `embeds_2` are the vectors of an SDXL's second text encoder. The same outcome as `pipe.load_textual_inversion` for one
+    token after another, which takes minutes for many classes. Raises `ValueError` for a token that is there already, vectors
+    of another size, or vectors for another number of text encoders.
     """
     import torch
 
-    tokenizer, encoder = pipe.tokenizer, pipe.text_encoder
-    names = [spelled for token, rows in embeds.items() for spelled in spell(token, len(rows))]
-    vectors = torch.cat(list(embeds.values()))
-    size = encoder.get_input_embeddings().weight.shape[1]
-    if vectors.shape[1] != size:
-        raise ValueError(f"token vectors of {vectors.shape[1]} values for a text encoder of {size}")
-    if tokenizer.add_tokens(names) != len(names):
-        raise ValueError("some of its tokens are in the tokenizer already")
-    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    table = encoder.get_input_embeddings().weight
-    with torch.no_grad():
-        table[tokenizer.convert_tokens_to_ids(names)] = vectors.to(table)
+    if bool(embeds_2) != is_xl(pipe):
+        raise ValueError(f"token vectors for {2 if embeds_2 else 1} text encoders, where the base has {len(text_parts(pipe))}")
+    for (tokenizer, encoder), table in zip(text_parts(pipe), (embeds, embeds_2), strict=False):
+        assert table is not None
+        names = [spelled for token, rows in table.items() for spelled in spell(token, len(rows))]
+        vectors = torch.cat(list(table.values()))
+        size = encoder.get_input_embeddings().weight.shape[1]
+        if vectors.shape[1] != size:
+            raise ValueError(f"token vectors of {vectors.shape[1]} values for a text encoder of {size}")
+        if tokenizer.add_tokens(names) != len(names):
+            raise ValueError("some of its tokens are in the tokenizer already")
+        encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        weight = encoder.get_input_embeddings().weight
+        with torch.no_grad():
+            weight[tokenizer.convert_tokens_to_ids(names)] = vectors.to(weight)
 
 
 def spell(token: str, vectors: int) -> list[str]:
     """The tokenizer entries of a token of several vectors, as diffusers names them: `<a>`, `<a>_1`, `<a>_2`."""
     return [token, *(f"{token}_{i}" for i in range(1, vectors))]
-
-
-def _read_reference(folder: Path) -> dict:
-    import pickle
-
-    import torch
-
-    try:
-        stored = torch.load(folder / REFERENCE_EMBEDS_FILE, map_location="cpu", weights_only=True)
-        return {key: stored[key] for key in ("learned_embeds_dict", "name2placeholder")}
-    except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{folder / REFERENCE_EMBEDS_FILE} cannot be read as the reference implementation's tokens; copy it again."
-        ) from error
-
-
-def _load_reference(folder: Path) -> Concept:
-    stored = _read_reference(folder)
-    tokens = {str(name): str(token) for name, token in stored["name2placeholder"].items()}
-    rank = 0
-    if (folder / LORA_FILE).exists():
-        from safetensors import safe_open
-
-        with safe_open(folder / LORA_FILE, "pt") as file:
-            rank = min(min(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - not a dict
-    return Concept(
-        class_names=list(tokens),
-        superclass="",
-        tokens=tokens,
-        vectors_per_token=1,
-        lora_rank=rank,
-        base="unknown",
-        revision=None,
-        base_fingerprint="",
-        steps=0,
-        seed=0,
-        data_fingerprint="",
-        folder=folder,
-    )

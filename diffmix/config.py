@@ -6,6 +6,7 @@ The docstring under a field is what `--help` prints. `method.md`-style tags: [P]
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -64,6 +65,8 @@ class ModelConfig:
     """Attention kernels: `auto` times both once on the real shapes and keeps the faster."""
     compile: bool = False
     """Compile the UNet's blocks with torch.compile when a mixer starts (pays off after a few hundred mixes on a GPU)."""
+    tiny_vae: str | None = None
+    """Folder of an AutoencoderTiny (TAESD) that mixers use in place of the base's VAE: less work, softer detail. None: off."""
 
 
 @dataclass
@@ -104,12 +107,22 @@ class PersonalizeConfig:
     """Min-SNR loss weighting's gamma, 5 is usual. None: off."""
     noise_offset: float = 0.0
     """Standard deviation of a per-channel offset added to the noise; 0 is off."""
+    prior_weight: float = 0.0
+    """Weight of prior preservation (DreamBooth): the loss on images of the superclass that the base model made; 1 is usual. 0: off."""
+    prior_images: int = 200
+    """Images of the superclass that the base model makes for prior preservation, once, into the run folder's `prior/`."""
+    use_8bit_adam: bool = False
+    """Keep AdamW's state in 8 bits, which needs bitsandbytes; saves memory with large bases and ranks."""
     weight_decay: float = 1e-2
     """AdamW's weight decay, on the LoRA matrices only."""
     max_grad_norm: float = 1.0
     """Gradient norm above which gradients are scaled down."""
     gradient_checkpointing: bool = False
     """Trade UNet recomputation for memory."""
+    large_batch: int = 1
+    """Fold this many steps into one: batch_size times this, steps divided by this, learning rates times its square root."""
+    compile: bool = False
+    """Compile the UNet's blocks with torch.compile (on a GPU, pays off after some thousand steps)."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
 
@@ -138,6 +151,12 @@ class MixConfig:
     """Classifier-free guidance; 1 is off. [C] 7.5"""
     num_inference_steps: int = 25
     """Denoising steps of the full schedule; about strength times as many are run. [C] 25"""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Part of the schedule, from noise (0) to image (1), in which guidance is on; a step outside it costs half."""
+    sampler: Literal["dpm", "lcm", "tcd"] = "dpm"
+    """DPM-Solver++, or a few-step sampler for a base or a `sampler_lora` that was distilled for it. [C] dpm"""
+    sampler_lora: str | None = None
+    """LoRA of a few-step sampler (LCM-LoRA, Hyper-SD, TCD): a safetensors file, or a folder with one. None: off."""
     negative_prompt: str = ""
     """Prompt that guidance leads away from."""
     referred_classes: int | None = None
@@ -146,12 +165,45 @@ class MixConfig:
     """Draw the source class uniformly and then an image of it, or uniformly over all images (long tails). [C]"""
     target_sampling: Literal["uniform", "inverse"] = "uniform"
     """Draw target classes uniformly, or with probability proportional to 1 / (class size + 1) (long tails). [C]"""
-    batch: int = 16
-    """Mixes in one chunk: the mixer's batch, and the unit of retry and resume."""
+    batch: int | Literal["auto"] = 16
+    """Mixes in one chunk: the mixer's batch, and the unit of retry and resume. `auto`: as many as keep a mixer's device
+    busy and fit in its memory, measured when the run starts."""
     image_format: Literal["jpeg", "png", "webp"] = "jpeg"
     """Format that mixes are stored in."""
     image_quality: int = 95
     """Quality of JPEG and WebP files, 1 to 100."""
+
+
+@dataclass
+class GateConfig:
+    """Dropping mixes that show nothing of the kind: a CLIP scores each mix by "with" against "without" the superclass."""
+
+    clip: str | None = None
+    """CLIP model: a folder or hub id for transformers, such as `openai/clip-vit-base-patch32` [C], or `open_clip:NAME:WEIGHTS`,
+    where WEIGHTS is a tag or a file (also `open_clip:hf-hub:ID`, `open_clip:local-dir:FOLDER`). None: no gate."""
+    threshold: float | None = None
+    """Least score of a mix that is used, 0 to 1; decided in the mixer. None: `quantile` decides."""
+    quantile: float = 0.1
+    """Share of mixes, those with the lowest scores, that is dropped: at least 0 and below 1. Needs all scores, so it is decided
+    when all mixes are there: in `--run.mode staged`, by `diffmix synthesize` and by `diffmix filter`. [P] 0.1"""
+    prompts: tuple[str, str] = ("a photo with a {superclass} on it", "a photo without a {superclass} on it")
+    """What a good mix is called and what a bad one: the score is the softmax's probability of the first. [C]"""
+
+
+@dataclass
+class EvaluateConfig:
+    """What is measured at the end: how the test set's figures are grouped, and what `diffmix evaluate` says of mixes."""
+
+    mixes: int = 0
+    """Number of stored mixes, drawn at random by `run.seed`, whose faithfulness and diversity are measured; 0 is off. A Frechet
+    distance needs some thousands."""
+    features: str = "clip"
+    """What distances between images are measured with: `clip`, the image tower of `gate.clip`, or a timm model with its
+    pre-trained weights, such as `inception_v3` (also timm's `hf-hub:ID` and `local-dir:FOLDER`)."""
+    many_above: int = 20
+    """A class with more training images than this counts as many-shot. [C] 20 for CUB, 30 for Flowers"""
+    few_below: int = 5
+    """A class with fewer training images than this counts as few-shot, the rest as medium-shot. [C] 5 for CUB, 10 for Flowers"""
 
 
 @dataclass
@@ -168,6 +220,8 @@ class TrainConfig:
     """Side of the classifier's input in pixels. [C] 224, 384 or 448"""
     resize: int | None = None
     """Size that images are resized to before the crop. None: resolution / 0.875. [C] 256 for 224, 512 for 448"""
+    resized_crop: bool = False
+    """Train on random parts of 8 to 100 % of the image, resized, instead of the padded crop. [C] long tails only"""
     crop_padding: int = 8
     """Padding of the random crop in pixels. [C] 8"""
     flip: bool = True
@@ -179,7 +233,9 @@ class TrainConfig:
     scale: float = 0.0
     """Largest random change of size as a share: 0.2 is 0.8 to 1.2."""
     color_jitter: float = 0.0
-    """Strength of random brightness, contrast and saturation; hue gets a quarter of it."""
+    """Strength of random brightness, contrast and saturation; hue gets a quarter of it, where `hue` is not set."""
+    hue: float | None = None
+    """Largest random shift of the hue, 0 to 0.5. None: a quarter of `color_jitter`. [C] 0 for long tails"""
     invert: float = 0.0
     """Probability of inverting the colours."""
     erase: float = 0.0
@@ -204,8 +260,36 @@ class TrainConfig:
     """Weight decay. [C] 5e-4"""
     warmup_fraction: float = 0.1
     """Share of the steps in which the learning rate rises linearly; a cosine follows. [C] 0.1"""
+    lr_drop_epochs: tuple[int, ...] = ()
+    """Instead of the cosine: epochs, from 0, at which the learning rate falls to a hundredth. [C] 160 180 for long tails"""
     label_smoothing: float = 0.1
-    """Share of the label spread over all classes, on real images and mixes. [C] 0.1"""
+    """Share of the label spread over all classes. [C] 0.1; 0 for long tails"""
+    smooth_mixes: bool = True
+    """Smooth the labels of mixes too, although they are soft already. [C] True"""
+    loss: Literal["ce", "ldam", "balanced-softmax", "focal"] = "ce"
+    """Loss: cross-entropy, or one for long tails. `ldam` also puts a cosine head on the model, which its margins need."""
+    ldam_max_margin: float = 0.5
+    """LDAM's margin of the smallest class. [C] 0.5"""
+    ldam_scale: float = 30.0
+    """Factor of LDAM's cosine logits. [C] 30"""
+    focal_gamma: float = 2.0
+    """Focal loss's exponent; 0 is cross-entropy. 2 in its paper"""
+    reweight: Literal["none", "class-balanced", "drw"] = "none"
+    """Weigh classes by their effective number of images: always (`class-balanced`), or from `drw_epoch` on (`drw`)."""
+    reweight_beta: float = 0.9999
+    """Beta of the effective number (1 - beta^n) / (1 - beta), in [0, 1); 0 weighs all classes alike. [C] 0.9999"""
+    drw_epoch: int = 160
+    """First epoch, counted from 0, that `reweight: drw` weighs. [C] 160"""
+    cmo: bool = False
+    """CMO: paste boxes of class-balanced real images into the batch's images, as CutMix does (long tails)."""
+    cmo_probability: float = 0.5
+    """Probability that CMO pastes into a batch. [C] 0.5"""
+    cmo_skip: tuple[int, int] = (4, 3)
+    """Epochs without CMO at the start and at the end. [C] 4 3"""
+    freeze_epochs: int = 0
+    """First epochs in which the head alone is trained and the backbone, its statistics included, stays as it is."""
+    protocol: Literal["validation", "reference"] = "validation"
+    """Which images pick the epoch: the held-out ones, or the test set as in the reference (optimistic: the report says so)."""
     gradient_clip: float = 0.0
     """Gradient norm above which gradients are scaled down; 0 is off."""
     precision: Precision = "auto"
@@ -256,12 +340,40 @@ class RunConfig:
     """Train while mixes are being made, or make all mixes first (the exactly reproducible way)."""
     seed: int = 0
     """Seed of the plan, of personalisation and of training."""
+    seeds: tuple[int, ...] = ()
+    """`diffmix run` does the whole job for each of these in OUT/seed-N and reports mean and standard deviation. Empty: `seed` alone."""
     address: str | None = None
     """Ray cluster: None starts one on this machine, or joins the one that the job was submitted to; `auto` joins a running one."""
     train_after: float = 0.05
     """Overlapped mode: share of the planned mixes that must be there before training starts, [0, 1]."""
     oracle: str | None = None
     """Folder of a classifier that is only used to report the share of mixes that show their target class. None: off."""
+
+
+@dataclass
+class ComposeConfig:
+    """`diffmix compose`: several sets of mixes into one, in OUT/mixes, which `diffmix train` then takes as it is."""
+
+    stores: tuple[str, ...] = ()
+    """What to put together: run folders, mix stores, and folders in the layouts of `export.format`, the reference
+    implementation's among them. Classes are matched by name to those of `data.train`, or else of the first store."""
+    share: tuple[float, ...] = ()
+    """Share of each one's mixes to take, drawn by `run.seed` (0 to 1]: one number for all, or one for each. Empty: all."""
+    count: tuple[int, ...] = ()
+    """Number of each one's mixes to take instead: one for all, or one for each. Empty: `share` decides."""
+
+
+@dataclass
+class ExportConfig:
+    """`diffmix export`: OUT's mixes or concept in another layout."""
+
+    format: Literal["imagefolder", "webdataset", "reference", "reference-concept", "peft-concept"] = "imagefolder"
+    """Mixes as a Hugging Face imagefolder, as WebDataset shards or as the reference implementation writes them; or the concept
+    in the reference's files (old attention-processor LoRA) or with peft's LoRA."""
+    to: str = ""
+    """Folder that it goes to, which must be empty: a local path, s3:// or gs://."""
+    rejected: bool = False
+    """Also export the mixes that the gate rejected."""
 
 
 @dataclass
@@ -274,9 +386,13 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     personalize: PersonalizeConfig = field(default_factory=PersonalizeConfig)
     mix: MixConfig = field(default_factory=MixConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    compose: ComposeConfig = field(default_factory=ComposeConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
 
 
 def to_dict(config: object) -> dict:
@@ -321,30 +437,57 @@ def check(config: Config) -> None:
     require(0 < mix.soft_scale <= 1, "mix.soft_scale", mix.soft_scale, "above 0 and at most 1")
     require(mix.multiplier > 0, "mix.multiplier", mix.multiplier, "above 0")
     require(mix.guidance_scale >= 0, "mix.guidance_scale", mix.guidance_scale, "0 or more")
+    low, high = mix.guidance_interval
+    require(0 <= low <= high <= 1, "mix.guidance_interval", mix.guidance_interval, "two rising numbers from 0 to 1")
+    few = mix.sampler != "dpm"
+    require(few or mix.sampler_lora is None, "mix.sampler", mix.sampler, "lcm or tcd where mix.sampler_lora is set")
+    most = 50  # the schedule that these samplers were distilled on
+    require(
+        not few or mix.num_inference_steps <= most, "mix.num_inference_steps", mix.num_inference_steps, f"at most {most} for {mix.sampler}"
+    )
     require(1 <= mix.image_quality <= 100, "mix.image_quality", mix.image_quality, "from 1 to 100")
     for name in ("count", "referred_classes"):
         value = getattr(mix, name)
         require(value is None or value >= 1, f"mix.{name}", value, "at least 1")
     at_least_one = {
-        "mix": ("num_inference_steps", "batch"),
+        "mix": ("num_inference_steps",) if mix.batch == "auto" else ("num_inference_steps", "batch"),
         "train": ("epochs", "batch_size", "resolution", "eval_every"),
-        "personalize": ("steps", "batch_size", "lora_rank", "vectors_per_token", "gradient_accumulation_steps", "checkpoint_every"),
+        "personalize": (
+            "steps",
+            "batch_size",
+            "lora_rank",
+            "vectors_per_token",
+            "gradient_accumulation_steps",
+            "checkpoint_every",
+            "prior_images",
+            "large_batch",
+        ),
         "placement": ("trainers", "personalizers"),
     }
     for group, names in at_least_one.items():
         for name in names:
             value = getattr(getattr(config, group), name)
             require(value >= 1, f"{group}.{name}", value, "at least 1")
+    threshold = config.gate.threshold
+    require(threshold is None or 0 <= threshold <= 1, "gate.threshold", threshold, "from 0 to 1")
+    require(0 <= config.gate.quantile < 1, "gate.quantile", config.gate.quantile, "at least 0 and below 1")
+    require(config.evaluate.mixes >= 0, "evaluate.mixes", config.evaluate.mixes, "0 or more")
     require(train.lr > 0, "train.lr", train.lr, "above 0")
     if train.mixup_alpha or train.cutmix_alpha:
         even = train.batch_size % (2 * place.trainers) == 0
         require(even, "train.batch_size", train.batch_size, "even for each train worker where MixUp or CutMix is on")
     require(0 <= train.warmup_fraction < 1, "train.warmup_fraction", train.warmup_fraction, "at least 0 and below 1")
     require(0 <= train.label_smoothing < 1, "train.label_smoothing", train.label_smoothing, "at least 0 and below 1")
+    _check_long_tail(config, require)
     require(train.loader_workers >= 0, "train.loader_workers", train.loader_workers, "0 or more")
     require(
         train.batch_size % place.trainers == 0, "train.batch_size", train.batch_size, f"a multiple of placement.trainers, {place.trainers}"
     )
+    dropout, snr_gamma = personalize.prompt_dropout, personalize.snr_gamma
+    require(0 <= dropout <= 1, "personalize.prompt_dropout", dropout, "a probability from 0 to 1")
+    require(snr_gamma is None or snr_gamma > 0, "personalize.snr_gamma", snr_gamma, "above 0")
+    require(personalize.noise_offset >= 0, "personalize.noise_offset", personalize.noise_offset, "0 or more")
+    require(personalize.prior_weight >= 0, "personalize.prior_weight", personalize.prior_weight, "0 or more")
     require(personalize.tokens or personalize.lora, "personalize.tokens", False, "on where personalize.lora is off")
     require(
         len(place.mixers) in (1, 2) and 1 <= place.mixers[0] <= place.mixers[-1],
@@ -356,3 +499,41 @@ def check(config: Config) -> None:
         not (place.auto and place.separate), "placement.auto", True, "off where placement.separate is on: node labels are the split then"
     )
     require(0 <= config.run.train_after <= 1, "run.train_after", config.run.train_after, "from 0 to 1")
+    _check_compose(config, require)
+
+
+def _check_long_tail(config: Config, require: Callable[[bool, str, object, str], None]) -> None:
+    """The part of `check` about losses, schedules and groups for long tails, and about several seeds."""
+    train, evaluate, seeds = config.train, config.evaluate, config.run.seeds
+    require(train.hue is None or 0 <= train.hue <= 0.5, "train.hue", train.hue, "from 0 to 0.5")
+    for name in ("ldam_max_margin", "ldam_scale"):
+        require(getattr(train, name) > 0, f"train.{name}", getattr(train, name), "above 0")
+    require(train.focal_gamma >= 0, "train.focal_gamma", train.focal_gamma, "0 or more")
+    require(0 <= train.reweight_beta < 1, "train.reweight_beta", train.reweight_beta, "at least 0 and below 1")
+    late = f"below train.epochs, {train.epochs}, or it never starts"
+    require(train.reweight != "drw" or 0 <= train.drw_epoch < train.epochs, "train.drw_epoch", train.drw_epoch, late)
+    require(0 <= train.cmo_probability <= 1, "train.cmo_probability", train.cmo_probability, "a probability from 0 to 1")
+    if train.cmo:
+        require(not (train.mixup_alpha or train.cutmix_alpha), "train.cmo", True, "off where MixUp or CutMix is on")
+        fits = min(train.cmo_skip) >= 0 and sum(train.cmo_skip) < train.epochs
+        require(fits, "train.cmo_skip", train.cmo_skip, f"two numbers from 0 that leave some of the {train.epochs} epochs")
+    drops = train.lr_drop_epochs
+    require(list(drops) == sorted(set(drops)) and min(drops, default=0) >= 0, "train.lr_drop_epochs", drops, "rising epochs from 0")
+    require(0 <= train.freeze_epochs <= train.epochs, "train.freeze_epochs", train.freeze_epochs, f"from 0 to train.epochs, {train.epochs}")
+    few, many = evaluate.few_below, evaluate.many_above
+    require(0 <= few <= many + 1, "evaluate.few_below", few, f"from 0 to evaluate.many_above + 1, {many + 1}")
+    require(len(set(seeds)) == len(seeds), "run.seeds", seeds, "different numbers")
+
+
+def _check_compose(config: Config, require: Callable[[bool, str, object, str], None]) -> None:
+    compose = config.compose
+    for share in compose.share:
+        require(0 < share <= 1, "compose.share", share, "above 0 and at most 1")
+    for count in compose.count:
+        require(count >= 1, "compose.count", count, "at least 1")
+    require(not (compose.share and compose.count), "compose.share", compose.share, "left out where compose.count is set")
+    for name in ("share", "count"):
+        given = len(getattr(compose, name))
+        require(
+            given in (0, 1, len(compose.stores)), f"compose.{name}", getattr(compose, name), "one number, or one for each of compose.stores"
+        )

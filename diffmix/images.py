@@ -71,6 +71,8 @@ def encode(image: Image.Image, format: ImageFormat, quality: int) -> bytes:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "JPEG" and "exif" not in image.info:  # the usual case, which would be parsed in vain
+        return 1
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a camera's broken EXIF block is no reason to lose its picture
@@ -83,7 +85,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_8_bit(grey: np.ndarray) -> np.ndarray:

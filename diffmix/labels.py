@@ -18,11 +18,18 @@ def soft_label(source: ArrayLike, target: ArrayLike, strength: ArrayLike, gamma:
         if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
             raise ValueError(f"class indices must lie in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}")
     share = strength**gamma
-    eye = np.eye(num_classes)
-    label = (1.0 - share)[..., None] * eye[source] + share[..., None] * eye[target]
-    return (scale * label).astype(np.float32)
+    label = np.zeros((share.size, num_classes))
+    rows = np.arange(share.size)
+    label[rows, source.ravel()] = 1.0 - share.ravel()
+    label[rows, target.ravel()] += share.ravel()
+    return (scale * label).astype(np.float32).reshape(*share.shape, num_classes)
 
 
 def one_hot(label: ArrayLike, num_classes: int) -> np.ndarray:
     """float32 [..., num_classes] with a 1 at `label`."""
-    return np.eye(num_classes, dtype=np.float32)[np.asarray(label)]
+    return (np.asarray(label)[..., None] == np.arange(num_classes)).astype(np.float32)
+
+
+def smooth(label: np.ndarray, smoothing: float) -> np.ndarray:
+    """`(1 - smoothing) * label` plus the rest spread evenly over the classes; each row of [..., num_classes] keeps its sum."""
+    return (1 - smoothing) * label + smoothing * label.mean(-1, keepdims=True)

@@ -1,9 +1,9 @@
 """The generator: a batch of mix specs and source images in, mixed images out.
 
 One call handles mixes of different sources, target classes, strengths and seeds, and each image is what stock
-`StableDiffusionImg2ImgPipeline` (or `StableDiffusionPipeline`, for strategies from noise) gives for it alone with
-`generator=torch.Generator().manual_seed(seed)`. In half precision the noise is the fp32 noise, rounded, so that a mix is
-the same picture in every precision (the stock pipelines draw other noise there).
+`StableDiffusionImg2ImgPipeline` (or `StableDiffusionPipeline`, for strategies from noise; for an SDXL base their XL kin) gives
+for it alone with `generator=torch.Generator().manual_seed(seed)`. In half precision only the models compute in half: latents and noise stay
+fp32, so that a mix is the same picture in every precision (the stock pipelines draw other noise there).
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 import sys
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -24,11 +26,15 @@ from diffmix.config import MixConfig, ModelConfig
 from diffmix.errors import UserError
 from diffmix.images import decode
 from diffmix.plan import MixSpec, denoising_steps
+from diffmix.prompt_encoder import PromptEncoder
+from diffmix.samplers import fuse_sampler_lora, make_scheduler
+from diffmix.tiny_vae import use_tiny_vae
 
 log = logging.getLogger(__name__)
 
 _CACHE_BYTES = 256 * 2**20  # 4,000 sources of 512 px in half precision
 _DECODE_PIXELS = 8 * 512 * 512  # the VAE's decoder needs about 8 GB for this many at once in half precision
+_USUAL_BATCH = 16  # outside of a run nobody has resolved `auto`
 
 
 class _Source(NamedTuple):
@@ -36,7 +42,8 @@ class _Source(NamedTuple):
 
     mean: torch.Tensor
     """[1, C, h, w]: the VAE posterior's mean."""
-    std: torch.Tensor
+    std: torch.Tensor | None
+    """None: the VAE has no posterior, its latents are the mean."""
     size: tuple[int, int]
     """Width and height of the original in pixels."""
 
@@ -69,16 +76,19 @@ class Mixer:
             if generator == "ti" and not loaded.tokens:
                 raise UserError(f"--mix.strategy {mix.strategy} needs class tokens, but the concept in {concept} has none; use diff-*.")
         device, dtype = device_and_dtype(model.precision)
-        # The LoRA is fused in fp32: most of it would be lost in the rounding of half-precision weights.
+        # LoRAs are fused in fp32: most of it would be lost in the rounding of half-precision weights.
         self.pipe = load_base(model, "cpu", torch.float32)
         if loaded:
             loaded.apply(self.pipe, use_tokens=True, use_lora=generator == "diff")
+        if mix.sampler_lora:
+            fuse_sampler_lora(self.pipe, mix.sampler_lora)
+        if model.tiny_vae:
+            use_tiny_vae(self.pipe, model.tiny_vae)
         move(self.pipe, device, dtype)
         self.device, self.dtype = torch.device(device), dtype
         self.resolution = resolution_of(model, self.pipe)
-        self._set_scheduler()
-        tokens = loaded.tokens if loaded else {}
-        self.prompts = [prompt(template, tokens.get(name), name, superclass) for name in class_names]
+        self.pipe.scheduler = make_scheduler(mix.sampler, self.pipe)
+        self.prompts = [prompt(template, loaded.token(name) if loaded else None, name, superclass) for name in class_names]
         """The prompt of each class, in label order."""
         side = self.resolution // self.pipe.vae_scale_factor
         self.latent_shape = (1, self.pipe.unet.config.in_channels, side, side)
@@ -86,10 +96,13 @@ class Mixer:
         if device == "cuda":
             self.pipe.unet.to(memory_format=torch.channels_last)
             self.pipe.vae.to(memory_format=torch.channels_last)
-        self.attention = choose_attention(self.pipe, model.attention, (mix.batch * (1 + self.guided), *self.latent_shape[1:]))
+        self.batch = mix.batch if isinstance(mix.batch, int) else _USUAL_BATCH
+        """Mixes that a call usually has. Fewer are filled up to it where the UNet is compiled, more are taken as they come."""
+        self.attention = choose_attention(self.pipe, model.attention, (self.batch * (1 + self.guided), *self.latent_shape[1:]))
+        self.compiled = model.compile
         if model.compile:
-            self.pipe.unet.compile_repeated_blocks()
-        self._text = self._encode_prompts([*self.prompts, mix.negative_prompt])
+            self.pipe.unet.compile_repeated_blocks(dynamic=False)
+        self._text = PromptEncoder(self.pipe, self.resolution).encode([*self.prompts, mix.negative_prompt])
         self._sources: OrderedDict[str, _Source] = OrderedDict()
         self._cached_bytes = 0
         log.info("mixer on %s in %s, %d px, attention %s", self.device, dtype, self.resolution, self.attention)
@@ -108,7 +121,7 @@ class Mixer:
             raise ValueError(f"one batch has to run one number of denoising steps, 1 or more, not {sorted(steps)}")
         encoded = [self._source(spec, source) for spec, source in zip(specs, sources, strict=True)]
         latents = self.denoise(specs, encoded, steps.pop())
-        images = self.decode(latents)
+        images = (Image.fromarray(pixels) for part in self.decode(latents) for pixels in part)
         return [
             image.resize(source.size, Image.Resampling.BILINEAR) if source and source.size != image.size else image
             for image, source in zip(images, encoded, strict=True)
@@ -116,52 +129,67 @@ class Mixer:
 
     def denoise(self, specs: list[MixSpec], sources: list[_Source | None], steps: int) -> torch.Tensor:
         """[n, C, h, w]: the mixes' latents, after the last `steps` of the schedule."""
-        scheduler, guidance = self.pipe.scheduler, self.config.guidance_scale
-        scheduler.set_timesteps(self.config.num_inference_steps, device=self.device)  # also forgets the last call
-        begin = self.config.num_inference_steps - steps
+        scheduler, guidance, total = self.pipe.scheduler, self.config.guidance_scale, self.config.num_inference_steps
+        scheduler.set_timesteps(total, device="cpu")  # also forgets the last call; on the CPU, where its arithmetic waits for no GPU
+        begin = total - steps
         timesteps = scheduler.timesteps[begin:]
         scheduler.set_begin_index(begin)
         # Noise is drawn on the CPU, mix by mix: first the posterior's, then what is added, as the stock pipelines do.
         generators = [torch.Generator("cpu").manual_seed(spec.seed) for spec in specs]
-        starts = [self._noise(g) if source is None else self._encoded(source, g) for source, g in zip(sources, generators, strict=True)]
-        latents = torch.cat(starts).to(self.device)
+        latents = self._start(sources, generators)
         if self.kind == "gen":
             latents = latents * scheduler.init_noise_sigma
         else:
-            noise = torch.cat([self._noise(generator) for generator in generators]).to(self.device)
-            latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(specs)))
-        text = self._text[[spec.target_label for spec in specs]]
-        if self.guided:
-            text = torch.cat([self._text[-1:].expand_as(text), text])
-        for timestep in timesteps:
-            inputs = torch.cat([latents] * 2) if self.guided else latents
-            predicted = self.pipe.unet(inputs, timestep, encoder_hidden_states=text, return_dict=False)[0]
-            if self.guided:
-                unconditional, conditional = predicted.chunk(2)
-                predicted = unconditional + guidance * (conditional - unconditional)
-            latents = scheduler.step(predicted, timestep, latents, generator=generators, return_dict=False)[0]
+            latents = scheduler.add_noise(latents, self._noise(generators), timesteps[:1].repeat(len(specs)))
+        # A compiled UNet is compiled for each shape: a short call is filled up with copies of its last mix.
+        missing = max(0, self.batch - len(specs)) if self.compiled else 0
+        targets = [spec.target_label for spec in specs] + [specs[-1].target_label] * missing
+        conditional = self._text.rows(targets).unet_inputs()
+        both = self._text.rows([len(self.prompts)] * len(targets) + targets).unet_inputs()
+        low, high = (total * share for share in self.config.guidance_interval)
+        for step, (timestep, on_device) in enumerate(zip(timesteps, timesteps.to(self.device), strict=True), begin):
+            guided = self.guided and low <= step < high
+            inputs = torch.cat([latents, latents[-1:].expand(missing, -1, -1, -1)]).to(self.dtype)
+            text = both if guided else conditional
+            predicted = self.pipe.unet(torch.cat([inputs] * (1 + guided)), on_device, **text, return_dict=False)[0]
+            predicted = predicted.float()
+            if guided:
+                unconditional, text_driven = predicted.chunk(2)
+                predicted = unconditional + guidance * (text_driven - unconditional)
+            latents = scheduler.step(predicted[: len(specs)], timestep, latents, generator=generators, return_dict=False)[0]
         return latents
 
-    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Latents [n, C, h, w] -> RGB images of `resolution` squared."""
+    def decode(self, latents: torch.Tensor) -> Iterator[np.ndarray]:
+        """Latents [n, C, h, w] -> RGB pixels, uint8 [m, resolution, resolution, 3], in parts that add up to n.
+
+        A GPU decodes the next part while the caller works on one.
+        """
         vae = self.pipe.vae
-        images = []
+        waiting: tuple[torch.Tensor, torch.cuda.Event | None] | None = None
         for part in latents.split(max(1, _DECODE_PIXELS // self.resolution**2)):
-            pixels = vae.decode(part / vae.config.scaling_factor, return_dict=False)[0].float()
-            pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-            images += [Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).cpu().numpy()]
-        return images
+            pixels = vae.decode((part / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0].float()
+            pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+            launched = self._to_host(pixels)
+            if waiting:
+                yield self._arrived(*waiting)
+            waiting = launched
+        if waiting:
+            yield self._arrived(*waiting)
 
-    def _set_scheduler(self) -> None:
-        from diffusers import DPMSolverMultistepScheduler
+    def _to_host(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+        """Start to copy to main memory; the event says when all has arrived."""
+        if self.device.type == "cpu":
+            return pixels, None
+        host = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=True).copy_(pixels, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return host, event
 
-        self.pipe.scheduler = DPMSolverMultistepScheduler.from_config(self.pipe.scheduler.config)
-
-    def _encode_prompts(self, texts: list[str]) -> torch.Tensor:
-        """[len(texts), L, dim]"""
-        with torch.inference_mode():
-            parts = [texts[i : i + 64] for i in range(0, len(texts), 64)]
-            return torch.cat([self.pipe.encode_prompt(part, self.device, 1, False)[0] for part in parts])
+    @staticmethod
+    def _arrived(host: torch.Tensor, event: torch.cuda.Event | None) -> np.ndarray:
+        if event is not None:
+            event.synchronize()
+        return host.numpy()
 
     def _source(self, spec: MixSpec, source: bytes | Image.Image | None) -> _Source | None:
         """The encoded source, from the cache where it is there.
@@ -177,20 +205,32 @@ class Mixer:
         if source is None:
             raise ValueError(f"mix {spec.mix_id} has no source image")
         image = decode(source, sys.maxsize) if isinstance(source, bytes) else source.convert("RGB")  # sizes were checked when read
-        pixels = to_tensor(image, self.resolution)[None].to(self.device, self.dtype)
-        posterior = self.pipe.vae.encode(pixels).latent_dist
-        encoded = _Source(posterior.mean, posterior.std, image.size)
-        size = 2 * encoded.mean.nbytes
+        pixels = to_tensor(image, self.resolution, self.device)[None].to(self.pipe.vae.dtype)
+        output = self.pipe.vae.encode(pixels)
+        if hasattr(output, "latent_dist"):
+            encoded = _Source(output.latent_dist.mean, output.latent_dist.std, image.size)
+        else:
+            encoded = _Source(output.latents, None, image.size)
         self._sources[spec.source_id] = encoded
+        size = 2 * encoded.mean.nbytes
         self._cached_bytes += size
         while self._cached_bytes > _CACHE_BYTES:
             self._sources.popitem(last=False)
             self._cached_bytes -= size
         return encoded
 
-    def _encoded(self, source: _Source, generator: torch.Generator) -> torch.Tensor:
-        """[1, C, h, w]: a draw from the source's posterior, scaled for the UNet."""
-        return (source.mean + source.std * self._noise(generator).to(self.device)) * self.pipe.vae.config.scaling_factor
+    def _start(self, sources: list[_Source | None], generators: list[torch.Generator]) -> torch.Tensor:
+        """float32 [n, C, h, w]: noise, or draws from the sources' posteriors, scaled for the UNet."""
+        encoded = [source for source in sources if source is not None]
+        if not encoded:
+            return self._noise(generators)
+        latents = torch.cat([source.mean for source in encoded]).float()
+        if encoded[0].std is not None:
+            std = torch.cat([source.std for source in encoded if source.std is not None]).float()
+            latents = latents + std * self._noise(generators)
+        return latents * self.pipe.vae.config.scaling_factor
 
-    def _noise(self, generator: torch.Generator) -> torch.Tensor:
-        return torch.randn(self.latent_shape, generator=generator).to(self.dtype)
+    def _noise(self, generators: list[torch.Generator]) -> torch.Tensor:
+        """float32 [n, C, h, w]: standard normal, each from its own generator."""
+        noise = torch.cat([torch.randn(self.latent_shape, generator=generator) for generator in generators])
+        return noise.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else noise

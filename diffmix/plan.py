@@ -79,7 +79,7 @@ class MixPlan:
     @cached_property
     def settings(self) -> dict:
         """What the images depend on, as plain JSON values. Options that only change labels or sampling are left out."""
-        training_only = ("gamma", "soft_scale", "synthetic_p")
+        training_only = ("gamma", "soft_scale", "synthetic_p", "sampler_lora")  # the store keeps the LoRA's content, not its place
         config = {key: value for key, value in dataclasses.asdict(self.config).items() if key not in training_only}
         ids = hashlib.sha256(json.dumps([self.image_ids, self.labels.tolist()]).encode()).hexdigest()
         plan = {**config, "seed": self.seed, "num_classes": self.num_classes, "images": ids, "planned": len(self)}
@@ -167,10 +167,13 @@ class MixPlan:
         ids = np.arange(len(self), dtype=np.int64)
         strength = np.ones(len(ids)) if self.kind == "gen" else self._strengths(self._uniform(ids)[:, 3], ids)
         steps = denoising_steps(strength, self.config.num_inference_steps)
+        batch = self.config.batch
+        if not isinstance(batch, int):
+            raise ValueError("mix.batch is auto; it has to be a number before a plan is cut into chunks")
         chunks = []
         for count in np.unique(steps):
             same = ids[steps == count]
-            chunks += [same[i : i + self.config.batch] for i in range(0, len(same), self.config.batch)]
+            chunks += [same[i : i + batch] for i in range(0, len(same), batch)]
         # By first id, so that strengths arrive interleaved and not one after the other.
         return sorted(chunks, key=lambda chunk: chunk[0])
 

@@ -8,11 +8,13 @@ import numpy as np
 
 from diffmix import images
 from diffmix.base_model import base_path
+from diffmix.clip import check_clip
 from diffmix.config import Config, MixConfig, check
 from diffmix.datasets.prepare import prepare
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from diffmix.plan import MixSpec, denoising_steps
+from diffmix.quality import Scorer, make_gate
 from diffmix.report.html import png
 from diffmix.report.pictures import Mixed, Row, mix_sheet, short
 from diffmix.storage import Folder
@@ -31,7 +33,8 @@ DRAWS = 5
 def preview(config: Config) -> dict:
     """Make `<out>/preview.png` with the concept of `personalize.concept` or `<out>/concept`, in this process and without a cluster.
 
-    Gives what was shown: `picture` (the path), `sources` and `targets` (class names), `strengths`, `images` (their number).
+    Gives what was shown: `picture` (the path), `sources` and `targets` (class names), `strengths`, `images` (their number),
+    `scores` (with a gate: the mean at each strength, that of the real images at 0.0; else empty).
     Another `run.seed` shows other sources and targets. Raises `UserError` where there is no concept and the strategy needs
     one, and for whatever else makes a run impossible. Decodes all images on a first run in `out`, as a run would.
     """
@@ -40,12 +43,16 @@ def preview(config: Config) -> dict:
         raise UserError("--out is not set: name the folder that preview.png is to be written to.")
     out = Folder(config.out).create()
     base_path(config.model)
+    if config.gate.clip:
+        check_clip(config.gate.clip)
     concept = _concept(config, out)
     real = prepare(config.data, out.uri).train
     from diffmix.mixer import Mixer
 
     mixer = Mixer(config.model, config.mix, real.class_names, real.superclass, concept, config.personalize.prompts[0])
     rows = preview_rows(mixer, real, config.run.seed)
+    if gate := make_gate(config.gate, real.superclass):
+        rows = score_rows(rows, Scorer(gate, mixer.device.type))
     what = "each row is one class, made from noise" if mixer.kind == "gen" else "each row has the same noise, and strength rises"
     out.write("preview.png", png(mix_sheet(rows, f"{config.mix.strategy}: {what}")))
     return {
@@ -54,6 +61,7 @@ def preview(config: Config) -> dict:
         "targets": list(dict.fromkeys(mix.target for row in rows for mix in row.mixes)),
         "strengths": list(dict.fromkeys(float(short(mix.strength)) for row in rows for mix in row.mixes)),
         "images": sum(len(row.mixes) for row in rows),
+        "scores": _mean_scores(rows),
     }
 
 
@@ -69,7 +77,7 @@ def preview_rows(mixer: Mixer, real: RealSet, seed: int) -> list[Row]:
         Row(source, real.class_names[real.labels[index] if index >= 0 else target], [])
         for source, (index, target) in zip(sources, pairs, strict=True)
     ]
-    size = mixer.config.batch
+    size = mixer.batch
     for column, strength in enumerate(strengths):
         noise = 1000 * seed + (100 * column if mixer.kind == "gen" else 0)  # from noise, draws have nothing else to differ in
         specs = [
@@ -87,6 +95,27 @@ def preview_rows(mixer: Mixer, real: RealSet, seed: int) -> list[Row]:
             for spec, image in zip(specs[first:], mixer.mix(specs[first : first + size], sources[first : first + size]), strict=False):
                 rows[spec.mix_id % len(pairs)].mixes.append(Mixed(image, real.class_names[spec.target_label], strength))
     return rows
+
+
+def score_rows(rows: list[Row], scorer: Scorer) -> list[Row]:
+    """The same rows with the gate's score of each picture, the real ones too: they show what a good score is."""
+    scored = []
+    for row in rows:
+        mixes = [mix._replace(score=float(score)) for mix, score in zip(row.mixes, scorer.score([m.image for m in row.mixes]), strict=True)]
+        source = float(scorer.score([row.source])[0]) if row.source else None
+        scored.append(row._replace(mixes=mixes, source_score=source))
+    return scored
+
+
+def _mean_scores(rows: list[Row]) -> dict[float, float]:
+    """Strength -> mean score of the rows' mixes, rising, with the real images as strength 0; empty where nothing was scored."""
+    scores: dict[float, list[float]] = {}
+    for row in rows:
+        pictures = [(0.0, row.source_score), *((float(short(mix.strength)), mix.score) for mix in row.mixes)]
+        for strength, score in pictures:
+            if score is not None:
+                scores.setdefault(strength, []).append(score)
+    return {strength: float(np.mean(values)) for strength, values in sorted(scores.items())}
 
 
 def preview_strengths(mix: MixConfig) -> list[float]:

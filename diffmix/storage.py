@@ -1,11 +1,16 @@
-"""A folder that may be local, NFS, `s3://` or `gs://`, through `pyarrow.fs`."""
+"""Folders and whole files that may be local, NFS, `s3://` or `gs://`, through `pyarrow.fs`."""
 
 from __future__ import annotations
 
 import builtins
+import contextlib
+import hashlib
 import os
+import re
 import tempfile
-from pathlib import Path
+import urllib.parse
+import uuid
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -31,38 +36,38 @@ class Folder:
 
     @property
     def is_local(self) -> bool:
-        return "://" not in self.uri or self.uri.startswith("file://")
+        return local_path(self.uri) is not None
 
     @property
     def path(self) -> str:
         """The path on this machine, or the path inside the object store."""
-        return self._open()[1]
+        return filesystem(self.uri)[1]
 
     def create(self) -> Folder:
         """Make the folder; `UserError` where that is not allowed or a file is in the way."""
-        filesystem, path = self._open()
+        remote, path = filesystem(self.uri)
         try:
-            filesystem.create_dir(path, recursive=True)
+            remote.create_dir(path, recursive=True)
             if self.is_local and not os.access(path, os.W_OK):
                 raise PermissionError(f"no permission to write in {path}")
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"The folder {self.uri} cannot be made or written to ({_reason(error)}); choose another --out.") from error
+            raise UserError(f"The folder {self.uri} cannot be made or written to ({reason(error)}); choose another --out.") from error
         return self
 
     def exists(self, name: str = "") -> bool:
-        filesystem, path = self._open()
-        return filesystem.get_file_info(f"{path}/{name}" if name else path).type != pafs.FileType.NotFound
+        remote, path = filesystem(self.uri)
+        return remote.get_file_info(f"{path}/{name}" if name else path).type != pafs.FileType.NotFound
 
     def names(self) -> list[str]:
         """The names of the files and folders in it, sorted; none where it does not exist."""
-        filesystem, path = self._open()
-        infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        remote, path = filesystem(self.uri)
+        infos = remote.get_file_info(pafs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
     def open(self, name: str) -> pa.NativeFile:
         """A file to read at random; the caller closes it."""
-        filesystem, path = self._open()
-        return filesystem.open_input_file(f"{path}/{name}")
+        remote, path = filesystem(self.uri)
+        return remote.open_input_file(f"{path}/{name}")
 
     def read(self, name: str) -> bytes:
         with self.open(name) as file:
@@ -70,25 +75,18 @@ class Folder:
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
         """Write one file; `UserError` where the disk is full or writing is not allowed."""
-        filesystem, path = self._open()
+        remote, path = filesystem(self.uri)
         try:
             if not self.is_local:
-                with filesystem.open_output_stream(f"{path}/{name}") as file:
+                with remote.open_output_stream(f"{path}/{name}") as file:
                     file.write(data)
                 return
-            os.makedirs(path, exist_ok=True)
-            temporary = f"{path}/.{name}.{os.getpid()}.tmp"
-            try:
-                with builtins.open(temporary, "wb") as local:
-                    local.write(data)
-                    local.flush()
-                    os.fsync(local.fileno())
-                os.replace(temporary, f"{path}/{name}")
-            except OSError:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            with writing(f"{path}/{name}") as temporary, builtins.open(temporary, "wb") as local:
+                local.write(data)
+                local.flush()
+                os.fsync(local.fileno())
         except OSError as error:
-            raise UserError(f"{self.uri}/{name} cannot be written ({_reason(error)}); free some space or choose another --out.") from error
+            raise UserError(f"{self.uri}/{name} cannot be written ({reason(error)}); free some space or choose another --out.") from error
 
     def append(self, name: str, data: bytes) -> None:
         """Add to the end of a file. An object store cannot: there the file is read and written again, so append rarely."""
@@ -102,25 +100,79 @@ class Folder:
         """A local folder with the same files: itself where it is local, else a copy in a temporary folder."""
         if self.is_local:
             return self.path
-        filesystem, path = self._open()
+        remote, path = filesystem(self.uri)
         target = tempfile.mkdtemp(prefix="diffmix-")
-        pafs.copy_files(path, target, source_filesystem=filesystem)
+        pafs.copy_files(path, target, source_filesystem=remote)
         return target
 
     def upload(self, local: str) -> None:
         """Copy the files of a local folder into this one."""
-        filesystem, path = self._open()
-        filesystem.create_dir(path, recursive=True)
-        pafs.copy_files(local, path, destination_filesystem=filesystem)
-
-    def _open(self) -> tuple[pafs.FileSystem, str]:
-        try:
-            return pafs.FileSystem.from_uri(self.uri)
-        except (pa.ArrowException, ValueError) as error:
-            raise UserError(f"{self.uri} is not a folder that can be opened ({_reason(error)}); use a path, s3:// or gs://.") from error
+        remote, path = filesystem(self.uri)
+        remote.create_dir(path, recursive=True)
+        pafs.copy_files(local, path, destination_filesystem=remote)
 
 
-def _reason(error: BaseException) -> str:
-    """The error's own words, on one line."""
+def local_path(uri: str) -> str | None:
+    """The absolute local path that a path or a file:// URI means; None for any other URI."""
+    if uri.startswith("file://"):
+        return urllib.parse.unquote(urllib.parse.urlsplit(uri).path)
+    return None if "://" in uri else os.path.abspath(uri)
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a path or URI, and the path in it. `UserError` for a URI that pyarrow does not know."""
+    local = local_path(uri)
+    if local is not None:
+        return pafs.LocalFileSystem(), local
+    try:
+        return pafs.FileSystem.from_uri(urllib.parse.quote(uri, safe=":/?&=%@+~!$,;"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{uri} cannot be opened ({reason(error)}); use a path, s3:// or gs://.") from error
+
+
+def local_copy(uri: str) -> str:
+    """A local file with the content of one: itself where it is local, else a copy that this machine downloads once.
+
+    Copies lie in the system's temporary folder under a name made of URI, size and modification time, so a changed file is
+    downloaded again. Raises FileNotFoundError where there is no such file.
+    """
+    local = local_path(uri)
+    if local is not None:
+        return local
+    remote, path = filesystem(uri)
+    info = remote.get_file_info(path)
+    if info.type != pafs.FileType.File:
+        raise FileNotFoundError(uri)
+    key = hashlib.sha256(f"{uri} {info.size} {info.mtime_ns}".encode()).hexdigest()[:32]
+    # Machines are shared, so each user has a folder that only they can write to.
+    copy = os.path.join(tempfile.gettempdir(), f"diffmix-cache-{os.getuid()}", key)
+    if not os.path.exists(copy):
+        with writing(copy) as temporary:
+            pafs.copy_files(path, temporary, source_filesystem=remote, destination_filesystem=pafs.LocalFileSystem())
+    return copy
+
+
+@contextlib.contextmanager
+def writing(uri: str) -> Iterator[str]:
+    """The name of a local file to write in the block; it becomes the file `uri`, whole, when the block ends without an error."""
+    local = local_path(uri)
+    folder = os.path.dirname(local) if local is not None else tempfile.gettempdir()
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        if local is not None:
+            os.replace(temporary, local)
+        else:
+            remote, path = filesystem(uri)
+            remote.create_dir(os.path.dirname(path), recursive=True)
+            pafs.copy_files(temporary, path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=remote)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def reason(error: BaseException) -> str:
+    """The error's own words, on one line; of Arrow's long ones, the system's part."""
     text = (getattr(error, "strerror", None) or str(error)).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return re.sub(r".*Detail: \[errno \d+\] ", "", text.splitlines()[0]) if text else type(error).__name__

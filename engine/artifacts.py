@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 
-from diffmix.base_model import base_fingerprint
+from diffmix.base_model import base_fingerprint, files_fingerprint
 from diffmix.concept import Concept, concept_settings
 from diffmix.config import Config
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
+from diffmix.quality import make_gate
 from diffmix.storage import Folder
+from engine.gate import Decision
 from engine.stages import make_plan
-from engine.store import MixStore
+from engine.store import MixStore, describe_differences
 
 
 def uses_concept(config: Config) -> bool:
@@ -45,12 +47,39 @@ def bind_store(config: Config, out: Folder, real: RealSet, concept: str | None) 
     """This run's mix store, tied to its plan; `UserError` where the folder holds another plan's mixes."""
     store = MixStore((out / "mixes").uri)
     identity = {
+        "class_names": real.class_names,
         "plan": make_plan(config, real).settings,
         "data": real.fingerprint,
         "concept": Concept.load(Folder(concept).fetch()).fingerprint if concept else None,
         "base": base_fingerprint(config.model),
-        "model": {"resolution": config.model.resolution, "precision": config.model.precision},
+        "model": {
+            "resolution": config.model.resolution,
+            "precision": config.model.precision,
+            "tiny_vae": files_fingerprint(config.model.tiny_vae),
+            "sampler_lora": files_fingerprint(config.mix.sampler_lora),
+        },
         "prompt": config.personalize.prompts[0],
+        **_gate_identity(config, store, real.superclass),
     }
     store.bind(json.loads(json.dumps(identity)))
     return store
+
+
+def _gate_identity(config: Config, store: MixStore, superclass: str) -> dict:
+    """The gate's part of a store's identity: what the mixers were told, and nothing once a filter has decided over it.
+
+    `UserError` where the store's mixes went through another gate: to change that is what `diffmix filter` is for.
+    """
+    stored = store.identity
+    kept = {"gate": stored["gate"]} if stored and stored.get("gate") else {}
+    if Decision.of(store) is not None:
+        return kept
+    gate = make_gate(config.gate, superclass)
+    identity: dict = {"gate": {"scorer": gate.scorer, "threshold": gate.threshold, "quantile": gate.quantile}} if gate else {}
+    differences = describe_differences({"gate": kept.get("gate", {})}, {"gate": identity.get("gate", {})}) if stored else []
+    if differences:
+        raise UserError(
+            f"The mixes in {store.folder.uri} went through another gate ({'; '.join(differences)}); "
+            "decide again with diffmix filter, or go back to the stored settings."
+        )
+    return identity

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -15,15 +16,18 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from diffmix.classifier import loss as losses
 from diffmix.classifier import metrics
 from diffmix.classifier.batch_mix import BatchMix
-from diffmix.classifier.model import Classifier, build_model, describe, load_classifier, load_description, save_classifier
+from diffmix.classifier.cmo import PasteSampler
+from diffmix.classifier.head import train_mode, unit_rows
+from diffmix.classifier.loss import Loss, learning_rate
+from diffmix.classifier.model import Classifier, bare_model, build_model, describe, load_classifier, load_description, save_classifier
 from diffmix.classifier.samples import MixedSampler, MixedSamples
 from diffmix.classifier.transforms import train_transform
 from diffmix.datasets.real import RealSet
 from diffmix.storage import Folder
-from engine.deepspeed_config import build_optimizer, deepspeed_config, prepare_environment, training_dtype
+from engine.deepspeed_config import prepare_environment, training_dtype
+from engine.deepspeed_engine import full_weights, start_engine, thaw
 from engine.pool import PoolReader, PoolWriter
 from engine.stages import limit_threads
 from engine.train import Arrivals, TrainJob
@@ -34,25 +38,24 @@ class ClassifierLoop:
 
     def __init__(self, job: TrainJob, pool: PoolWriter, arrivals: Arrivals):
         prepare_environment()
-        import deepspeed
-
         limit_threads(job.config.placement.cpus_per_trainer)
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.job, self.arrivals, self.train = job, arrivals, job.config.train
         self.real = RealSet.open(job.train)
-        self.val = RealSet.open(job.val) if job.val else None
+        self.on_test = self.train.protocol == "reference"
+        picking = job.test if self.on_test else job.val
+        self.val = RealSet.open(picking) if picking else None
         self.classifier: Classifier = describe(self.train, self.real.class_names)
         torch.manual_seed(job.config.run.seed)
-        dtype = training_dtype(self.train.precision)
-        model = build_model(self.train, len(self.real.class_names))
-        self.engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=build_optimizer(model, self.train),
-            config=deepspeed_config(self.train, self.world_size, dtype),
-            dist_init_required=not dist.is_initialized(),
-        )
-        self.dtype = dtype
+        self.dtype = training_dtype(self.train.precision)
+        self.best = -1.0
+        self.first_epoch = 0
+        self.frozen = self.train.freeze_epochs > 0
+        self.engine: Any
+        self._start()
+        class_sizes = np.bincount(self.real.labels, minlength=len(self.real.class_names))
+        self.loss = Loss(self.train, class_sizes, self.engine.device)
         self.batch_mix = BatchMix(self.train, len(self.real.class_names))
         self.seed = (job.config.run.seed, self.rank)
         mix = job.config.mix
@@ -64,8 +67,10 @@ class ClassifierLoop:
             job.config.run.seed,
             self.rank,
             self.world_size,
+            PasteSampler(self.real.labels, self.train, job.config.run.seed) if self.train.cmo else None,
         )
-        self.samples = MixedSamples(self.real, PoolReader(pool.folder), train_transform(self.train, self.classifier), mix)
+        transform = train_transform(self.train, self.classifier)
+        self.samples = MixedSamples(self.real, PoolReader(pool.folder), transform, mix, self.train)
         workers = self.train.loader_workers
         self.loader = DataLoader(
             self.samples,
@@ -78,15 +83,16 @@ class ClassifierLoop:
             pin_memory=torch.cuda.is_available(),
         )
         self.total_steps = self.train.epochs * self.sampler.steps
-        self.best = -1.0
-        self.first_epoch = 0
-        self._restore()
+        self.lr_drops = [epoch * self.sampler.steps for epoch in self.train.lr_drop_epochs]
 
     def run(self) -> None:
         config = self.job.config
         self.arrivals.wait_for(int(config.run.train_after * self.job.planned / self.world_size) if self.job.store else 0)
         for epoch in range(self.first_epoch, self.train.epochs):
             self.arrivals.check()
+            if self.frozen and epoch == self.train.freeze_epochs:
+                self.engine = thaw(self.engine, bare_model(self.classifier), self.train, self.world_size, self.dtype)
+                self.frozen = False
             seen = self._epoch(epoch)
             if (epoch + 1) % self.train.eval_every == 0 or epoch + 1 == self.train.epochs:
                 self._validate_and_save(epoch, seen)
@@ -95,19 +101,19 @@ class ClassifierLoop:
 
     def _epoch(self, epoch: int) -> dict:
         start = time.time()
-        self.engine.train()
+        train_mode(self.engine.module, self.frozen)
         self.sampler.set_epoch(epoch)
         seen = {"images": 0, "synthetic": 0, "wait": 0.0, "loss": 0.0}
         batches = _timed(self.loader, lambda seconds: seen.__setitem__("wait", seen["wait"] + seconds))
         for step, (images, labels, synthetic) in enumerate(batches, epoch * self.sampler.steps):
-            rate = losses.learning_rate(step, self.total_steps, self.train.lr, self.train.warmup_fraction)
+            rate = learning_rate(step, self.total_steps, self.train.lr, self.train.warmup_fraction, self.lr_drops)
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = rate
             device = self.engine.device
             images, labels = self.batch_mix(
                 images.to(device, self.dtype, non_blocking=True), labels.to(device, non_blocking=True), *self.seed, step
             )
-            loss = losses.soft_cross_entropy(self.engine(images), labels, self.train.label_smoothing)
+            loss = self.loss(self.engine(images), labels, epoch)
             self.engine.backward(loss)
             self.engine.step()
             seen.setdefault("first_step", time.time())
@@ -133,10 +139,10 @@ class ClassifierLoop:
             self.job.reporter.send("validation", phase=self.job.name, epoch=epoch, top1=accuracy)
         # Without a validation set the last epoch is as good as any that can be known.
         if accuracy is None or accuracy > self.best:
-            weights = self._weights()
+            weights = full_weights(self.engine, self.train.zero_stage)
             if self.rank == 0:
-                self.classifier.metrics = {"epoch": epoch + 1, "validation_top1": accuracy}
-                save_classifier(Folder(self.job.classifier), weights, self.classifier)
+                self.classifier.metrics = {"epoch": epoch + 1, "top1": accuracy, "on_test_set": self.on_test}
+                save_classifier(Folder(self.job.classifier), unit_rows(weights, self.engine.module), self.classifier)
             self.best = accuracy if accuracy is not None else self.best
         with tempfile.TemporaryDirectory(prefix="diffmix-checkpoint-") as folder:
             self.engine.save_checkpoint(folder, tag="state", client_state={"epoch": epoch + 1, "best": self.best})
@@ -146,7 +152,7 @@ class ClassifierLoop:
             ray.train.report(shown, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def _validate(self) -> float | None:
-        """Top-1 accuracy on the validation set, each rank over its share of the images."""
+        """Top-1 accuracy on the images that pick the epoch, each rank over its share of them; None where there are none."""
         if self.val is None:
             return None
         rows = np.arange(len(self.val))[self.rank :: self.world_size]
@@ -156,35 +162,35 @@ class ClassifierLoop:
             dist.all_reduce(correct)
         return float(correct) / len(self.val)
 
-    def _weights(self) -> dict[str, torch.Tensor]:
-        """The whole model's weights; gathered from all ranks where ZeRO 3 has split them."""
-        if self.train.zero_stage < 3:
-            return self.engine.module.state_dict()
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters(list(self.engine.module.parameters())):
-            return {name: value.detach().cpu().clone() for name, value in self.engine.module.state_dict().items()}
-
-    def _restore(self) -> None:
+    def _start(self) -> None:
+        """The engine with its starting weights, or as the last checkpoint has it."""
         checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
+        kept = Folder(self.job.classifier)
+        if checkpoint is None or not kept.exists("model.json"):  # a checkpoint whose best weights are gone cannot be gone on from
+            model = build_model(self.train, len(self.real.class_names))
+            self.engine = start_engine(model, self.train, self.world_size, self.dtype, self.frozen)
             return
         with checkpoint.as_directory() as folder:
-            self.engine.load_checkpoint(folder, tag="state")
             state = json.loads(Path(folder, "epoch.json").read_text())
-        self.first_epoch, self.best = state["epoch"], state["best"]
-        kept = Folder(self.job.classifier)
-        if self.val is not None and kept.exists("model.json"):
+            self.first_epoch, self.best = state["epoch"], state["best"]
+            # A checkpoint that was written before the backbone was released is of an engine that trains the head alone.
+            self.frozen = 0 < self.first_epoch <= self.train.freeze_epochs
+            self.engine = start_engine(bare_model(self.classifier), self.train, self.world_size, self.dtype, self.frozen)
+            self.engine.load_checkpoint(folder, tag="state")
+        if self.val is not None:
             # The best weights may be younger than the checkpoint: what is beaten is what the folder holds.
-            self.best = max(self.best, (load_description(kept).metrics or {}).get("validation_top1", -1.0))
+            self.best = max(self.best, (load_description(kept).metrics or {}).get("top1") or -1.0)
 
     def _test(self) -> None:
         """The best weights on the test set, once; rank 0 writes `result.json` beside them."""
         if dist.is_initialized():
             dist.barrier()  # rank 0 may still be writing the best weights
         if self.rank == 0:
-            result = evaluate(self.job.classifier, self.job.test, str(self.engine.device), self._eval_batch())
-            Folder(self.job.classifier).write("result.json", json.dumps(result, indent=2).encode())
+            folder = Folder(self.job.classifier)
+            result, confusion = evaluate(folder.uri, self.job.test, str(self.engine.device), self._eval_batch())
+            if confusion is not None:
+                folder.write("confusion.json", json.dumps(confusion.tolist()).encode())
+            folder.write("result.json", json.dumps(result, indent=2).encode())
         if dist.is_initialized():
             dist.barrier()
 
@@ -192,16 +198,19 @@ class ClassifierLoop:
         return max(64, self.train.batch_size // self.world_size)
 
 
-def evaluate(classifier: str, test: str | None, device: str = "cpu", batch_size: int = 64) -> dict:
-    """Accuracy of a classifier's folder on a real set (`metrics.accuracy`'s dictionary, plus how the epoch was chosen)."""
+def evaluate(classifier: str, test: str | None, device: str = "cpu", batch_size: int = 64) -> tuple[dict, np.ndarray | None]:
+    """What a classifier's folder is worth on a real set, and its confusion matrix (`metrics.confusion`).
+
+    The dictionary is that of `metrics.accuracy`, with `calibration`, `images` and `chosen`: how its epoch was chosen.
+    """
     model, description = load_classifier(Folder(classifier), device)
-    result: dict = {"chosen": description.metrics}
-    if test:
-        real = RealSet.open(test)
-        logits = metrics.predict(model, description, real, batch_size=batch_size)
-        result |= metrics.accuracy(logits, real.labels, real.groups)
-        result["images"] = len(real)
-    return result
+    if not test:
+        return {"chosen": description.metrics}, None
+    real = RealSet.open(test)
+    logits = metrics.predict(model, description, real, batch_size=batch_size)
+    result = {"chosen": description.metrics, **metrics.accuracy(logits, real.labels, real.groups)}
+    result |= {"calibration": metrics.calibration(logits, real.labels), "images": len(real)}
+    return result, metrics.confusion(logits, real.labels)
 
 
 def _timed(batches: DataLoader, waited: Callable[[float], None]) -> Iterator:

@@ -49,7 +49,8 @@ def deepspeed_config(train: TrainConfig, world_size: int, dtype: torch.dtype) ->
 
 
 def build_optimizer(model: torch.nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-    """A torch optimiser over all parameters: one from torch, so that DeepSpeed compiles none of its own."""
+    """A torch optimiser over all parameters that are trained: one from torch, so that DeepSpeed compiles none of its own."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if train.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay)
-    return torch.optim.SGD(model.parameters(), lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+        return torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay)
+    return torch.optim.SGD(parameters, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)

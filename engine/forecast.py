@@ -9,9 +9,9 @@ from diffmix.errors import UserError
 from diffmix.plan import denoising_steps
 from diffmix.storage import Folder
 from engine.cluster import demand
+from engine.composed import plan_of
 from engine.session import check_inputs
 from engine.split import Rates, choose, measured
-from engine.stages import make_plan
 from engine.store import MixStore
 
 CLUSTERS = (2, 4, 8, 16, 32, 64, 128)
@@ -25,17 +25,18 @@ def forecast(config: Config) -> dict:
     there is none. Checks and decodes the data (which a later run then reuses), and raises what that raises.
     """
     out, data = check_inputs(config)
-    plan = make_plan(config, data.train)
+    store = MixStore((out / "mixes").uri)
+    plan = plan_of(config, data.train, store)
     strengths = plan.columns(np.arange(len(plan)))["strength"]
     steps = int(denoising_steps(strengths, config.mix.num_inference_steps).sum())
-    stored = len(MixStore((out / "mixes").uri).stored_chunks())
+    stored = len(store.stored_chunks())
     need = demand(config)
     shared = "split by rates" if config.placement.auto else f"{need.mixer_gpus:g} mix, {need.trainer_gpus:g} train"
     result: dict = {
         "real images (train, validation, test)": ", ".join(str(len(part)) if part else "0" for part in (data.train, data.val, data.test)),
         "classes": len(data.train.class_names),
         "mixes planned": len(plan),
-        "chunks (stored already)": f"{plan.num_chunks} ({stored})",
+        "chunks (stored already)": f"{'as many as mix.batch auto gives' if config.mix.batch == 'auto' else plan.num_chunks} ({stored})",
         "denoising steps": steps,
         "classifier steps": config.train.epochs * -(-len(data.train) // config.train.batch_size),
         "GPUs asked for": f"{need.gpus:g} ({shared}; {config.run.mode})",

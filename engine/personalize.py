@@ -6,6 +6,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray.train
 
@@ -14,6 +15,9 @@ from diffmix.datasets.real import RealSet
 from diffmix.storage import Folder
 from engine.stages import limit_threads
 from engine.telemetry import Reporter
+
+if TYPE_CHECKING:
+    import torch
 
 _REPORT_SECONDS = 1.0
 
@@ -27,11 +31,14 @@ class PersonalizeJob:
     """Path or URI of the training `RealSet`."""
     concept: str
     """Folder that the concept goes to."""
+    prior: str
+    """Folder of prior preservation's images, which outlive an attempt."""
     reporter: Reporter
 
 
 def personalize_loop(settings: dict) -> None:
     """Run by every worker; `settings["job"]` is a `PersonalizeJob`. Rank 0 writes the concept folder at the end."""
+    from diffmix.personalize.large_batch import folded
     from diffmix.personalize.train import train_concept
 
     job: PersonalizeJob = settings["job"]
@@ -40,12 +47,13 @@ def personalize_loop(settings: dict) -> None:
     context = ray.train.get_context()
     rank = context.get_world_rank()
     last = time.monotonic()
+    steps = folded(config.personalize).steps
 
-    def on_step(done: int, loss: float) -> None:
+    def on_step(done: int, loss: torch.Tensor) -> None:
         nonlocal last
-        if rank == 0 and (time.monotonic() - last >= _REPORT_SECONDS or done == config.personalize.steps):
+        if rank == 0 and (time.monotonic() - last >= _REPORT_SECONDS or done == steps):
             last = time.monotonic()
-            job.reporter.send("personalize_step", step=done, steps=config.personalize.steps, loss=loss)
+            job.reporter.send("personalize_step", step=done, steps=steps, loss=loss.item())
 
     def on_checkpoint(folder: Path | None, done: int) -> None:
         ray.train.report({"step": done}, checkpoint=ray.train.Checkpoint.from_directory(folder) if folder else None)
@@ -61,6 +69,7 @@ def personalize_loop(settings: dict) -> None:
             config.run.seed,
             rank=rank,
             world_size=context.get_world_size(),
+            prior=Folder(job.prior),
             resume_from=resume_from,
             on_checkpoint=on_checkpoint,
             on_step=on_step,

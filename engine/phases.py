@@ -17,8 +17,10 @@ from diffmix.base_model import base_fingerprint
 from diffmix.concept import concept_settings
 from diffmix.config import to_dict
 from diffmix.errors import UserError
+from diffmix.storage import Folder
 from engine import cluster
 from engine.artifacts import find_concept, uses_concept
+from engine.gate import Decision, gate_of
 from engine.personalize import PersonalizeJob, personalize_loop
 from engine.session import Session
 from engine.stages import MixJob, build_mixer, make_plan, stream
@@ -41,7 +43,8 @@ def personalize(session: Session) -> str | None:
     folder = session.out / "concept"
     place = config.placement
     start = time.time()
-    job = PersonalizeJob(config, session.data.train.path, folder.uri, session.telemetry.reporter)
+    prior = session.out / "prior"
+    job = PersonalizeJob(config, session.data.train.path, folder.uri, prior.uri, session.telemetry.reporter)
     key = _key(concept_settings(config.personalize), config.run.seed, session.data.train.fingerprint, base_fingerprint(config.model))
     _fit(session, personalize_loop, {"job": job}, f"personalize-{key}", place.personalizers)
     session.telemetry.record("personalize", start=start, end=time.time())
@@ -49,7 +52,8 @@ def personalize(session: Session) -> str | None:
 
 
 def mix_job(session: Session, concept: str | None, store: MixStore) -> MixJob:
-    return MixJob(session.config, session.data.train.path, concept, store.folder.uri, session.telemetry.reporter, build_mixer)
+    gate = gate_of(session.config, store, session.data.train.superclass)
+    return MixJob(session.config, session.data.train.path, concept, store.folder.uri, session.telemetry.reporter, build_mixer, gate)
 
 
 def remaining_chunks(job: MixJob, num_chunks: int) -> np.ndarray:
@@ -78,19 +82,7 @@ def train(session: Session, job: MixJob | None, streaming: bool, baseline: bool 
     """
     config, data = session.config, session.data
     plan = make_plan(config, data.train)
-    folder = session.out / ("baseline" if baseline else "classifier")
-    train_job = TrainJob(
-        config,
-        data.train.path,
-        data.val.path if data.val else None,
-        data.test.path if data.test else None,
-        job.store if job else None,
-        len(plan) if job else 0,
-        folder.uri,
-        session.telemetry.reporter,
-        "baseline" if baseline else "train",
-        build,
-    )
+    name = "baseline" if baseline else "classifier"
     identity = {
         "train": to_dict(config.train),
         "data": data.train.fingerprint,
@@ -98,23 +90,50 @@ def train(session: Session, job: MixJob | None, streaming: bool, baseline: bool 
         "mixes": baseline or _mix_identity(session, job),
     }
     key = _key(identity)
-    # One marker, not one for each recipe: after another recipe's run the folder no longer holds this one's result.
-    if folder.exists("finished") and folder.read("finished").decode() == key:
+    # Each recipe keeps its best weights in a folder of its own: another recipe's run in between must not be taken for this one's.
+    best = session.out / "checkpoints" / f"{name}-{key}-best"
+    train_job = TrainJob(
+        config,
+        data.train.path,
+        data.val.path if data.val else None,
+        data.test.path if data.test else None,
+        job.store if job else None,
+        len(plan) if job else 0,
+        best.uri,
+        session.telemetry.reporter,
+        "baseline" if baseline else "train",
+        build,
+    )
+    if not best.exists("finished"):
+        datasets: dict[str, Callable] = {}
+        if streaming and job is not None:
+            num_chunks = plan.num_chunks
+            datasets["mix"] = lambda: stream(job, remaining_chunks(job, num_chunks))
+        settings = {"job": train_job, "streaming": bool(datasets)}
+        _fit(session, train_loop, settings, f"{name}-{key}", config.placement.trainers, datasets)
+        best.write("finished", key.encode())
+    _publish(best, session.out / name)
+
+
+def _publish(best: Folder, folder: Folder) -> None:
+    """Make a recipe's finished classifier the run folder's; nothing where it is that already."""
+    key = best.read("finished")
+    if folder.exists("finished") and folder.read("finished") == key:
         return
-    num_chunks = plan.num_chunks
-    datasets: dict[str, Callable] = {}
-    if streaming and job is not None:
-        datasets["mix"] = lambda: stream(job, remaining_chunks(job, num_chunks))
-    settings = {"job": train_job, "streaming": bool(datasets)}
-    _fit(session, train_loop, settings, f"{folder.uri.rsplit('/', 1)[-1]}-{key}", config.placement.trainers, datasets)
-    folder.write("finished", key.encode())
+    folder.create().write("finished", b"")  # in between the files are of two classifiers
+    for name in best.names():
+        if name != "finished" and not name.startswith("."):  # a killed writer's temporary file
+            folder.write(name, best.read(name))
+    folder.write("finished", key)
 
 
 def _mix_identity(session: Session, job: MixJob | None) -> object:
     if job is None:
         return None
-    mix = session.config.mix
-    return [mix.gamma, mix.soft_scale, mix.synthetic_p, json.loads(MixStore(job.store).folder.read("plan.json"))]
+    mix, store = session.config.mix, MixStore(job.store)
+    decision = Decision.of(store)
+    filtered = [decision.gate.scorer, decision.gate.cut] if decision else []
+    return [mix.gamma, mix.soft_scale, mix.synthetic_p, store.identity, *filtered]
 
 
 def _fit(session: Session, loop: Callable, settings: dict, name: str, workers: int, datasets: dict | None = None) -> None:

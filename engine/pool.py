@@ -13,6 +13,7 @@ import pyarrow as pa
 COLUMNS = ["image", "source_label", "target_label", "strength"]
 FLUSH_ROWS = 512
 FLUSH_SECONDS = 1.0
+FLUSH_SHARE = 1 / 256
 
 
 class Mix(NamedTuple):
@@ -27,8 +28,9 @@ class Mix(NamedTuple):
 class PoolWriter:
     """Owned by one train worker. `add` is called by its stream thread, `len` by its sampler; files are never changed.
 
-    Rows are gathered into files of `FLUSH_ROWS`, or of whatever came within `FLUSH_SECONDS`, so that a million mixes
-    make some thousand files and a slow stream's mixes still show up at once.
+    Rows are gathered into files of `FLUSH_ROWS`, or of what came within `FLUSH_SECONDS` if that is `FLUSH_SHARE` of the pool:
+    a slow stream's mixes show up while they still matter, and a million mixes make some thousand files at any pace (each
+    is mapped by every reader, and a process may hold 65,530 maps).
     """
 
     def __init__(self, folder: str):
@@ -51,7 +53,8 @@ class PoolWriter:
             if len(mixes):
                 self._waiting.append(mixes.select(COLUMNS))
             rows = sum(len(table) for table in self._waiting)
-            if rows >= FLUSH_ROWS or time.monotonic() - self._last_flush >= FLUSH_SECONDS:
+            due = time.monotonic() - self._last_flush >= FLUSH_SECONDS and rows >= self._size * FLUSH_SHARE
+            if rows >= FLUSH_ROWS or due:
                 self._flush()
 
     def flush(self) -> None:
@@ -78,7 +81,7 @@ class PoolReader:
     def __init__(self, folder: str):
         self.folder = folder
         self._starts: list[int] = []
-        self._tables: list[pa.Table] = []
+        self._columns: list[list[pa.Array]] = []
         self._size = 0
 
     def __reduce__(self) -> tuple:
@@ -91,19 +94,23 @@ class PoolReader:
         if not 0 <= index < self._size:
             raise IndexError(f"mix {index} of a pool of {self._size}")
         file = bisect.bisect_right(self._starts, index) - 1
-        row = self._tables[file].slice(index - self._starts[file], 1)
-        return Mix(*(row[name][0].as_py() for name in COLUMNS))
+        row = index - self._starts[file]
+        return Mix(*(column[row].as_py() for column in self._columns[file]))
 
     def _refresh(self) -> None:
         for name in sorted(os.listdir(self.folder)):
             if not name.endswith(".arrow"):
                 continue
-            start, rows = (int(part) for part in name.removesuffix(".arrow").split("-"))
+            start, _rows = (int(part) for part in name.removesuffix(".arrow").split("-"))
             if start < self._size:
                 continue
-            self._starts.append(start)
-            self._tables.append(pa.ipc.open_file(pa.memory_map(os.path.join(self.folder, name))).read_all())
-            self._size = start + rows
+            file = pa.ipc.open_file(pa.memory_map(os.path.join(self.folder, name)))
+            for number in range(file.num_record_batches):
+                batch = file.get_batch(number)
+                self._starts.append(start)
+                self._columns.append([batch.column(column) for column in COLUMNS])
+                start += batch.num_rows
+            self._size = start
 
 
 def _file_name(start: int, rows: int) -> str:

@@ -31,6 +31,8 @@ class Display:
         elif kind == "mix":
             self._mixes += event["mixes"]
             self._state[kind] = f"mixing: {self._mixes} made"
+        elif kind == "score":
+            self._state[kind] = f"scoring: {event['scored']} of {event['mixes']} mixes"
         elif kind in ("train", "baseline"):
             name = "training" if kind == "train" else "training without mixes"
             self._state[kind] = f"{name}: epoch {event['epoch'] + 1}, loss {event['loss']:.3f}, {event['pool']} mixes at hand"

@@ -18,7 +18,7 @@ from diffmix.report import plots
 from diffmix.report.html import Plot, png, render_report
 from diffmix.report.pictures import Mixed, Row, describe, mix_sheet
 from diffmix.storage import Folder
-from engine.stages import make_plan
+from engine.composed import ComposedPlan, is_composed, plan_of
 from engine.store import MixStore
 from engine.telemetry import read_events
 
@@ -34,12 +34,13 @@ def write_report(config: Config, out: Folder, data: Prepared, summary: dict, eve
     shown; the same store gives the same picture. Where there is no mix to show, gives the path of the page.
     """
     rows = choose_rows(config, data.train, store) if store else []
-    sheet = mix_sheet(rows, _sheet_title(config.mix.strategy.split("-")[1])) if rows else None
+    kind = "composed" if store and is_composed(store) else config.mix.strategy.split("-")[1]
+    sheet = mix_sheet(rows, _sheet_title(kind)) if rows else None
     page = render_report(
         f"Diff-Mix: {len(data.train.class_names)} classes of {data.train.superclass}, {config.mix.strategy}",
         summary,
         yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False),
-        make_plots(summary, events, data.train.class_names),
+        make_plots(summary, events, data.train.class_names, _confusion(out / "classifier")),
         sheet,
         describe(rows),
     )
@@ -66,8 +67,12 @@ def report(config: Config) -> str:
     return write_report(config, out, prepare(config.data, out.uri), summary, read_events(out), store)
 
 
-def make_plots(summary: dict, events: list[dict], class_names: list[str]) -> list[Plot]:
-    """The plots for which the run has figures."""
+def _confusion(classifier: Folder) -> list[list[int]] | None:
+    return json.loads(classifier.read("confusion.json")) if classifier.exists("confusion.json") else None
+
+
+def make_plots(summary: dict, events: list[dict], class_names: list[str], confusion: list[list[int]] | None = None) -> list[Plot]:
+    """The plots for which the run has figures. `confusion` is the matrix of the classifier with mixes."""
     accuracy, baseline = summary.get("accuracy", {}), summary.get("baseline", {})
     found = [
         (
@@ -86,13 +91,23 @@ def make_plots(summary: dict, events: list[dict], class_names: list[str]) -> lis
             "On the test set; of many classes those that gained or lost most.",
             plots.class_accuracy(accuracy, baseline, class_names),
         ),
+        (
+            "Confusion",
+            "On the test set: what share of each class was taken for which class.",
+            plots.confusion_matrix(confusion, class_names),
+        ),
+        (
+            "Reliability",
+            "On the test set: how often the classifier is right when it is so sure. Training on soft labels can make it too modest.",
+            plots.reliability(accuracy, baseline),
+        ),
     ]
     return [Plot(title, text, figure) for title, text, figure in found if figure is not None]
 
 
 def choose_rows(config: Config, real: RealSet, store: MixStore) -> list[Row]:
     """A few stored and accepted mixes, spread over classes and strengths: rows of one source image, or of one class from noise."""
-    plan = make_plan(config, real)
+    plan = plan_of(config, real, store)
     chunk_of = np.full(len(plan), -1)
     for chunk in store.stored_chunks():
         if chunk < plan.num_chunks:
@@ -108,7 +123,7 @@ def choose_rows(config: Config, real: RealSet, store: MixStore) -> list[Row]:
     return [_row(made, real) for made in sorted(shown, key=lambda made: made[0]["source_label"])]
 
 
-def _groups(plan: MixPlan, available: np.ndarray) -> list[list[int]]:
+def _groups(plan: MixPlan | ComposedPlan, available: np.ndarray) -> list[list[int]]:
     """Mix ids by row of the sheet, each row's and the rows themselves in order of preference."""
     columns = plan.columns(available)
     key = columns["target_label"] if plan.kind == "gen" else columns["source"]
@@ -151,8 +166,10 @@ def _spread(mixes: list[tuple[int, float]]) -> list[int]:
 def _row(made: list[dict], real: RealSet) -> Row:
     """A row of stored mixes, strength rising."""
     names, first = real.class_names, made[0]
-    source = images.decode(real.image_bytes(real.index_of(first["source_id"]))) if first["source_id"] else None
-    mixes = [Mixed(images.decode(mix["image"]), names[mix["target_label"]], mix["strength"]) for mix in made]
+    # The mixes of a composed store may come from images that this run does not have.
+    there = first["source_id"] in real.image_ids if first["source_id"] else False
+    source = images.decode(real.image_bytes(real.index_of(first["source_id"]))) if there else None
+    mixes = [Mixed(images.decode(mix["image"]), names[mix["target_label"]], mix["strength"], mix["score"]) for mix in made]
     return Row(source, names[first["source_label"]], sorted(mixes, key=lambda mix: round(mix.strength, 2)))
 
 
@@ -161,6 +178,7 @@ def _sheet_title(kind: str) -> str:
         "gen": "Images made from noise",
         "aug": "Left a real image, right of it the same image redrawn as its own class",
         "mix": "Left a real image, right of it the same image translated into other classes",
+        "composed": "Mixes that were put together, and left the real image where it is among the training images",
     }[kind]
 
 

@@ -7,10 +7,12 @@ import threading
 
 import ray
 
-from diffmix.config import Config
+from diffmix.config import Config, check
 from engine import phases
 from engine.artifacts import bind_store, find_concept
 from engine.calibrate import with_best_split
+from engine.composed import find_composed
+from engine.gate import check_streaming, finish_filter, settle
 from engine.session import Session, open_session
 from engine.store import MixStore
 from engine.summary import write_summary
@@ -21,19 +23,29 @@ log = logging.getLogger(__name__)
 def run(config: Config, command: float | None = None) -> dict:
     """Everything, going on where an earlier run of the same folder ended. Gives what `summary.json` then holds.
 
-    `command` is when the command was given, in seconds since 1970; None: now. Raises `UserError` for anything that the user can mend.
+    On mixes that `diffmix compose` has put there, this trains and no more. `command` is when the command was given, in seconds
+    since 1970; None: now. Raises `UserError` for anything that the user can mend.
     """
+    check(config)
+    check_streaming(config)
     with open_session(config, command) as session:
         baseline = _Baseline(session)
-        concept = phases.personalize(session)
-        store = bind_store(config, session.out, session.data.train, concept)
+        concept = None
+        store = find_composed(session.out, session.data.train)
+        composed = store is not None
+        if store is None:
+            concept = phases.personalize(session)
+            store = _bound_store(session, concept)
         job = phases.mix_job(session, concept, store)
         baseline.wait_if_started()
-        if config.placement.auto:
+        if config.placement.auto and not composed:
             session = with_best_split(session, job)
             job = phases.mix_job(session, concept, store)
-        if config.run.mode == "staged":
+        if composed:
+            phases.train(session, job, streaming=False)
+        elif config.run.mode == "staged":
             phases.synthesize(session, job)
+            settle(config, store, session.data.train.superclass)
             phases.train(session, job, streaming=False)
         else:
             phases.train(session, job, streaming=True)
@@ -51,22 +63,36 @@ def personalize(config: Config) -> str:
 def synthesize(config: Config) -> dict:
     """All mixes, personalising first where that is not done. Gives the summary so far."""
     with open_session(config) as session:
+        composed = find_composed(session.out, session.data.train)
+        if composed:  # it is whole
+            return write_summary(session, composed, None)
         concept = phases.personalize(session)
-        store = bind_store(config, session.out, session.data.train, concept)
+        store = _bound_store(session, concept)
         phases.synthesize(session, phases.mix_job(session, concept, store))
+        settle(config, store, session.data.train.superclass)
         return write_summary(session, store, concept)
 
 
 def train(config: Config) -> dict:
     """The classifier alone, on the mixes that the run folder holds (none: on real images alone)."""
     with open_session(config) as session:
-        concept = find_concept(config, session.out, session.data.train)
-        if not MixStore((session.out / "mixes").uri).stored_chunks():
-            phases.train(session, None, streaming=False)
-            return write_summary(session, None, None)
-        store = bind_store(config, session.out, session.data.train, concept)
+        store, concept = find_composed(session.out, session.data.train), None
+        if store is None:
+            concept = find_concept(config, session.out, session.data.train)
+            if not MixStore((session.out / "mixes").uri).stored_chunks():
+                phases.train(session, None, streaming=False)
+                return write_summary(session, None, None)
+            store = _bound_store(session, concept)
+            settle(config, store, session.data.train.superclass)
         phases.train(session, phases.mix_job(session, concept, store), streaming=False)
         return write_summary(session, store, concept)
+
+
+def _bound_store(session: Session, concept: str | None) -> MixStore:
+    """The run's mix store, with a stopped filter finished."""
+    store = bind_store(session.config, session.out, session.data.train, concept)
+    finish_filter(session.config, store)
+    return store
 
 
 class _Baseline:

@@ -20,6 +20,9 @@ from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine import cluster, progress
 from engine.artifacts import bind_store, find_concept, uses_concept
+from engine.batch_size import measure_batch, stored_batch
+from engine.composed import find_composed, plan_of
+from engine.gate import check_gate
 from engine.stages import make_plan
 from engine.store import MixStore
 from engine.telemetry import Telemetry
@@ -51,6 +54,9 @@ def check_inputs(config: Config) -> tuple[Folder, Prepared]:
     from diffmix.base_model import check_base
     from diffmix.classifier.model import describe
     from diffmix.concept import prompt
+    from diffmix.personalize.optimizer import check_optimizer
+    from diffmix.samplers import check_sampler_lora
+    from diffmix.tiny_vae import check_tiny_vae
 
     check(config)
     if not config.out:
@@ -61,13 +67,21 @@ def check_inputs(config: Config) -> tuple[Folder, Prepared]:
         )
     out = Folder(config.out).create()
     check_base(config.model)
+    check_optimizer(config.personalize)
+    check_tiny_vae(config.model.tiny_vae)
+    check_sampler_lora(config.mix.sampler_lora)
     for template in (*config.personalize.prompts, config.personalize.initializer):
         prompt(template, None, "class", "superclass")
     data = prepare(config.data, out.uri)
     describe(config.train, data.train.class_names)
-    concept = find_concept(config, out, data.train)
-    if concept or not uses_concept(config):  # else the concept is yet to come, and the store with it
-        bind_store(config, out, data.train, concept)
+    check_gate(config)
+    if config.mix.batch == "auto":
+        config.mix.batch = stored_batch(out) or "auto"
+    if find_composed(out, data.train) is None:
+        concept = find_concept(config, out, data.train)
+        # Else the concept or the batch is yet to come, and the store with it.
+        if (concept or not uses_concept(config)) and config.mix.batch != "auto":
+            bind_store(config, out, data.train, concept)
     _check_space(config, out, data)
     return out, data
 
@@ -77,9 +91,11 @@ def _check_space(config: Config, out: Folder, data: Prepared) -> None:
     if not out.is_local:
         return
     per_image = os.path.getsize(data.train.path) / max(1, len(data.train))
-    stored = len(MixStore((out / "mixes").uri).stored_chunks()) * config.mix.batch
-    planned = len(make_plan(config, data.train))
-    need = max(0, planned - stored) * per_image + _SPARE_BYTES
+    store = MixStore((out / "mixes").uri)
+    plan = plan_of(config, data.train, store)
+    stored = len(store.stored_chunks())  # none where mix.batch is still auto, and the plan without chunks
+    missing = len(plan) * (1 - stored / plan.num_chunks) if stored else len(plan)
+    need = max(0, missing) * per_image + _SPARE_BYTES
     free = shutil.disk_usage(out.path).free
     if free < need:
         raise UserError(
@@ -91,12 +107,15 @@ def _check_space(config: Config, out: Folder, data: Prepared) -> None:
 def open_session(config: Config, command: float | None = None) -> Iterator[Session]:
     """Check everything cheap, connect to the cluster, check its size; then a session whose telemetry is collected in a thread.
 
-    `command` is when the command was given, in seconds since 1970; None: now.
+    `command` is when the command was given, in seconds since 1970; None: now. Where `mix.batch` is auto, `config` has the
+    number that it means afterwards.
     """
     command = time.time() if command is None else command
     out, data = check_inputs(config)
     cluster.connect(config)
     cluster.preflight(config)
+    if config.mix.batch == "auto" and find_composed(out, data.train) is None:
+        config.mix.batch = measure_batch(config, len(make_plan(config, data.train)))
     out.write("config.yaml", yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False).encode())
     telemetry = Telemetry(out, f"telemetry-{uuid.uuid4().hex[:8]}", command)
     stop = threading.Event()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from diffmix import images
 from diffmix.config import Config
 from diffmix.datasets.real import RealSet
 from diffmix.plan import MixPlan, MixSpec
+from diffmix.quality import Gate, Scorer
 from diffmix.storage import Folder
 from engine.cluster import GENERATE_LABEL
 from engine.store import SCHEMA, MixStore
@@ -34,7 +36,7 @@ _CHUNK = pa.schema([("chunk", pa.int64()), ("specs", pa.list_(_SPEC)), ("sources
 
 
 class MixesImages(Protocol):
-    """What a mixer actor holds: `diffmix.mixer.Mixer`, or a stand-in with a simulated cost in benchmarks."""
+    """What a mixer actor holds: `diffmix.mixer.Mixer`, or a stand-in with a simulated cost in benchmarks. One call at a time."""
 
     def mix(self, specs: list[MixSpec], sources: list[bytes | None]) -> list[Image]: ...
 
@@ -70,6 +72,8 @@ class MixJob:
     reporter: Reporter
     build: Callable[[MixJob], MixesImages] = build_mixer
     """Makes what an actor holds, on the actor's node."""
+    gate: Gate | None = None
+    """Scores each chunk in the actor that made it, and accepts what its cut lets through; None accepts all."""
 
 
 @lru_cache(maxsize=4)
@@ -95,7 +99,16 @@ def stream(job: MixJob, chunks: np.ndarray, pass_on: bool = True) -> ray.data.Da
     """
     place = job.config.placement
     least, most = place.mixers[0], place.mixers[-1]
-    actors = ray.data.ActorPoolStrategy(min_size=least, max_size=most, initial_size=least, max_tasks_in_flight_per_actor=2)
+    actors = ray.data.ActorPoolStrategy(
+        min_size=least,
+        max_size=most,
+        initial_size=least,
+        # One chunk is on the device, the one before it is being encoded, the next has arrived. A pool grows only from
+        # 1.75 tasks for each call that an actor can run, which takes one more.
+        max_tasks_in_flight_per_actor=3 if least == most else 4,
+        max_concurrent_calls_per_actor=2,
+        enable_true_multi_threading=True,
+    )
     where = {"label_selector": GENERATE_LABEL} if place.separate else {}
     groups = group_chunks(chunks, most)
     numbers = ray.put(groups)
@@ -149,38 +162,60 @@ def read_chunks(rows: pa.Table, job: MixJob, groups: object) -> pa.Table:
 
 
 class MixActor:
-    """Holds one personalised pipeline on one device for the whole stream; closed with Ray's actor pool."""
+    """Holds one personalised pipeline on one device for the whole stream; closed with Ray's actor pool.
+
+    Ray calls it from two threads: while one chunk's images are being encoded, the next chunk is on the device.
+    """
 
     def __init__(self, job: MixJob):
         self.job = job
+        self.device = threading.Lock()
         self.name = f"mixer-{ray.get_runtime_context().get_actor_id()[:12]}"
         started = time.time()
         self.mixer = job.build(job)
+        self.scorer = Scorer(job.gate, inference_device()) if job.gate else None
         job.reporter.send("mixer_ready", actor=self.name, node=ray.get_runtime_context().get_node_id(), start=started, end=time.time())
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        start = time.time()
         chunk, specs, sources = row["chunk"][0].as_py(), row["specs"][0].as_py(), row["sources"][0].as_py()
-        pictures = self.mixer.mix([MixSpec(**spec) for spec in specs], sources)
+        with self.device:
+            start = time.time()
+            pictures = self.mixer.mix([MixSpec(**spec) for spec in specs], sources)
+            end = time.time()
         mix = self.job.config.mix
+        score, accepted = self._judge(pictures)
         made = [
-            {**spec, "image": images.encode(picture, mix.image_format, mix.image_quality), "score": None, "accepted": True, "chunk": chunk}
-            for spec, picture in zip(specs, pictures, strict=True)
+            {**spec, "image": images.encode(picture, mix.image_format, mix.image_quality), "score": value, "accepted": ok, "chunk": chunk}
+            for spec, picture, value, ok in zip(specs, pictures, score, accepted, strict=True)
         ]
-        self.job.reporter.send("mix", actor=self.name, start=start, end=time.time(), mixes=len(made), chunk=chunk)
+        self.job.reporter.send("mix", actor=self.name, start=start, end=end, mixes=len(made), chunk=chunk)
         return pa.Table.from_pylist(made, schema=SCHEMA.append(pa.field("chunk", pa.int64())))
+
+    def _judge(self, pictures: list[Image]) -> tuple[list[float | None], list[bool]]:
+        """The pictures' scores and whether they are accepted: no scores and all of them without a gate."""
+        if self.scorer is None or self.job.gate is None:
+            return [None] * len(pictures), [True] * len(pictures)
+        score = self.scorer.score(pictures)
+        return score.tolist(), self.job.gate.accepts(score).tolist()
 
 
 def store_chunks(mixes: pa.Table, job: MixJob, pass_on: bool = True) -> pa.Table:
     """Write a part for each chunk, and pass the mixes on, or the chunks' numbers alone."""
-    store = MixStore(job.store)
+    store, scorer = MixStore(job.store), job.gate.scorer if job.gate else None
     numbers = mixes["chunk"].to_numpy()
     starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist()]
     parts = [mixes.slice(start, stop - start) for start, stop in zip(starts, [*starts[1:], len(mixes)], strict=True)]
     # Most of a write is waiting for the disk or the object store.
     with ThreadPoolExecutor(len(parts)) as threads:
-        list(threads.map(lambda part: store.write(part["chunk"][0].as_py(), part), parts))
+        list(threads.map(lambda part: store.write(part["chunk"][0].as_py(), part, scorer), parts))
     return mixes if pass_on else pa.table({"chunk": numbers[starts]})
+
+
+def inference_device() -> str:
+    """The GPU that Ray gave this worker, if it is a device and not only a number, else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def limit_threads(cpus: float) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cached_property, partial
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffmix.errors import UserError
+from diffmix.formats.named_mix import NamedMix
 from diffmix.storage import Folder
 
 SCHEMA = pa.schema(
@@ -27,7 +31,19 @@ SCHEMA = pa.schema(
 )
 """Columns of a part. `image` is an encoded file, `score` the gate's (null without one)."""
 
+_SCORER = b"scorer"
 _PART = re.compile(r"part-(\d{8})\.parquet")
+
+
+class Scores(NamedTuple):
+    """What the gate knows of a part."""
+
+    scorer: str | None
+    """What gave the scores (`quality.Gate.scorer`); None where there are none."""
+    score: np.ndarray
+    """float32 [n] in [0, 1], NaN for a mix without one."""
+    accepted: np.ndarray
+    """bool [n]."""
 
 
 class MixStore:
@@ -42,15 +58,12 @@ class MixStore:
         `identity` says what the images depend on: nested dicts of JSON values (plan, concept, data). A new folder
         keeps it as `plan.json`; `UserError` where the folder already holds another, naming each setting that differs.
         """
-        if not self.folder.exists("plan.json"):
+        stored = self.identity
+        if not stored:
             if self.stored_chunks():
                 raise UserError(f"The mix store {self.folder.uri} has parts but no plan.json; restore that file or choose another --out.")
             self.folder.create().write("plan.json", json.dumps(identity, indent=2, sort_keys=True).encode())
             return
-        try:
-            stored = json.loads(self.folder.read("plan.json"))
-        except ValueError as error:
-            raise UserError(f"{self.folder.uri}/plan.json is not valid JSON ({error}); restore it or choose another --out.") from error
         differences = describe_differences(stored, identity)
         if differences:
             raise UserError(
@@ -58,11 +71,30 @@ class MixStore:
                 "Go back to the stored settings or choose another --out."
             )
 
-    def write(self, chunk: int, mixes: pa.Table) -> None:
-        """Store a chunk's mixes (columns of `SCHEMA`). The same mixes always give the same bytes."""
+    @property
+    def identity(self) -> dict:
+        """What `bind` keeps: empty for a folder without it. `UserError` where it is damaged."""
+        if not self.folder.exists("plan.json"):
+            return {}
+        try:
+            return json.loads(self.folder.read("plan.json"))
+        except ValueError as error:
+            raise UserError(f"{self.folder.uri}/plan.json is not valid JSON ({error}); restore it or choose another --out.") from error
+
+    @property
+    def class_names(self) -> list[str]:
+        """What the labels mean. `UserError` for a folder that is no mix store."""
+        names = self.identity.get("class_names")
+        if not names:
+            raise UserError(f"{self.folder.uri} is no mix store: it has no plan.json that names its classes.")
+        return names
+
+    def write(self, chunk: int, mixes: pa.Table, scorer: str | None = None) -> None:
+        """Store a chunk's mixes (columns of `SCHEMA`), with the name of what gave their scores. The same mixes always give the same bytes."""
         sink = pa.BufferOutputStream()
+        table = mixes.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata({_SCORER: scorer} if scorer else None)
         # Images are compressed already, and a fixed layout keeps the file's bytes a function of its rows.
-        pq.write_table(mixes.select(SCHEMA.names).cast(SCHEMA), sink, compression="none", use_dictionary=False, write_statistics=False)
+        pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
         self.folder.write(part_name(chunk), sink.getvalue())
 
     def stored_chunks(self) -> set[int]:
@@ -78,10 +110,27 @@ class MixStore:
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"The part {self.folder.uri}/{name} cannot be read ({error}); delete it and it is made again.") from error
 
+    def scores(self, chunk: int) -> Scores:
+        """A chunk's scores and decisions, without its images."""
+        table = self.read(chunk, ["score", "accepted"])
+        scorer = (table.schema.metadata or {}).get(_SCORER)
+        score = np.array(table["score"].to_pylist(), dtype=np.float32)  # None becomes NaN
+        return Scores(scorer.decode() if scorer else None, score, np.array(table["accepted"].to_pylist(), dtype=bool))
+
     def tables(self, columns: list[str] | None = None, chunks: set[int] | None = None) -> Iterator[pa.Table]:
         """The stored chunks one after the other, by number; only those in `chunks` where it is given."""
         for chunk in sorted(self.stored_chunks() if chunks is None else chunks):
             yield self.read(chunk, columns)
+
+    def named(self) -> Iterator[NamedMix]:
+        """The stored mixes with their classes' names, by chunk; a chunk's images are read when one of them is asked for."""
+        class_names = self.class_names
+        for chunk in sorted(self.stored_chunks()):
+            pictures = _Pictures(self, chunk)
+            rows = self.read(chunk, [name for name in SCHEMA.names if name != "image"]).to_pylist()
+            for place, row in enumerate(rows):
+                source, target = class_names[row.pop("source_label")], class_names[row.pop("target_label")]
+                yield NamedMix(**row, source=source, target=target, load=partial(pictures.__getitem__, place))
 
     def counts(self) -> tuple[int, int]:
         """How many mixes are stored and accepted, and how many were made but rejected by the gate."""
@@ -91,6 +140,20 @@ class MixStore:
             stored += accepted
             rejected += len(table) - accepted
         return stored, rejected
+
+
+class _Pictures:
+    """A part's images, read once, when the first is asked for. Lives as long as somebody holds one of its mixes."""
+
+    def __init__(self, store: MixStore, chunk: int):
+        self._store, self._chunk = store, chunk
+
+    @cached_property
+    def _column(self) -> pa.ChunkedArray:
+        return self._store.read(self._chunk, ["image"])["image"]
+
+    def __getitem__(self, place: int) -> bytes:
+        return self._column[place].as_py()
 
 
 def part_name(chunk: int) -> str:

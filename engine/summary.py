@@ -6,8 +6,8 @@ import importlib.metadata
 import json
 import platform
 
+from engine.composed import plan_of
 from engine.session import Session
-from engine.stages import make_plan
 from engine.store import MixStore
 from engine.telemetry import figures
 
@@ -29,16 +29,19 @@ def write_summary(session: Session, store: MixStore | None, concept: str | None)
     """Collect the figures, write `summary.json` and give its content."""
     session.telemetry.collect()
     stored, rejected = store.counts() if store else (0, 0)
-    planned = len(make_plan(session.config, session.data.train)) if store else 0
+    planned = len(plan_of(session.config, session.data.train, store)) if store else 0
     summary = {
         "plan": {"planned": planned, "stored": stored, "rejected": rejected},
         **figures(session.telemetry.events),
         "versions": versions(),
     }
+    from engine.evaluate import with_class_sizes  # torch and timm are needed only here, at the end
+
     for name, key in (("classifier", "accuracy"), ("baseline", "baseline")):
         folder = session.out / name
         if folder.exists("result.json"):
-            summary[key] = json.loads(folder.read("result.json"))
+            result = json.loads(folder.read("result.json"))
+            summary[key] = with_class_sizes(result, session.data.train, session.config.evaluate)
     if session.config.run.oracle and store:
         from diffmix.classifier.oracle import oracle_share
 

@@ -12,8 +12,11 @@ COMMANDS = {
     "personalize": "Teach the base model the classes: tokens and LoRA, into OUT/concept.",
     "preview": "Make a contact sheet from a concept, into OUT/preview.png; needs no cluster.",
     "synthesize": "Make all mixes of the plan, into OUT/mixes.",
+    "filter": "Score OUT's mixes with a CLIP and reject the worst; nothing is made again.",
     "train": "Train the classifier on the real images and the mixes of OUT.",
-    "evaluate": "Test OUT's classifier.",
+    "evaluate": "Test OUT's classifier; with --evaluate.mixes N, measure N of its mixes too.",
+    "compose": "Put mixes together, our own and other people's, into OUT/mixes; needs no cluster.",
+    "export": "Write OUT's mixes or concept in another layout; needs no cluster.",
     "report": "Write OUT's report and pictures again.",
     "plan": "Print what a run would make and ask for; starts nothing.",
     "doctor": "Print what this machine has, what is missing and what to do about it.",
@@ -40,6 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
         from jobs.options import parse
 
         config = parse(rest, command, COMMANDS[command])
+        if config.run.seeds and command != "run":
+            one = f"{config.out}/seed-{config.run.seeds[0]}/config.yaml"
+            raise UserError(f"--run.seeds is for diffmix run; diffmix {command} takes one seed's configuration, such as --config {one}.")
         from jobs import commands
 
         action: Callable = getattr(commands, command)

@@ -12,11 +12,17 @@ from diffmix.errors import UserError
 
 def run(config: Config) -> None:
     command = time.time()  # before Ray and torch are imported, which is part of the start
-    from engine.run import run as run_all
     from jobs.table import print_summary
 
     _require_shared_out(config)
-    summary = run_all(config, command)
+    if config.run.seeds:
+        from engine.seeds import run_seeds
+
+        summary = run_seeds(config)
+    else:
+        from engine.run import run as run_all
+
+        summary = run_all(config, command)
     print_summary(summary, config)
 
 
@@ -36,6 +42,9 @@ def preview(config: Config) -> None:
     strengths = ", ".join(f"{strength:g}" for strength in shown["strengths"])
     sources = f"{', '.join(shown['sources'])} into " if shown["sources"] else ""
     print(f"{shown['images']} images, {sources}{', '.join(shown['targets'])} at strength {strengths}: {shown['picture']}")
+    if shown["scores"]:
+        words = (f"{score:.2f} {f'at {strength:g}' if strength else 'of the real images'}" for strength, score in shown["scores"].items())
+        print(f"mean CLIP score: {', '.join(words)}")
 
 
 def report(config: Config) -> None:
@@ -52,6 +61,17 @@ def synthesize(config: Config) -> None:
     print(f"{plan['stored']} mixes are in {config.out}/mixes ({plan['rejected']} more were rejected).")
 
 
+def filter(config: Config) -> None:
+    from engine.gate import filter_store
+
+    _require_shared_out(config)
+    done = filter_store(config)
+    print(
+        f"{done['stored']} mixes of {config.out}/mixes are kept, {done['rejected']} with a score below {done['cut']:.4g} are rejected "
+        f"({done['scored']} were scored now)."
+    )
+
+
 def train(config: Config) -> None:
     from engine.run import train as run_train
     from jobs.table import print_summary
@@ -64,6 +84,24 @@ def evaluate(config: Config) -> None:
     from engine.evaluate import evaluate as run_evaluate
 
     print(json.dumps(run_evaluate(config), indent=2))
+
+
+def compose(config: Config) -> None:
+    from engine.compose import compose as run_compose
+
+    _require_shared_out(config)
+    made = run_compose(config)
+    for source in made["composed"]:
+        print(f"{source['taken']} of {source['mixes']} mixes of {source['from']} ({source['format']})")
+    print(
+        f"{made['planned']} mixes of {len(made['class_names'])} classes are in {config.out}/mixes; diffmix train --out {config.out} trains on them."
+    )
+
+
+def export(config: Config) -> None:
+    from engine.export import export as run_export
+
+    print(f"{run_export(config)} of {config.out} went to {config.export.to} as {config.export.format}.")
 
 
 def plan(config: Config) -> None:

@@ -47,10 +47,15 @@ def parse(arguments: list[str], command: str, description: str) -> Config:
 
 
 def load(file: str, base: Config | None = None) -> Config:
-    """A recipe's configuration: `base` with what the file says, which starts from the recipe named by its `inherit`, if any."""
+    """A recipe's configuration: `base` with what the file says, which starts from the recipe named by its `inherit`, if any.
+
+    `inherit` is a path relative to the file, or a list of them, of which later ones win.
+    """
     values = _read(Path(file))
-    parent = values.pop("inherit", None)
-    config = load(str(Path(file).parent / parent), base) if parent else base or Config()
+    parents = values.pop("inherit", None) or []
+    config = base or Config()
+    for parent in [parents] if isinstance(parents, str) else parents:
+        config = load(str(Path(file).parent / parent), config)
     return _merge(config, values, file, "")
 
 

@@ -82,6 +82,31 @@ def tiny_base(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory) -> Path:
+    """A saved CLIP of random weights with 32 px images, whose answers differ widely between pictures and between prompts."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+    from diffmix.nano.tokenizer import write_tokenizer
+
+    folder = tmp_path_factory.mktemp("clip") / "tiny"
+    tokenizer = write_tokenizer(["a", "photo", "with", "without", "on", "it", "thing", "animal"], folder, 77)
+    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    text = {**layers, **special, "vocab_size": len(tokenizer), "max_position_embeddings": 77}
+    torch.manual_seed(0)
+    vision = {**layers, "image_size": 32, "patch_size": 8}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    with torch.no_grad():  # random towers send all pictures one way: take out what they have in common
+        colours = torch.randn(64, 3, 1, 1) + torch.randn(64, 3, 32, 32)
+        model.vision_model.post_layernorm.bias -= model.vision_model(pixel_values=colours).pooler_output.mean(dim=0)
+    model.save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPProcessor(CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size), tokenizer).save_pretrained(folder)
+    return folder
+
+
 def _tokenizer_folder(folder: Path, vocab: Path, merges: Path) -> Path:
     special = {"unk_token": "<|endoftext|>", "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}))
@@ -217,3 +242,18 @@ def cluster():
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def object_store(monkeypatch):
+    """s3:// URIs go to an object store in memory: no folders, no appending, no renaming."""
+    import fsspec
+    import pyarrow.fs as pafs
+
+    from diffmix import storage
+
+    memory = pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem("memory", skip_instance_cache=True)))
+    real = storage.filesystem
+    monkeypatch.setattr(storage, "filesystem", lambda uri: (memory, uri.removeprefix("s3:/")) if uri.startswith("s3://") else real(uri))
+    fsspec.filesystem("memory").store.clear()
+    return memory

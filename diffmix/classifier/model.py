@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load, save
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from diffmix.classifier.head import use_cosine_head
 from diffmix.config import TrainConfig
 from diffmix.errors import UserError
 from diffmix.storage import Folder
@@ -29,8 +30,10 @@ class Classifier:
     std: list[float]
     resize: int | None = None
     """Size of the shorter side before the centre crop. None: `resolution`."""
+    cosine_scale: float | None = None
+    """Scale of its cosine head (`head.CosineHead`). None: it has timm's own head."""
     metrics: dict | None = None
-    """How it was chosen: the epoch and its validation accuracy."""
+    """How it was chosen: the epoch, its accuracy there, and whether that was on the test set (`train.protocol`)."""
 
 
 def describe(config: TrainConfig, class_names: list[str]) -> Classifier:
@@ -49,7 +52,14 @@ def describe(config: TrainConfig, class_names: list[str]) -> Classifier:
         mean=list(default.mean if default else IMAGENET_DEFAULT_MEAN),
         std=list(default.std if default else IMAGENET_DEFAULT_STD),
         resize=config.resize or round(config.resolution / 0.875),
+        cosine_scale=config.ldam_scale if config.loss == "ldam" else None,
     )
+
+
+def bare_model(description: Classifier) -> torch.nn.Module:
+    """The model with random weights, in fp32 on the CPU; `UserError` where it cannot have the head that it is to have."""
+    model = timm.create_model(description.model_name, num_classes=len(description.class_names))
+    return model if description.cosine_scale is None else use_cosine_head(model, description.cosine_scale)
 
 
 def build_model(config: TrainConfig, num_classes: int) -> torch.nn.Module:
@@ -64,7 +74,7 @@ def build_model(config: TrainConfig, num_classes: int) -> torch.nn.Module:
         ) from error
     if config.checkpoint_path:
         _load_start(model, config.checkpoint_path)
-    return model
+    return use_cosine_head(model, config.ldam_scale) if config.loss == "ldam" else model
 
 
 def _load_start(model: torch.nn.Module, path: str) -> None:
@@ -105,7 +115,7 @@ def load_description(folder: Folder) -> Classifier:
 def load_classifier(folder: Folder, device: str = "cpu") -> tuple[torch.nn.Module, Classifier]:
     """A trained classifier in eval mode and its description."""
     description = load_description(folder)
-    model = timm.create_model(description.model_name, num_classes=len(description.class_names))
+    model = bare_model(description)
     try:
         weights = load(folder.read("model.safetensors"))
         model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})

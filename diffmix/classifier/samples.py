@@ -11,7 +11,8 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from diffmix import images, labels
-from diffmix.config import MixConfig
+from diffmix.classifier.cmo import Paste, PasteSampler, paste
+from diffmix.config import MixConfig, TrainConfig
 from diffmix.datasets.real import RealSet
 
 
@@ -29,6 +30,8 @@ class Draw(NamedTuple):
     """Row of the real set, or number of the mix in the pool."""
     seed: int
     """Seed of the sample's own augmentation."""
+    paste: Paste | None = None
+    """What CMO pastes into the image; None where it pastes nothing."""
 
 
 class MixedSampler(Sampler[Draw]):
@@ -48,7 +51,9 @@ class MixedSampler(Sampler[Draw]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        pastes: PasteSampler | None = None,
     ):
+        self.pastes = pastes
         self.real_size, self.synthetic_p, self.pool_size = real_size, synthetic_p, pool_size
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.epoch = 0
@@ -69,36 +74,58 @@ class MixedSampler(Sampler[Draw]):
         synthetic = generator.random(total) < self.synthetic_p
         pick = generator.random(total)
         seeds = generator.integers(2**62, size=total)
+        pastes = self.pastes.epoch(self.epoch, self.steps, self.batch_size) if self.pastes else [None] * total
         # Rank r takes every world_size-th place, so that the ranks' batches together are the global batch.
         for place in range(self.rank, total, self.world_size):
             size = self.pool_size() if synthetic[place] else 0
-            if size:
-                yield Draw(True, min(int(pick[place] * size), size - 1), int(seeds[place]))
-            else:
-                yield Draw(False, int(order[place]), int(seeds[place]))
+            row = min(int(pick[place] * size), size - 1) if size else int(order[place])
+            yield Draw(size > 0, row, int(seeds[place]), pastes[place])
 
 
 class MixedSamples(Dataset):
     """Reads draws: (image float32 [3, S, S], label float32 [num_classes], synthetic bool).
 
-    Labels are made here, so that gamma can change without synthesising again.
+    Labels are made here, so that gamma and smoothing can change without synthesising again. They are smoothed
+    (`train.label_smoothing`), those of mixes only with `train.smooth_mixes`. Where CMO pastes, the label is that of both images.
     """
 
-    def __init__(self, real: RealSet, mixes: Mixes, transform: Callable[[Image.Image], torch.Tensor], mix: MixConfig):
-        self.real, self.mixes, self.transform, self.mix = real, mixes, transform, mix
+    def __init__(
+        self,
+        real: RealSet,
+        mixes: Mixes,
+        transform: Callable[[Image.Image], torch.Tensor],
+        mix: MixConfig,
+        train: TrainConfig,
+    ):
+        self.real, self.mixes, self.transform, self.mix, self.train = real, mixes, transform, mix, train
 
     def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        num_classes = len(self.real.class_names)
         if draw.synthetic:
             data, source, target, strength = self.mixes[draw.row]
-            label = labels.soft_label(source, target, strength, self.mix.gamma, num_classes, self.mix.soft_scale)
+            label = labels.soft_label(source, target, strength, self.mix.gamma, len(self.real.class_names), self.mix.soft_scale)
+            if self.train.smooth_mixes:
+                label = labels.smooth(label, self.train.label_smoothing)
+            image = self._image(data, draw.seed)
         else:
-            data = self.real.image_bytes(draw.row)
-            label = labels.one_hot(self.real.labels[draw.row], num_classes)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draw.seed)
-            image = self.transform(images.decode(data))
+            image, label = self._real(draw.row, draw.seed)
+        if draw.paste:
+            image, label = paste(image, label, *self._real(draw.paste.row, draw.paste.seed), draw.paste)
         return image, torch.from_numpy(label), draw.synthetic
+
+    def _real(self, row: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
+        label = labels.smooth(labels.one_hot(self.real.labels[row], len(self.real.class_names)), self.train.label_smoothing)
+        return self._image(self.real.image_bytes(row), seed), label
+
+    def _image(self, data: bytes, seed: int) -> torch.Tensor:
+        picture = images.decode(data)
+        # The generator itself: torch.manual_seed also seeds GPUs and writes down who asked, which takes as long as decoding.
+        generator = torch.default_generator
+        state = generator.get_state()
+        generator.manual_seed(seed)
+        try:
+            return self.transform(picture)
+        finally:
+            generator.set_state(state)
 
 
 class EvalSamples(Dataset):

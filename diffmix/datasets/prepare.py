@@ -16,10 +16,11 @@ import numpy as np
 
 from diffmix import images
 from diffmix.config import DataConfig
-from diffmix.datasets import files, readers, splits
+from diffmix.datasets import readers, splits
 from diffmix.datasets.raw import Found, Raw
 from diffmix.datasets.real import Example, RealSet
 from diffmix.errors import UserError
+from diffmix.storage import Folder, local_path, reason
 
 _log = logging.getLogger(__name__)
 _IN_FLIGHT = 64
@@ -67,7 +68,7 @@ def prepare(config: DataConfig, out: str) -> Prepared:
                 record = _build(config, raws, scratch)
             if record["fingerprints"] != saved["fingerprints"]:
                 raise UserError(f"The images of {config.train} are not those that {out} was made with; use another --out.")
-        files.write_text(f"{folder}/data.json", json.dumps(record, indent=2, ensure_ascii=False))
+        Folder(folder).write("data.json", json.dumps(record, indent=2, ensure_ascii=False).encode())
     except OSError as error:  # sources that cannot be read were dealt with: this is the run folder
         raise UserError(f"The prepared images cannot be written to {folder}: {error.strerror or error}.") from error
     return _open(folder, record)
@@ -75,11 +76,13 @@ def prepare(config: DataConfig, out: str) -> Prepared:
 
 def _saved(folder: str) -> dict | None:
     try:
-        return json.loads(files.read_text(f"{folder}/data.json") or "null")
+        return json.loads(Folder(folder).read("data.json"))
+    except FileNotFoundError:
+        return None
     except ValueError as error:
         raise UserError(f"{folder}/data.json is not valid JSON; use another --out.") from error
     except OSError as error:
-        raise UserError(f"{folder}/data.json cannot be read: {error.strerror or error}; use another --out.") from error
+        raise UserError(f"{folder}/data.json cannot be read: {reason(error)}; use another --out.") from error
 
 
 def _open(folder: str, record: dict) -> Prepared:
@@ -240,7 +243,7 @@ def _skip(image_id: str, reason: str, config: DataConfig, skipped: list[tuple[st
 
 def _local_folder(folder: str) -> str | None:
     """Where to put large temporary files: beside the result where that is local, else where the system wants them."""
-    local = files.local_path(folder)
+    local = local_path(folder)
     if local is not None:
         os.makedirs(local, exist_ok=True)
     return local

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from diffmix.datasets import files
+from diffmix import storage
 from diffmix.errors import UserError
 
 _BATCH_ROWS = 256
@@ -56,9 +56,9 @@ class RealSet:
 
         Raises `UserError` where there is no such file or it is something else.
         """
-        local = files.local_path(path)
+        local = storage.local_path(path)
         try:
-            reader = pa.ipc.open_file(pa.memory_map(files.local_copy(path)))
+            reader = pa.ipc.open_file(pa.memory_map(storage.local_copy(path)))
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
             metadata = reader.get_batch_with_custom_metadata(len(batches) - 1).custom_metadata
             return cls(local or path, batches, metadata[b"fingerprint"].decode())
@@ -88,7 +88,7 @@ class RealSet:
                 digest.update(json.dumps([example.image_id, int(example.label), hashlib.sha256(example.image).hexdigest()]).encode())
                 yield example
 
-        with files.writing(path) as temporary, pa.OSFile(temporary, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        with storage.writing(path) as temporary, pa.OSFile(temporary, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for rows in _batched(checked()):
                 columns = zip(*rows, strict=True)
                 arrays = [pa.array(column, type) for column, (_, type) in zip(columns, _COLUMNS, strict=True)]

@@ -28,6 +28,9 @@ RESOLUTION = 32
 MAJORITY_SHARE: dict[Split, float] = {"pretrain": 0.5, "train": 0.8, "val": 0.8, "test": 0.5}
 """The share of class c's pictures whose background is `majority_group(c)`, exact up to rounding in each class."""
 
+PICTURES_PER_DIGIT: dict[Split, int] = {"pretrain": 1, "train": 4, "val": 4, "test": 4}
+"""How many compositions of each of its digits a split has: the same handwriting in other colours, places and surroundings."""
+
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.00, 0.85, 0.85),
     "orange": (0.08, 0.90, 0.95),
@@ -185,22 +188,21 @@ def ink(recipe: Recipe) -> np.ndarray:
 
 
 def recipes(split: Split, seed: int = 0) -> Iterator[Recipe]:
-    """One recipe for each digit of a split, in a shuffled order; class c has `MAJORITY_SHARE[split]` of `majority_group(c)`."""
-    rows = digit_indices(split)
-    _, labels = _digits()
+    """`PICTURES_PER_DIGIT` recipes for each digit of a split, shuffled; class c has `MAJORITY_SHARE[split]` of `majority_group(c)`."""
+    rows = np.repeat(digit_indices(split), PICTURES_PER_DIGIT[split])
+    labels = _digits()[1][rows]
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    groups: dict[int, str] = {}
+    in_majority = np.zeros(len(rows), dtype=bool)
     for label in range(len(CLASS_NAMES)):
-        members = rng.permutation([row for row in rows if labels[row] == label]).tolist()
-        majority = round(MAJORITY_SHARE[split] * len(members))
-        minority_group = GROUPS[1 - GROUPS.index(majority_group(label))]
-        groups |= {row: majority_group(label) if i < majority else minority_group for i, row in enumerate(members)}
-    for index, row in enumerate(rng.permutation(rows).tolist()):
-        yield draw_recipe(f"{split}/{index:04d}", split, row, groups[row], rng)
+        members = rng.permutation(np.flatnonzero(labels == label))
+        in_majority[members[: round(MAJORITY_SHARE[split] * len(members))]] = True
+    for index, place in enumerate(rng.permutation(len(rows)).tolist()):
+        group = GROUPS[(labels[place] + (not in_majority[place])) % len(GROUPS)]
+        yield draw_recipe(f"{split}/{index:04d}", split, int(rows[place]), group, rng)
 
 
 def examples(split: Split, seed: int = 0) -> Iterator[Example]:
-    """The labelled pictures of a split: one for each of its digits, the same bytes for the same seed."""
+    """The labelled pictures of a split, the same bytes for the same seed."""
     for recipe in recipes(split, seed):
         file = io.BytesIO()
         Image.fromarray(render(recipe)).save(file, format="png")

@@ -50,6 +50,8 @@ class Settings:
     unet_steps: int = 3000
     unet_batch_size: int = 64
     unet_lr: float = 1.5e-3
+    unet_ink_weight: float = 0.0
+    """How much more the denoising error counts where the digit is: backgrounds make up most of it, shapes are harder."""
     snr_gamma: float = 5.0
     """Of the min-SNR loss weight (Hang et al., 2023)."""
     ema_decay: float = 0.998
@@ -193,12 +195,13 @@ def train_unet(
     tokens: Tensor,
     latents: tuple[Tensor, Tensor],
     empty: Tensor,
+    inks: Tensor,
     settings: Settings,
 ) -> None:
     """Train both jointly on the denoising loss and leave the moving average of their weights in them.
 
     `tokens` is int64 of N x length, `latents` the scaled mean and standard deviation for the same N pictures, `empty` the
-    tokens of the empty prompt.
+    tokens of the empty prompt, `inks` says where the digits are: float in [0, 1], N x 1 x 32 x 32.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     noising = DDPMScheduler(**SCHEDULE)
@@ -207,10 +210,12 @@ def train_unet(
     average = copy.deepcopy(trained)
     descent = Descent("unet", trained, settings.unet_lr, 1e-2, settings.unet_steps)
 
-    def loss(noisy: Tensor, noise: Tensor, time_steps: Tensor, prompts: Tensor) -> Tensor:
+    areas = 1 + settings.unet_ink_weight * F.adaptive_avg_pool2d(inks, LATENT_SHAPE[1:])
+
+    def loss(noisy: Tensor, noise: Tensor, time_steps: Tensor, prompts: Tensor, area: Tensor) -> Tensor:
         predicted = unet(noisy, time_steps, text_encoder(prompts)[0]).sample
         weight = (settings.snr_gamma / signal[time_steps]).clamp(max=1)
-        return (weight * F.mse_loss(predicted, noise, reduction="none").mean(dim=(1, 2, 3))).mean()
+        return (weight * (area * (predicted - noise).square()).mean(dim=(1, 2, 3))).mean()
 
     size = settings.unet_batch_size
     for step in range(settings.unet_steps):
@@ -220,7 +225,7 @@ def train_unet(
         noise = torch.randn(size, *LATENT_SHAPE, generator=generator)
         time_steps = torch.randint(noising.config.num_train_timesteps, (size,), generator=generator)
         prompts = torch.where(unnamed, empty, tokens[rows])
-        descent.step(loss, noising.add_noise(clean, noise, time_steps), noise, time_steps, prompts)
+        descent.step(loss, noising.add_noise(clean, noise, time_steps), noise, time_steps, prompts, areas[rows])
         decay = min(settings.ema_decay, (step + 1) / (step + 10))
         with torch.no_grad():
             for kept, now in zip(average.parameters(), trained.parameters(), strict=True):
@@ -248,15 +253,19 @@ def save(folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text_enco
     write_tokenizer(vocabulary(), folder / "tokenizer", TEXT_LENGTH)
 
 
-def pretrain(out: Path, settings: Settings) -> None:
-    """Train all parts and write the pipeline's folder to `out`."""
+def pretrain(out: Path, settings: Settings, start: Path | None = None) -> None:
+    """Train all parts and write the pipeline's folder to `out`.
+
+    With `start`, such a folder, its autoencoder is kept and its U-Net and text encoder are trained on.
+    """
     recipes = list(compositions(settings.pictures, settings.seed))
     pictures = torch.from_numpy(np.stack([data.render(recipe) for recipe in recipes])).permute(0, 3, 1, 2).contiguous()
     inks = torch.from_numpy(np.stack([data.ink(recipe) for recipe in recipes]))[:, None]
     log.info("rendered %d pictures of %d digits", len(pictures), len({recipe.digit for recipe in recipes}))
     torch.manual_seed(settings.seed)
-    vae = build_vae()
-    train_vae(vae, pictures, inks, settings)
+    vae = AutoencoderKL.from_pretrained(start / "vae") if start else build_vae()
+    if not start:
+        train_vae(vae, pictures, inks, settings)
     scale = vae.config.scaling_factor
     mean, std = encode(vae, pictures)
     with tempfile.TemporaryDirectory() as folder:
@@ -265,8 +274,9 @@ def pretrain(out: Path, settings: Settings) -> None:
     captions = [caption(recipe, settings.name_share, rng) for recipe in recipes]
     tokens = tokenizer([*captions, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
     torch.manual_seed(settings.seed)
-    unet, text_encoder = build_unet(), build_text_encoder(tokenizer)
-    train_unet(unet, text_encoder, tokens[:-1], (mean * scale, std * scale), tokens[-1], settings)
+    unet = UNet2DConditionModel.from_pretrained(start / "unet") if start else build_unet()
+    text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder") if start else build_text_encoder(tokenizer)
+    train_unet(unet, text_encoder, tokens[:-1], (mean * scale, std * scale), tokens[-1], inks, settings)
     save(out, vae, unet, text_encoder, tokenizer)
     log.info("saved %s", out)
 
@@ -275,12 +285,13 @@ def main() -> None:
     """The command line: an option for each of `Settings`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the folder that the pipeline is written to")
+    parser.add_argument("--start", type=Path, help="an earlier result, whose autoencoder is kept and whose rest is trained on")
     for field in dataclasses.fields(Settings):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
     options = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    out = options.pop("out")
-    pretrain(out, Settings(**options))
+    out, start = options.pop("out"), options.pop("start")
+    pretrain(out, Settings(**options), start)
 
 
 if __name__ == "__main__":

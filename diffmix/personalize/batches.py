@@ -21,7 +21,7 @@ _STREAM = 0x636F6E63657074  # keeps these streams apart from the mix plan's unde
 
 
 class Batch(NamedTuple):
-    """`n` samples of one step."""
+    """`n` samples of one step, and as many of prior images after them where there are some."""
 
     latents: torch.Tensor
     """float32 [n, C, h, w], scaled for the UNet."""
@@ -30,14 +30,26 @@ class Batch(NamedTuple):
     timesteps: torch.Tensor
     """int64 [n]"""
     prompts: torch.Tensor
-    """int64 [n]: `label * templates + template`; the row after the last class is the empty prompt."""
+    """int64 [n]: `label * templates + template`; after the last class come the empty prompt and the prior images' prompt."""
+    weights: torch.Tensor
+    """float32 [n]: what each sample's loss is multiplied with; the loss is their sum."""
 
 
 class Batches:
-    """Draws the batches of a run. `labels` int [N] are the classes of the cached images."""
+    """Draws the batches of a run. `labels` int [N] are the classes of the cached images; `prior` are the cached prior images."""
 
-    def __init__(self, cache: LatentCache, labels: np.ndarray, config: PersonalizeConfig, num_timesteps: int, seed: int, global_batch: int):
+    def __init__(
+        self,
+        cache: LatentCache,
+        labels: np.ndarray,
+        config: PersonalizeConfig,
+        num_timesteps: int,
+        seed: int,
+        global_batch: int,
+        prior: LatentCache | None = None,
+    ):
         self.cache = cache
+        self.prior = prior
         self.labels = np.asarray(labels)
         self.config = config
         self.num_timesteps = num_timesteps
@@ -47,28 +59,47 @@ class Batches:
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def draw(self, step: int, slots: range, num_classes: int) -> Batch:
-        """The samples `slots` (a part of 0..global_batch-1) of a step."""
+        """The samples `slots` (a part of 0..global_batch-1) of a step. The mean over them is the loss, plus the prior images' mean times its weight."""
         import torch
 
-        shape = self.cache.shape
-        templates = len(self.config.prompts)
-        samples = []
-        for slot in slots:
-            rng = self._generator(0, 0, slot, step)
-            choose, within, flip, template, drop, time = rng.random(6)
-            index = self._image(step, slot, choose, within)
-            latent = self.cache.sample(index, self.config.flip and flip < 0.5, rng.standard_normal(shape, dtype=np.float32))
-            noise = rng.standard_normal(shape, dtype=np.float32)
-            if self.config.noise_offset:
-                noise = noise + np.float32(self.config.noise_offset) * rng.standard_normal((shape[0], 1, 1), dtype=np.float32)
-            prompt = int(self.labels[index]) * templates + int(template * templates)
-            if drop < self.config.prompt_dropout:
-                prompt = num_classes * templates
-            samples.append((latent, noise, int(time * self.num_timesteps), prompt))
+        samples = [self._real_sample(step, slot, num_classes) for slot in slots]
+        weights = [1 / len(slots)] * len(slots)
+        if self.prior:
+            samples += [self._prior_sample(self.prior, step, slot, num_classes) for slot in slots]
+            weights += [self.config.prior_weight / len(slots)] * len(slots)
         latents, noises, timesteps, prompts = zip(*samples, strict=True)
         return Batch(
-            torch.from_numpy(np.stack(latents)), torch.from_numpy(np.stack(noises)), torch.tensor(timesteps), torch.tensor(prompts)
+            torch.from_numpy(np.stack(latents)),
+            torch.from_numpy(np.stack(noises)),
+            torch.tensor(timesteps),
+            torch.tensor(prompts),
+            torch.tensor(weights),
         )
+
+    def _real_sample(self, step: int, slot: int, num_classes: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+        templates = len(self.config.prompts)
+        rng = self._generator(0, 0, slot, step)
+        choose, within, flip, template, drop, time = rng.random(6)
+        index = self._image(step, slot, choose, within)
+        prompt = int(self.labels[index]) * templates + int(template * templates)
+        if drop < self.config.prompt_dropout:
+            prompt = num_classes * templates
+        return *self._noised(self.cache, index, flip, rng), int(time * self.num_timesteps), prompt
+
+    def _prior_sample(self, prior: LatentCache, step: int, slot: int, num_classes: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+        rng = self._generator(0, 2, slot, step)
+        choose, flip, time = rng.random(3)
+        prompt = num_classes * len(self.config.prompts) + 1
+        return *self._noised(prior, int(choose * len(prior)), flip, rng), int(time * self.num_timesteps), prompt
+
+    def _noised(self, cache: LatentCache, index: int, flip: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A latent of an image and the noise that is to be added, float32 [C, h, w] each."""
+        shape = cache.shape
+        latent = cache.sample(index, self.config.flip and flip < 0.5, rng.standard_normal(shape, dtype=np.float32))
+        noise = rng.standard_normal(shape, dtype=np.float32)
+        if self.config.noise_offset:
+            noise = noise + np.float32(self.config.noise_offset) * rng.standard_normal((shape[0], 1, 1), dtype=np.float32)
+        return latent, noise
 
     def _image(self, step: int, slot: int, choose: float, within: float) -> int:
         if self.config.class_balanced:

@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from diffmix.base_model import base_fingerprint, device_and_dtype, load_base, resolution_of
-from diffmix.concept import Concept, concept_settings, prompt, spell
+from diffmix.base_model import base_fingerprint, device_and_dtype, load_base, resolution_of, text_parts
+from diffmix.concept import Concept, concept_settings, prompt
 from diffmix.config import ModelConfig, PersonalizeConfig
 from diffmix.errors import UserError
 from diffmix.personalize.batches import Batches
+from diffmix.personalize.large_batch import folded
 from diffmix.personalize.latents import LatentCache
-from diffmix.personalize.modules import ConceptEmbedding, DenoisingLoss, add_lora
+from diffmix.personalize.modules import DenoisingLoss, add_lora, add_rows
+from diffmix.personalize.optimizer import check_optimizer, make_optimizer
+from diffmix.personalize.prior import prior_images, prior_prompt
+from diffmix.storage import Folder
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-
+    from diffmix.base_model import Pipeline
     from diffmix.datasets.real import RealSet
 
 CHECKPOINT_FILE = "personalize.pt"
@@ -37,31 +40,45 @@ def train_concept(
     *,
     rank: int = 0,
     world_size: int = 1,
+    prior: Folder | None = None,
     resume_from: str | Path | None = None,
     on_checkpoint: Callable[[Path | None, int], None] | None = None,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: Callable[[int, torch.Tensor], None] | None = None,
 ) -> Concept:
     """Train class tokens and LoRA on `real` and write the concept folder `out` on rank 0; every rank gets its description.
 
-    With `world_size` over 1 the default process group has to be there already. `on_step(done, loss)` is called on every
-    rank after each step with this rank's loss. `on_checkpoint(folder, done)` is called on every rank after each
+    With `world_size` over 1 the default process group has to be there already. `prior` keeps prior preservation's images,
+    None: `prior/` beside `out`. `on_step(done, loss)` is called on every rank after each step (`large_batch` makes them
+    fewer) with this rank's loss, a scalar on the device that may still be computing: reading it waits. `on_checkpoint(folder, done)` is called on every rank after each
     `checkpoint_every` steps; `folder` is a temporary one that is gone after the call, and None but on rank 0. A run
     resumed with `resume_from`, such a folder, ends with the weights that the uninterrupted run would have had.
     Raises `UserError` for a base model, prompts or a checkpoint that cannot be used.
     """
     device, dtype = device_and_dtype(model.precision)
+    check_optimizer(personalize)
+    settings, personalize = concept_settings(personalize), folded(personalize)
+    painted = None
+    if personalize.prior_weight:
+        prior = prior or Folder(str(Path(out).absolute().parent / "prior"))
+        painted = prior_images(model, real.superclass, personalize.prior_images, seed, prior, rank, world_size)
     pipe = load_base(model, "cpu", dtype)
     tokens, module = _prepare(pipe, model, personalize, real, seed, device)
-    cache = LatentCache(pipe.vae, real, resolution_of(model, pipe), personalize.flip, rank, world_size)
+    latents = [
+        LatentCache(pipe.vae, images, resolution_of(model, pipe), personalize.flip, rank, world_size)
+        for images in (real, painted)
+        if images is not None
+    ]
     pipe.vae.to("cpu")  # not needed any more
     batch_size, accumulation = personalize.batch_size, personalize.gradient_accumulation_steps
-    batches = Batches(cache, real.labels, personalize, module.num_timesteps, seed, batch_size * accumulation * world_size)
+    batches = Batches(
+        latents[0], real.labels, personalize, module.num_timesteps, seed, batch_size * accumulation * world_size, *latents[1:]
+    )
 
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    optimizer = _optimizer(trained, personalize)
+    optimizer = make_optimizer(trained, personalize)
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
     identity: dict[str, Any] = {
-        "settings": concept_settings(personalize),
+        "settings": settings,
         "seed": seed,
         "data": real.fingerprint,
         "base": base_fingerprint(model),
@@ -91,7 +108,7 @@ def train_concept(
         optimizer.zero_grad(set_to_none=True)
         done = step + 1
         if on_step:
-            on_step(done, loss.item())
+            on_step(done, loss)
         if on_checkpoint and done % personalize.checkpoint_every == 0 and done < personalize.steps:
             with tempfile.TemporaryDirectory(prefix="diffmix-") as folder:
                 if rank == 0:
@@ -116,61 +133,36 @@ def train_concept(
         data_fingerprint=real.fingerprint,
         settings=identity["settings"],
     )
-    return concept.save(out, *_weights(pipe, tokens, personalize)) if rank == 0 else concept
+    if rank != 0:
+        return concept
+    embeds, lora = _weights(pipe, tokens, personalize)
+    return concept.save(out, embeds[0], lora, *embeds[1:])
 
 
 def _prepare(
-    pipe: StableDiffusionPipeline, model: ModelConfig, personalize: PersonalizeConfig, real: RealSet, seed: int, device: str
+    pipe: Pipeline, model: ModelConfig, personalize: PersonalizeConfig, real: RealSet, seed: int, device: str
 ) -> tuple[dict[str, str], DenoisingLoss]:
     """Freeze the base, add what is trained, and move it all to `device`. Gives class name -> token (empty without) and the loss."""
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+    encoders = [encoder for _, encoder in text_parts(pipe)]
+    for part in (pipe.unet, pipe.vae, *encoders):
         part.requires_grad_(False)
     tokens: dict[str, str] = {}
     if personalize.tokens:
         tokens = {name: f"<class_{label}>" for label, name in enumerate(real.class_names)}
         starts = [prompt(personalize.initializer, None, name, real.superclass) for name in real.class_names]
-        _add_rows(pipe, list(tokens.values()), starts, personalize.vectors_per_token)
+        add_rows(pipe, list(tokens.values()), starts, personalize.vectors_per_token)
     if personalize.lora:
         add_lora(pipe.unet, personalize.lora_rank, seed)
     if personalize.gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
     pipe.unet.train()  # gradient checkpointing works in this mode only; Stable Diffusion has no dropout
-    pipe.to(device)
+    if personalize.compile:
+        pipe.unet.compile_repeated_blocks()
+    for part in (pipe.unet, pipe.vae, *encoders):
+        part.to(device)
     texts = [prompt(template, tokens.get(name), name, real.superclass) for name in real.class_names for template in personalize.prompts]
-    ids = pipe.tokenizer(
-        [pipe.maybe_convert_prompt(text, pipe.tokenizer) for text in texts] + [""],
-        padding="max_length",
-        max_length=pipe.tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
-    return tokens, DenoisingLoss(pipe, ids, personalize.tokens, personalize.snr_gamma)
-
-
-def _add_rows(pipe: StableDiffusionPipeline, tokens: list[str], starts: list[str], vectors: int) -> None:
-    """Add tokens of `vectors` rows each; all rows of a token start as the mean embedding of its text in `starts`."""
-    tokenizer, embedding = pipe.tokenizer, pipe.text_encoder.get_input_embeddings()
-    first_id = len(tokenizer)
-    rows = []
-    for text in starts:
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-        if not ids:
-            raise UserError("--personalize.initializer gives an empty text, so new tokens have nothing to start from; name a word.")
-        rows += [embedding.weight[ids].float().mean(dim=0)] * vectors
-    names = [name for token in tokens for name in spell(token, vectors)]
-    if tokenizer.add_tokens(names) != len(names):
-        raise UserError(f"The base model's tokenizer has tokens like {tokens[0]} already; choose a base that is not personalised.")
-    pipe.text_encoder.set_input_embeddings(ConceptEmbedding(embedding, nn.Parameter(torch.stack(rows)), first_id))
-
-
-def _optimizer(trained: dict[str, nn.Parameter], personalize: PersonalizeConfig) -> torch.optim.Optimizer:
-    rows = [parameter for name, parameter in trained.items() if name.endswith(".rows")]
-    lora = [parameter for name, parameter in trained.items() if not name.endswith(".rows")]
-    groups = [
-        {"params": rows, "lr": personalize.token_lr, "weight_decay": 0.0},
-        {"params": lora, "lr": personalize.lora_lr, "weight_decay": personalize.weight_decay},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]])
+    texts += ["", prior_prompt(real.superclass)]  # in the order of `Batch.prompts`
+    return tokens, DenoisingLoss(pipe, texts, resolution_of(model, pipe), personalize.tokens, personalize.snr_gamma)
 
 
 def _load_checkpoint(
@@ -192,14 +184,14 @@ def _load_checkpoint(
     return int(state["step"])
 
 
-def _weights(pipe: StableDiffusionPipeline, tokens: dict[str, str], personalize: PersonalizeConfig) -> tuple[dict, dict]:
-    """token -> rows [vectors, dim], and the LoRA in diffusers' naming."""
+def _weights(pipe: Pipeline, tokens: dict[str, str], personalize: PersonalizeConfig) -> tuple[list[dict], dict]:
+    """token -> rows [vectors, dim] of each text encoder, and the LoRA in diffusers' naming."""
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
-    embeds: dict[str, torch.Tensor] = {}
+    embeds: list[dict[str, torch.Tensor]] = [{}]
     if tokens:
-        rows = pipe.text_encoder.get_input_embeddings().rows
-        embeds = dict(zip(tokens.values(), rows.detach().split(personalize.vectors_per_token), strict=True))
+        rows = [encoder.get_input_embeddings().rows.detach().split(personalize.vectors_per_token) for _, encoder in text_parts(pipe)]
+        embeds = [dict(zip(tokens.values(), part, strict=True)) for part in rows]
     lora = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet)) if personalize.lora else {}
     return embeds, lora

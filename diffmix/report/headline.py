@@ -9,11 +9,21 @@ def headline(summary: dict) -> list[tuple[str, str]]:
     accuracy, baseline = summary.get("accuracy", {}), summary.get("baseline", {})
     plan, mixer = summary.get("plan", {}), summary.get("mixer", {})
     mixed = bool(plan.get("planned"))
-    for key, words in (("top1", "accuracy"), ("worst_group", "accuracy in the worst group")):
-        if key in baseline:
-            rows.append((f"{words} without mixes", percent(baseline[key])))
-        if key in accuracy:
-            rows.append((f"{words} with mixes" if mixed else words, percent(accuracy[key])))
+    deviation = summary.get("std", {})
+    for key, words in (("top1", "accuracy"), ("worst_group", "accuracy in the worst group"), ("per_size", "accuracy in")):
+        for arm, found, which in (("baseline", baseline, " without mixes"), ("accuracy", accuracy, " with mixes" if mixed else "")):
+            if key == "per_size" and found.get(key):
+                shares = ", ".join(percent(share) for share in found[key].values())
+                rows.append((f"{words} {', '.join(found[key])} shot classes{which}", shares))
+            elif key in found:
+                spread = f" ± {100 * deviation[arm][key]:.1f}" if key in deviation.get(arm, {}) else ""
+                rows.append((f"{words}{which}", f"{percent(found[key])}{spread}"))
+    if summary.get("seeds"):
+        rows.append(("mean and standard deviation of", f"{len(summary['seeds'])} seeds ({', '.join(summary['seeds'])})"))
+    if "calibration" in accuracy:
+        rows.append(("calibration error (ECE)", percent(accuracy["calibration"]["ece"])))
+    if picked_on_test(summary):
+        rows.append(("epoch picked on", "the test set, as the reference does: too good to be compared with held-out figures"))
     if mixed:
         rejected = f", {plan['rejected']} rejected" if plan.get("rejected") else ""
         rows.append(("mixes made", f"{plan['stored']} of {plan['planned']} planned{rejected}"))
@@ -33,6 +43,11 @@ def headline(summary: dict) -> list[tuple[str, str]]:
         if key in took:
             rows.append((f"seconds from command to {what}", f"{took[key]:.0f}"))
     return rows
+
+
+def picked_on_test(summary: dict) -> bool:
+    """Whether the reference's protocol was used: its figures are those of the epoch that is best on the test set."""
+    return any((summary.get(arm, {}).get("chosen") or {}).get("on_test_set", False) for arm in ("accuracy", "baseline"))
 
 
 def percent(share: float) -> str:

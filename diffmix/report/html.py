@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from diffmix.report.headline import headline
+from diffmix.report.headline import headline, picked_on_test
 from diffmix.report.plots import svg
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def render_report(
     return template.render(
         title=title,
         figures=headline(summary),
+        picked_on_test=picked_on_test(summary),
         sheet=data_uri("image/png", png(sheet)) if sheet else None,
         sheet_width=sheet.width if sheet else 0,
         sheet_text=sheet_text,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from diffmix.concept import spoken
+from diffmix.class_names import spoken
 
 MARGIN = 14
 """Pixels around the sheet, and between its rows."""
@@ -40,6 +40,8 @@ class Mixed(NamedTuple):
     """Class name."""
     strength: float
     """In (0, 1]."""
+    score: float | None = None
+    """The gate's, 0 to 1; None without a gate."""
 
 
 class Row(NamedTuple):
@@ -49,6 +51,8 @@ class Row(NamedTuple):
     """None for mixes from noise, which have no source image."""
     source_class: str
     mixes: list[Mixed]
+    source_score: float | None = None
+    """The gate's for the real image."""
 
 
 def mix_sheet(rows: list[Row], title: str = "") -> Image.Image:
@@ -70,14 +74,15 @@ def mix_sheet(rows: list[Row], title: str = "") -> Image.Image:
     name_lines = max(
         len(_wrap(name, _NAME, side)) for row in rows for name in (spoken(row.source_class), *(_target(row, mix) for mix in row.mixes))
     )
-    height_of_row = height + GAP // 2 + (name_lines + 1) * line
+    scored = any(mix.score is not None for row in rows for mix in row.mixes)
+    height_of_row = height + GAP // 2 + (name_lines + 1 + scored) * line
     top = MARGIN + len(head) * (_TITLE + 6) + (GAP if head else 0)
     sheet = Image.new("RGB", (width, top + len(rows) * (height_of_row + MARGIN)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, text in enumerate(head):
         _write(draw, (MARGIN, MARGIN + number * (_TITLE + 6)), text, _TITLE, _INK)
 
-    def place(image: Image.Image, x: int, y: int, name: str, detail: str) -> None:
+    def place(image: Image.Image, x: int, y: int, name: str, detail: str, score: float | None) -> None:
         shown = _scaled(image)
         sheet.paste(shown, (x + (side - shown.width) // 2, y + (height - shown.height) // 2))
         below = y + height + GAP // 2
@@ -85,14 +90,16 @@ def mix_sheet(rows: list[Row], title: str = "") -> Image.Image:
             _write(draw, (x, below), text, _NAME, _INK)
             below += line
         _write(draw, (x, below), detail, _DETAIL, _GREY)
+        if score is not None:
+            _write(draw, (x, below + line), f"CLIP {score:.2f}", _DETAIL, _GREY)
 
     for number, row in enumerate(rows):
         y = top + number * (height_of_row + MARGIN)
         if row.source is not None:
-            place(row.source, MARGIN, y, spoken(row.source_class), "real image")
+            place(row.source, MARGIN, y, spoken(row.source_class), "real image", row.source_score)
         for column, mix in enumerate(row.mixes):
             detail = "from noise" if row.source is None else f"strength {short(mix.strength)}"
-            place(mix.image, MARGIN + indent + column * (side + GAP), y, _target(row, mix), detail)
+            place(mix.image, MARGIN + indent + column * (side + GAP), y, _target(row, mix), detail, mix.score)
     return sheet
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffmix.concept import spoken
+from diffmix.class_names import spoken
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def training_curves(events: list[dict]) -> Figure | None:
     }
     panels = [
         (values, name)
-        for values, name in ((losses, "training loss"), (validation, "validation accuracy, %"))
+        for values, name in ((losses, "training loss"), (validation, "accuracy that picks the epoch, %"))
         if any(len(points) for points in values.values())
     ]
     if not panels:
@@ -104,6 +104,43 @@ def group_accuracy(accuracy: dict, baseline: dict) -> Figure | None:
     arms = _arms(accuracy, baseline, "per_group")
     names = sorted({name for shares in arms.values() for name in shares})
     return _bars(names, {kind: [shares.get(name, np.nan) for name in names] for kind, shares in arms.items()}) if names else None
+
+
+def confusion_matrix(confusion: list[list[int]] | None, class_names: list[str]) -> Figure | None:
+    """Which class (row) was taken for which (column), as shares of the row. `confusion` is `metrics.confusion`'s matrix."""
+    if not confusion:
+        return None
+    counts = np.array(confusion, dtype=float)
+    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    named = len(class_names) <= _MOST_CLASSES
+    side = 2.2 + 0.24 * len(class_names) if named else 8.4
+    figure = _figure(min(side + 1.4, 8.4), min(side, 7.6))
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    axes.set(xlabel="taken for", ylabel="class")
+    if named:
+        names = [name if len(name) <= 24 else f"{name[:23]}…" for name in map(spoken, class_names)]
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+    figure.colorbar(image, ax=axes, label="% of the class's test images", shrink=0.8)
+    return figure
+
+
+def reliability(accuracy: dict, baseline: dict) -> Figure | None:
+    """Accuracy against confidence, with and without mixes; on the diagonal the classifier knows how often it is right."""
+    arms = _arms(accuracy, baseline, "calibration")
+    if not any(found.get("bins") for found in arms.values()):
+        return None
+    figure = _figure(4.6, 4.0)
+    axes = _axes(figure, 1, 1, 1, xlabel="confidence, %", ylabel="accuracy, %")
+    axes.plot([0, 100], [0, 100], color="#c0c0c0", linewidth=1)
+    for kind, found in arms.items():
+        label, colour = ARMS[kind]
+        points = 100 * np.array([(one["confidence"], one["accuracy"]) for one in found["bins"]])
+        axes.plot(points[:, 0], points[:, 1], color=colour, marker="o", label=f"{label} (ECE {100 * found['ece']:.1f} %)")
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    axes.legend(frameon=False, loc="upper left")
+    return figure
 
 
 def svg(figure: Figure) -> bytes:

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from diffmix.base_model import base_fingerprint, load_base
-from diffmix.concept import Concept, prompt, spell, spoken
+from diffmix.class_names import spoken
+from diffmix.concept import Concept, prompt, spell
 from diffmix.config import MixConfig
 from diffmix.errors import UserError
 from diffmix.images import decode

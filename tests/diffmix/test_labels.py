@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from diffmix.labels import one_hot, soft_label
+from diffmix.labels import one_hot, smooth, soft_label
 
 
 def test_worked_by_hand():
@@ -36,3 +36,10 @@ def test_index_outside(bad):
 
 def test_one_hot():
     np.testing.assert_array_equal(one_hot([1, 0], 2), [[0, 1], [1, 0]])
+
+
+def test_smoothing_worked_by_hand_keeps_the_sum():
+    np.testing.assert_allclose(smooth(np.array([1.0, 0, 0, 0]), 0.1), [0.925, 0.025, 0.025, 0.025])
+    rows = soft_label([0, 1], [2, 2], 0.5, 0.8, 4, scale=0.9)
+    np.testing.assert_allclose(smooth(rows, 0.1), 0.9 * rows + 0.1 * 0.9 / 4, rtol=1e-6)
+    assert smooth(rows, 0.1).dtype == np.float32

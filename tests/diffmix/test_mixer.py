@@ -62,6 +62,7 @@ def stock_image(stock, spec: MixSpec, source: bytes | None, prompt: str, mix: Mi
         guidance_scale=mix.guidance_scale,
         num_inference_steps=mix.num_inference_steps,
         generator=torch.Generator().manual_seed(options["seed"]),
+        eta=options.get("eta", 0.0),
     ).images[0]
     return made if source is None else made.resize(image.size, Image.Resampling.BILINEAR)
 
@@ -196,3 +197,152 @@ def test_a_batch_runs_one_number_of_steps(tiny_model, tiny_real):
 def test_a_strategy_of_concepts_needs_one(tiny_model, tiny_real):
     with pytest.raises(UserError, match=r"--mix.strategy ti-mix needs a concept"):
         mixer_of(tiny_model, tiny_real, strategy="ti-mix")
+
+
+def other_parts(stock, **parts):
+    """The stock pipeline with some of its parts replaced."""
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline(**{**stock.components, **parts}, requires_safety_checker=False)
+
+
+@pytest.mark.parametrize(("sampler", "kind", "eta"), [("lcm", "LCMScheduler", 0.0), ("tcd", "TCDScheduler", 0.3)])
+def test_few_step_samplers_are_what_stock_img2img_gives(stock, tiny_model, tiny_real, worst_psnr, sampler, kind, eta):
+    import diffusers
+
+    mixer = mixer_of(tiny_model, tiny_real, sampler=sampler, guidance_scale=1.5)
+    pipe = other_parts(stock, scheduler=getattr(diffusers, kind).from_config(stock.scheduler.config))
+    specs = specs_of(tiny_real, 4)
+    sources = sources_of(tiny_real, specs)
+    images = mixer.mix(specs, sources)
+    usual = mixer_of(tiny_model, tiny_real, guidance_scale=1.5).mix(specs, sources)
+    for spec, source, image, other in zip(specs, sources, images, usual, strict=True):
+        alone = stock_image(pipe, spec, source, mixer.prompts[spec.target_label], mixer.config, eta=eta)
+        worst_psnr.append(psnr(image, alone))
+        assert worst_psnr[-1] > 40
+        assert psnr(image, other) < 35  # the sampler matters
+    again = mixer.mix(specs, sources)  # nothing is left over from the first call
+    assert [image.tobytes() for image in again] == [image.tobytes() for image in images]
+
+
+@pytest.fixture(scope="module")
+def sampler_lora(tmp_path_factory, tiny_base):
+    """A LoRA with random weights, written by diffusers itself."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    unet = StableDiffusionPipeline.from_pretrained(tiny_base).unet
+    torch.manual_seed(0)
+    unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    folder = tmp_path_factory.mktemp("lora")
+    StableDiffusionPipeline.save_lora_weights(folder, convert_state_dict_to_diffusers(get_peft_model_state_dict(unet)))
+    return folder / "pytorch_lora_weights.safetensors"
+
+
+def test_the_samplers_lora_is_what_stock_gives_with_it(tiny_base, tiny_model, tiny_real, worst_psnr, sampler_lora):
+    from diffusers import LCMScheduler, StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_base)
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    pipe.load_lora_weights(sampler_lora)
+    mixer = mixer_of(tiny_model, tiny_real, sampler="lcm", sampler_lora=str(sampler_lora))
+    specs = specs_of(tiny_real, 3)
+    sources = sources_of(tiny_real, specs)
+    without = mixer_of(tiny_model, tiny_real, sampler="lcm").mix(specs, sources)
+    for spec, source, image, bare in zip(specs, sources, mixer.mix(specs, sources), without, strict=True):
+        alone = stock_image(pipe, spec, source, mixer.prompts[spec.target_label], mixer.config)
+        worst_psnr.append(psnr(image, alone))
+        assert worst_psnr[-1] > 40
+        assert psnr(image, bare) < 35
+
+
+def test_a_lora_that_is_none(tiny_model, tiny_real, tmp_path):
+    with pytest.raises(UserError, match=r"no LoRA at .*missing"):
+        mixer_of(tiny_model, tiny_real, sampler="lcm", sampler_lora=str(tmp_path / "missing.safetensors"))
+    other = tmp_path / "other.safetensors"
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(1)}, other)
+    with pytest.raises(UserError, match="does not fit the base model"):
+        mixer_of(tiny_model, tiny_real, sampler="lcm", sampler_lora=str(other))
+
+
+def tiny_vae(folder, channels: int = 4, levels: int = 3):
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(8,) * levels,
+        decoder_block_out_channels=(8,) * levels,
+        num_encoder_blocks=(1,) * levels,
+        num_decoder_blocks=(1,) * levels,
+        latent_channels=channels,
+        scaling_factor=0.7,
+    )
+    vae.save_pretrained(folder)
+    return vae
+
+
+def test_a_tiny_vae_is_what_stock_gives_with_it(stock, tiny_model, tiny_real, worst_psnr, tmp_path):
+    pipe = other_parts(stock, vae=tiny_vae(tmp_path))
+    tiny_model.tiny_vae = str(tmp_path)
+    mixer = mixer_of(tiny_model, tiny_real)
+    specs = specs_of(tiny_real, 4)
+    sources = sources_of(tiny_real, specs)
+    images = mixer.mix(specs, sources)
+    tiny_model.tiny_vae = None
+    usual = mixer_of(tiny_model, tiny_real).mix(specs, sources)
+    for spec, source, image, other in zip(specs, sources, images, usual, strict=True):
+        alone = stock_image(pipe, spec, source, mixer.prompts[spec.target_label], mixer.config)
+        worst_psnr.append(psnr(image, alone))
+        assert worst_psnr[-1] > 40
+        assert psnr(image, other) < 35
+
+
+def test_a_tiny_vae_that_is_none_or_of_another_shape(tiny_base, tiny_model, tiny_real, tmp_path):
+    for path, reason in ((tmp_path, "no readable config.json"), (tiny_base / "vae", "AutoencoderKL")):
+        tiny_model.tiny_vae = str(path)
+        with pytest.raises(UserError, match=f"no folder of an AutoencoderTiny .{reason}"):
+            mixer_of(tiny_model, tiny_real)
+    tiny_vae(tmp_path / "eight", levels=4)
+    tiny_model.tiny_vae = str(tmp_path / "eight")
+    with pytest.raises(UserError, match="4 channels at 1/8 of the size, but the base model takes 4 at 1/4"):
+        mixer_of(tiny_model, tiny_real)
+
+
+def test_guidance_in_an_interval_is_what_a_loop_by_hand_gives(stock, tiny_model, tiny_real):
+    """Steps 2 to 5 of 6 run; guidance is on in the middle half, [1.5, 4.5), so in steps 2, 3 and 4."""
+    from diffusers import DPMSolverMultistepScheduler
+    from diffusers.image_processor import VaeImageProcessor
+
+    mixer = mixer_of(tiny_model, tiny_real, guidance_interval=(0.25, 0.75))
+    spec = next(spec for spec in specs_of(tiny_real, 6) if spec.source_id != "image/5.png")  # one of the model's own size
+    source = sources_of(tiny_real, [spec])[0]
+    image = mixer.mix([spec], [source])[0]
+
+    generator = torch.Generator().manual_seed(spec.seed)
+    scheduler = DPMSolverMultistepScheduler.from_config(stock.scheduler.config)
+    scheduler.set_timesteps(6)
+    scheduler.set_begin_index(2)
+    processor = VaeImageProcessor()
+    with torch.no_grad():
+        conditional, unconditional = stock.encode_prompt(mixer.prompts[spec.target_label], "cpu", 1, True, "")
+        latents = stock.vae.encode(processor.preprocess(decode(source))).latent_dist.sample(generator) * stock.vae.config.scaling_factor
+        noise = torch.randn(latents.shape, generator=generator)
+        latents = scheduler.add_noise(latents, noise, scheduler.timesteps[2:3])
+        for step in (2, 3, 4, 5):
+            timestep = scheduler.timesteps[step]
+            predicted = stock.unet(latents, timestep, conditional).sample
+            if step < 5:
+                away = stock.unet(latents, timestep, unconditional).sample
+                predicted = away + 7.5 * (predicted - away)
+            latents = scheduler.step(predicted, timestep, latents).prev_sample
+        by_hand = processor.postprocess(stock.vae.decode(latents / stock.vae.config.scaling_factor).sample)[0]
+    assert psnr(image, by_hand) > 40
+    always = mixer_of(tiny_model, tiny_real).mix([spec], [source])[0]
+    assert psnr(always, by_hand) < 40
+    never = mixer_of(tiny_model, tiny_real, guidance_interval=(0.5, 0.5)).mix([spec], [source])[0]
+    off = mixer_of(tiny_model, tiny_real, guidance_scale=1.0).mix([spec], [source])[0]
+    assert never.tobytes() == off.tobytes()

@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 
 from diffmix.concept import Concept
-from diffmix.config import Config, MixConfig
+from diffmix.config import Config, GateConfig, MixConfig
 from diffmix.errors import UserError
 from diffmix.mixer import Mixer
-from diffmix.preview import DRAWS, preview, preview_rows, preview_strengths
+from diffmix.preview import DRAWS, preview, preview_rows, preview_strengths, score_rows
+from diffmix.quality import Scorer, make_gate
 
 
 def mixer_of(model, real, strategy: str, **options) -> Mixer:
@@ -108,6 +109,33 @@ def test_preview_writes_the_sheet_with_a_given_concept_and_the_run_folders_own(c
     concept.save(tmp_path / "out" / "concept", {}, {})
     preview(config)
     assert (tmp_path / "out" / "preview.png").read_bytes() == first
+
+
+def test_with_a_gate_scores_stand_under_the_pictures_and_in_the_summary(config, tiny_clip, capsys):
+    from jobs.commands import preview as command
+
+    config.mix.strategy, config.mix.strength = "real-mix", (0.5, 0.75)
+    plain = preview(config)
+    before = Image.open(plain["picture"]).copy()
+    assert plain["scores"] == {}
+    config.gate.clip = str(tiny_clip)
+    shown = preview(config)
+    after = Image.open(shown["picture"])
+    assert after.height > before.height, "a line more under each picture"
+    assert list(shown["scores"]) == [0.0, 0.5, 0.75]
+    assert all(0 < score < 1 for score in shown["scores"].values())
+    command(config)
+    words = capsys.readouterr().out
+    assert f"mean CLIP score: {shown['scores'][0.0]:.2f} of the real images, {shown['scores'][0.5]:.2f} at 0.5" in words
+
+
+def test_scores_are_those_of_the_pictures_shown(tiny_model, tiny_real, tiny_clip):
+    rows = preview_rows(mixer_of(tiny_model, tiny_real, "real-mix"), tiny_real, seed=0)
+    scorer = Scorer(make_gate(GateConfig(clip=str(tiny_clip)), "animal"))
+    for row in score_rows(rows, scorer):
+        for mix in row.mixes:
+            assert mix.score == pytest.approx(float(scorer.score([mix.image])[0]), abs=1e-5)
+        assert row.source_score == pytest.approx(float(scorer.score([row.source])[0]), abs=1e-5)
 
 
 def test_what_is_missing_is_said_before_images_are_read(config, tmp_path):

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from diffmix.errors import UserError
-from diffmix.storage import Folder
+from diffmix.storage import Folder, filesystem
 
 
 def test_write_read_and_list(tmp_path):
@@ -58,3 +58,22 @@ def test_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
 def test_unknown_scheme():
     with pytest.raises(UserError, match="use a path"):
         Folder("nosuch://bucket/x").create()
+
+
+def test_an_object_store(object_store, tmp_path):
+    folder = Folder("s3://bucket/a b/ü")
+    assert not folder.is_local
+    assert folder.names() == []
+    folder.write("x", b"1")
+    folder.append("x", b"2")
+    assert folder.read("x") == b"12"
+    assert (Folder("s3://bucket") / "a b" / "ü").names() == ["x"]
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up" / "y").write_bytes(b"3")
+    folder.upload(str(tmp_path / "up"))
+    fetched = folder.fetch()
+    assert sorted(os.listdir(fetched)) == ["x", "y"]
+
+
+def test_names_in_a_uri_are_not_parts_of_it():
+    assert filesystem("s3://bucket/Vögel und #mehr?region=eu-west-1")[1] == "bucket/Vögel und #mehr"

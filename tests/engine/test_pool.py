@@ -55,6 +55,24 @@ def test_many_small_tables_make_few_files(tmp_path):
     assert PoolReader(str(tmp_path))[3 * FLUSH_ROWS + 1].image == f"image {3 * FLUSH_ROWS + 1}".encode()
 
 
+def test_a_slow_stream_makes_few_files_too(tmp_path, monkeypatch):
+    from engine import pool as module
+
+    clock = iter(range(10**9))
+    monkeypatch.setattr(module.time, "monotonic", lambda: 10.0 * next(clock))  # every mix comes 10 s or more after the last
+    pool = PoolWriter(str(tmp_path))
+    seen = []
+    for i in range(3000):
+        pool.add(rows(i, 1))
+        seen.append(len(pool))
+    assert seen[:3] == [1, 2, 3]  # at once, while each counts
+    assert all(i + 1 - size <= max(1, i / 256) for i, size in enumerate(seen))
+    # One file for each mix up to 256, then each file is 1/256 of what was there: 256 (1 + ln(3000 / 256)) = 886.
+    assert 700 < len(list(tmp_path.glob("*.arrow"))) < 900
+    reader = PoolReader(str(tmp_path))
+    assert [reader[i].image for i in (0, 2000)] == [b"image 0", b"image 2000"]
+
+
 def _read(reader: PoolReader, indices: "multiprocessing.Queue", answers: "multiprocessing.Queue") -> None:
     for index in iter(indices.get, None):
         answers.put(reader[index].image)

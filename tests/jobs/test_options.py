@@ -30,6 +30,7 @@ def test_written_configuration_reads_back(tmp_path):
         (["run", "--mix.strenght", "1"], "did you mean --mix.strength?"),
         (["run", "--gama", "1"], "did you mean --mix.gamma?"),
         (["rum"], "did you mean run?"),
+        (["evaluate", "--run.seeds", "3", "4", "--out", "x"], "takes one seed's configuration, such as --config x/seed-3/config.yaml."),
         (["run", "--config", "/nowhere.yaml"], "cannot be read"),
     ],
 )
@@ -70,6 +71,18 @@ def test_bad_recipes(tmp_path, text, sentence):
         ["--placement.mixers", "3", "1"],
         ["--train.batch_size", "7", "--placement.trainers", "2"],
         ["--run.train_after", "2"],
+        ["--run.seeds", "1", "1"],
+        ["--train.drw_epoch", "160", "--train.reweight", "drw"],
+        ["--train.reweight_beta", "1"],
+        ["--train.cmo", "True", "--train.mixup_alpha", "1"],
+        ["--train.cmo_skip", "100", "20", "--train.cmo", "True"],
+        ["--train.cmo_probability", "1.5"],
+        ["--train.ldam_scale", "0"],
+        ["--train.focal_gamma", "-1"],
+        ["--train.lr_drop_epochs", "9", "3"],
+        ["--train.freeze_epochs", "121"],
+        ["--train.hue", "0.6"],
+        ["--evaluate.few_below", "30"],
     ],
 )
 def test_values_that_cannot_be_meant(arguments):

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
+from diffmix.classifier.cmo import Paste, PasteSampler
 from diffmix.classifier.samples import Draw, MixedSampler, MixedSamples
-from diffmix.config import MixConfig
+from diffmix.config import MixConfig, TrainConfig
 from diffmix.labels import soft_label
 
 
@@ -72,7 +73,8 @@ def png(value: int) -> bytes:
 
 
 def test_samples_and_labels():
-    samples = MixedSamples(Real(png(255)), [(png(0), 0, 1, 0.25)], functional.to_tensor, MixConfig(gamma=0.5, soft_scale=0.9))
+    plain = TrainConfig(label_smoothing=0.0)
+    samples = MixedSamples(Real(png(255)), [(png(0), 0, 1, 0.25)], functional.to_tensor, MixConfig(gamma=0.5, soft_scale=0.9), plain)
     image, label, synthetic = samples[Draw(False, 0, 0)]
     assert image.min() == 1
     assert label.tolist() == [0, 0, 1]
@@ -87,10 +89,41 @@ def test_augmentation_depends_on_the_draws_seed_alone():
     def noise(image):
         return functional.to_tensor(image) + torch.rand(3, 4, 4)
 
-    samples = MixedSamples(Real(png(0)), [], noise, MixConfig())
+    samples = MixedSamples(Real(png(0)), [], noise, MixConfig(), TrainConfig())
     first = samples[Draw(False, 0, 5)][0]
     torch.manual_seed(99)
     state = torch.random.get_rng_state()
     assert torch.equal(samples[Draw(False, 0, 5)][0], first)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert not torch.equal(samples[Draw(False, 0, 6)][0], first)
+
+
+@pytest.mark.parametrize("smooth_mixes", [True, False])
+def test_smoothing_of_real_images_and_of_mixes(smooth_mixes):
+    train = TrainConfig(label_smoothing=0.3, smooth_mixes=smooth_mixes)
+    mixes = [(png(0), 0, 1, 0.25)]
+    samples = MixedSamples(Real(png(255)), mixes, functional.to_tensor, MixConfig(gamma=0.5, soft_scale=0.9), train)
+    np.testing.assert_allclose(samples[Draw(False, 0, 0)][1], [0.1, 0.1, 0.8], rtol=1e-6)
+    # By hand: 0.9 * (0.5, 0.5, 0), then 0.7 of it and 0.3 * 0.9 / 3 for each class.
+    expected = [0.405, 0.405, 0.09] if smooth_mixes else [0.45, 0.45, 0.0]
+    np.testing.assert_allclose(samples[Draw(True, 0, 0)][1], expected, rtol=1e-6)
+
+
+def test_cmo_pastes_a_real_image_into_a_mix():
+    mixes, plain = [(png(0), 0, 1, 0.25)], TrainConfig(label_smoothing=0.0)
+    samples = MixedSamples(Real(png(255)), mixes, functional.to_tensor, MixConfig(gamma=0.5), plain)
+    image, label, synthetic = samples[Draw(True, 0, 0, Paste(0, 0, 0.75, 0.5, 0.5))]
+    assert image.mean() == 0.25
+    np.testing.assert_allclose(label, [0.375, 0.375, 0.25])
+    assert synthetic
+
+
+def test_cmo_changes_nothing_else_and_is_shared_by_ranks():
+    labels = np.arange(50) % 3
+    pastes = PasteSampler(labels, TrainConfig(cmo=True, epochs=9), 1)
+    assert [draw._replace(paste=None) for draw in draws(epoch=5, pastes=pastes)] == draws(epoch=5)
+    whole = draws(epoch=5, pastes=pastes)
+    assert any(draw.paste for draw in whole)
+    parts = [draws(epoch=5, pastes=pastes, rank=rank, world_size=2) for rank in range(2)]
+    assert [part[i] for i in range(len(parts[0])) for part in parts] == whole
+    assert not any(draw.paste for draw in draws(epoch=0, pastes=pastes))

@@ -5,6 +5,7 @@ import pickle
 import re
 
 import pytest
+import torch
 from PIL import Image
 from scipy.io import savemat
 
@@ -180,3 +181,25 @@ def test_trained_on_cub_and_tested_on_waterbirds(published, tmp_path):
     assert prepared.test.labels.tolist() == [0, 0, 1, 1]
     assert prepared.test.groups == ["waterbird on land", "waterbird on water", "landbird on water", "landbird on land"]
     assert len(prepared.train) == 4
+
+
+def test_a_cub_classifier_is_judged_by_waterbirds_four_groups(published, tmp_path):
+    from diffmix.classifier.metrics import accuracy, predict
+    from diffmix.classifier.model import build_model, describe
+    from diffmix.config import TrainConfig
+
+    config = DataConfig(train=f"cub:{published('cub')}", test=f"waterbirds:{published('waterbirds', 'other')}", val_fraction=0)
+    test = prepare(config, str(tmp_path / "out")).test
+    train = TrainConfig(model_name="resnet10t", pretrained=False, resolution=32)
+    model = build_model(train, 2)
+    model.fc.weight.data.zero_()
+    model.fc.bias.data[:] = torch.tensor([1.0, 0.0])  # takes every bird for the albatross, the one waterbird
+    found = accuracy(predict(model, describe(train, test.class_names), test), test.labels, test.groups)
+    assert found["per_group"] == {
+        "waterbird on land": 1.0,
+        "waterbird on water": 1.0,
+        "landbird on water": 0.0,
+        "landbird on land": 0.0,
+    }
+    assert found["worst_group"] == 0.0
+    assert found["top1"] == 0.5

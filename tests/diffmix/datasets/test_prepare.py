@@ -10,9 +10,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from diffmix import images
+from diffmix import images, storage
 from diffmix.config import DataConfig
-from diffmix.datasets import files
 from diffmix.datasets.prepare import prepare
 from diffmix.errors import UserError
 from diffmix.nano import data
@@ -295,7 +294,7 @@ def test_out_at_a_uri(image_folder, tmp_path, monkeypatch, decoded):
     (tmp_path / "store").mkdir()
     (tmp_path / "tmp").mkdir()
     store = pafs.SubTreeFileSystem(str(tmp_path / "store"), pafs.LocalFileSystem())
-    monkeypatch.setattr(files, "filesystem", lambda uri: (store, uri.removeprefix("s3://")))
+    monkeypatch.setattr(storage, "filesystem", lambda uri: (store, uri.removeprefix("s3://")))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     config = DataConfig(train=str(image_folder({"a": 5, "b": 5})))
     first = prepare(config, "s3://bucket/run/")

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from diffmix.datasets import files
+from diffmix import storage
 from diffmix.datasets.real import Example, RealSet
 from diffmix.errors import UserError
 
@@ -112,8 +112,8 @@ def bucket(tmp_path, monkeypatch):
         downloads.extend([source] if options["source_filesystem"] is store else [])
         copy_files(source, destination, **options)
 
-    monkeypatch.setattr(files, "filesystem", lambda uri: (store, uri.removeprefix("s3://")))
-    monkeypatch.setattr(files.pafs, "copy_files", copy)
+    monkeypatch.setattr(storage, "filesystem", lambda uri: (store, uri.removeprefix("s3://")))
+    monkeypatch.setattr(storage.pafs, "copy_files", copy)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     return downloads
 

@@ -164,24 +164,41 @@ def test_accumulation_and_checkpointing_change_only_rounding(tmp_path, tiny_mode
     assert max((plain[key] - other[key]).abs().max() for key in plain) < 1e-3
 
 
+def test_compiled_blocks_give_the_same(tmp_path, tiny_model, tiny_real, plain, spy):
+    with torch.compiler.set_stance("force_eager"):  # what the compiler makes of them is its own affair
+        train_concept(tiny_model, settings(steps=2, compile=True), tiny_real, tmp_path / "concept", 0)
+    blocks = [module for module in spy[0].unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
+    assert blocks
+    assert all(block._compiled_call_impl is not None for block in blocks)
+    assert same(plain, weights(tmp_path / "concept"))
+
+
 def _rank(rank, folder, model, real):
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     try:
-        train_concept(model, settings(steps=2, batch_size=1), real, folder / "concept", 0, rank=rank, world_size=2)
+        train_concept(model, settings(batch_size=1, **PRIOR), real, folder / "concept", 0, rank=rank, world_size=2)
     finally:
         dist.destroy_process_group()
 
 
-def test_two_workers_do_what_one_with_twice_the_batch_does(tmp_path, tiny_model, tiny_real, plain):
+PRIOR = {"steps": 2, "prior_weight": 0.5, "prior_images": 12}  # two chunks, one for each worker
+
+
+def test_two_workers_do_what_one_with_twice_the_batch_does(tmp_path, tiny_model, tiny_real):
+    train_concept(tiny_model, settings(**PRIOR), tiny_real, tmp_path / "alone" / "concept", 0)
+    plain = weights(tmp_path / "alone" / "concept")
     other_rank = torch.multiprocessing.get_context("spawn").Process(target=_rank, args=(1, tmp_path, tiny_model, tiny_real), daemon=True)
     other_rank.start()
     _rank(0, tmp_path, tiny_model, tiny_real)
     other_rank.join(60)
     assert other_rank.exitcode == 0
     other = weights(tmp_path / "concept")
+    pictures = [{file.name: file.read_bytes() for file in (tmp_path / where).rglob("*.png")} for where in ("prior", "alone/prior")]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 16
     difference = max((plain[key] - other[key]).abs().max() for key in plain)
     print(f"largest difference of a weight: {difference:.1e}")
     assert difference < 1e-3
@@ -193,6 +210,21 @@ def test_half_precision_trains_in_full_precision(tmp_path, tiny_model, tiny_real
     other = weights(tmp_path / "concept")
     assert {value.dtype for value in other.values()} == {torch.float32}
     assert 0 < max((plain[key] - other[key]).abs().max() for key in plain) < 0.1
+
+
+def test_fp16_trains_through_the_gradient_scaler(tmp_path, tiny_model, tiny_real, plain, monkeypatch):
+    """On a CPU, which is asked for here past the check that keeps people from it: it is only slow."""
+    monkeypatch.setattr(module, "device_and_dtype", lambda _: ("cpu", torch.float16))
+    scales: list[float] = []
+    update = torch.amp.GradScaler.update
+    monkeypatch.setattr(torch.amp.GradScaler, "update", lambda self: (update(self), scales.append(self.get_scale())))
+    # The scaler starts at 65,536, where some gradients may be infinite: it halves until they are not, and skips those steps.
+    train_concept(tiny_model, settings(steps=8), tiny_real, tmp_path / "concept", 0)
+    other = weights(tmp_path / "concept")
+    assert len(scales) == 8
+    assert scales[-1] > 1
+    assert all(value.isfinite().all() for value in other.values())
+    assert max(value.abs().max() for key, value in other.items() if "lora_B" in key or "lora.up" in key) > 0
 
 
 def test_options_that_cannot_be_used_are_refused_in_a_sentence(tmp_path, tiny_model, tiny_real):

@@ -83,3 +83,27 @@ def test_headline_puts_the_comparison_first_and_leaves_out_what_is_not_there():
     assert dict(rows)["seconds"] == "personalize 90, generate 30, train 40, wall 130"
     assert headline({"plan": {"planned": 0, "stored": 0, "rejected": 0}, "accuracy": {"top1": 0.5}}) == [("accuracy", "50.0 %")]
     assert headline({}) == []
+
+
+def test_the_references_protocol_is_said_in_the_table_and_on_the_page():
+    honest = {"accuracy": {"top1": 0.5, "chosen": {"epoch": 3, "on_test_set": False}}}
+    optimistic = {"accuracy": {"top1": 0.5, "chosen": {"epoch": 3, "on_test_set": True}}}
+    assert "epoch picked on" not in dict(headline(honest))
+    assert dict(headline(optimistic))["epoch picked on"].startswith("the test set")
+    assert "picked on the test set" not in render_report("x", honest, "")
+    assert "The epoch was picked on the test set" in "".join(Page(render_report("x", optimistic, "")).words)
+    assert headline({"accuracy": {"top1": 0.5, "chosen": None}}) == [("accuracy", "50.0 %")]
+
+
+def test_class_sizes_calibration_and_several_seeds():
+    summary = {
+        "accuracy": {"top1": 0.5, "per_size": {"many": 0.75, "few": 0.25}, "calibration": {"ece": 0.1}},
+        "std": {"accuracy": {"top1": 0.0125}},
+        "seeds": {"2020": {}, "2021": {}},
+    }
+    assert headline(summary) == [
+        ("accuracy", "50.0 % ± 1.2"),
+        ("accuracy in many, few shot classes", "75.0 %, 25.0 %"),
+        ("mean and standard deviation of", "2 seeds (2020, 2021)"),
+        ("calibration error (ECE)", "10.0 %"),
+    ]

@@ -97,3 +97,23 @@ def test_svg_keeps_text_and_is_reproducible():
 
     assert "Füchslein 狐" in make().decode()
     assert make() == make()
+
+
+def test_confusion_is_shown_as_shares_of_each_class():
+    figure = plots.confusion_matrix([[3, 1], [0, 0]], ["001.Red_Fox", "狐"])
+    axes = figure.axes[0]
+    np.testing.assert_allclose(axes.get_images()[0].get_array(), [[75, 25], [0, 0]])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Red Fox", "狐"]
+    many = plots.confusion_matrix(np.eye(60, dtype=int).tolist(), [f"class {i}" for i in range(60)])
+    assert "class 3" not in [label.get_text() for label in many.axes[0].get_yticklabels()]
+    assert plots.confusion_matrix(None, []) is None
+
+
+def test_reliability_has_a_curve_for_each_arm():
+    calibration = {
+        "ece": 0.125,
+        "bins": [{"confidence": 0.4, "accuracy": 0.5, "images": 3}, {"confidence": 0.9, "accuracy": 0.75, "images": 1}],
+    }
+    (axes,) = plots.reliability({"calibration": calibration}, {}).axes
+    np.testing.assert_allclose(lines(axes)["with mixes (ECE 12.5 %)"], [[40, 50], [90, 75]])
+    assert plots.reliability({"top1": 0.5}, {"calibration": {"ece": 0.0}}) is None

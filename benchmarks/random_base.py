@@ -1,0 +1,57 @@
+"""A base model of Stable Diffusion 1.5's architecture with random weights: as costly as the real one, from no download."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+VOCABULARY = 49_408
+
+
+def write_sd15(folder: Path) -> Path:
+    """Write it as a diffusers folder (4 GB). Its tokenizer has CLIP's size and nano's words."""
+    import torch
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    tokenizer = _tokenizer(folder.parent / "tokenizer", CLIPTokenizer)
+    text = CLIPTextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        sample_size=512,
+    )
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)  # all else is SD 1.5's by default
+    scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1)
+    pipe = StableDiffusionPipeline(vae, CLIPTextModel(text), tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(folder: Path, kind: type):
+    """Nano's tokenizer, filled up with words that never occur."""
+    from diffmix.base_model import NANO_FOLDER
+
+    nano = NANO_FOLDER / "tokenizer"
+    vocabulary = json.loads((nano / "vocab.json").read_text(encoding="utf-8"))
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    words = [word for word in sorted(vocabulary, key=vocabulary.__getitem__) if word not in special]
+    words += [f"unused{number}</w>" for number in range(VOCABULARY - len(words) - len(special))] + special
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}), encoding="utf-8")
+    (folder / "merges.txt").write_bytes((nano / "merges.txt").read_bytes())
+    names = {"bos_token": special[0], "eos_token": special[1], "unk_token": special[1], "pad_token": special[1]}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**names, "tokenizer_class": "CLIPTokenizer", "model_max_length": 77}))
+    return kind.from_pretrained(folder)

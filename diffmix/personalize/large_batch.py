@@ -1,0 +1,27 @@
+"""The preset for large batches: the same samples in fewer steps, at the learning rate that goes with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil, sqrt
+
+from diffmix.config import PersonalizeConfig
+
+
+def folded(personalize: PersonalizeConfig) -> PersonalizeConfig:
+    """The options with `large_batch` = k worked in: batches k times as large, 1/k of the steps, learning rates times sqrt(k).
+
+    The square root is Adam's scaling rule (Malladi et al. 2022, arXiv 2205.10287). Weight decay, which acts at each step in
+    proportion to the learning rate, is scaled by it too, so that all steps together decay as before.
+    """
+    k = personalize.large_batch
+    return replace(
+        personalize,
+        large_batch=1,
+        batch_size=personalize.batch_size * k,
+        steps=ceil(personalize.steps / k),
+        checkpoint_every=ceil(personalize.checkpoint_every / k),
+        lora_lr=personalize.lora_lr * sqrt(k),
+        token_lr=personalize.token_lr * sqrt(k),
+        weight_decay=personalize.weight_decay * sqrt(k),
+    )

@@ -1,0 +1,89 @@
+"""Prior preservation (DreamBooth, Ruiz et al. 2023, arXiv 2208.12242, section 3.2): what the base model takes the superclass to be.
+
+The base model paints images of the superclass once; training on them beside the real ones keeps it from painting the few
+real objects wherever the superclass is named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffmix.base_model import base_fingerprint
+from diffmix.concept import prompt
+from diffmix.config import MixConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from diffmix.storage import Folder
+
+PRIOR_PROMPT = "a photo of a {superclass}"
+_CHUNK = 8  # images in one call; fixed, and never cut short, so that an image does not depend on how many there are to be
+_STREAM = 0x7072696F72  # keeps these seeds apart from the mix plan's under the same seed
+
+
+class PriorImages:
+    """`count` images of the superclass in a folder, PNG files that the base model made. Made by `prior_images`."""
+
+    def __init__(self, folder: Folder, count: int):
+        self.folder = folder
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def image_bytes(self, index: int) -> bytes:
+        return self.folder.read(_name(index))
+
+
+def prior_images(
+    model: ModelConfig, superclass: str, count: int, seed: int, folder: Folder, rank: int = 0, world_size: int = 1
+) -> PriorImages:
+    """The first `count` prior images of this base, superclass and seed, from `folder` or newly made and kept there.
+
+    Image i depends on base, resolution, superclass, seed and i alone. Images of other settings lie beside them, each in a
+    folder of their own. Each rank makes its share; all are there when the call returns.
+    """
+    identity = [base_fingerprint(model), model.resolution, superclass, seed]
+    own = folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+    there = set(own.names())
+    mine = [range(first, first + _CHUNK) for first in range(0, count, _CHUNK)][rank::world_size]
+    missing = [chunk for chunk in mine if any(_name(index) not in there for index in chunk)]
+    if missing:
+        _paint(model, superclass, seed, own, missing)
+    if world_size > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+    return PriorImages(own, count)
+
+
+def _paint(model: ModelConfig, superclass: str, seed: int, folder: Folder, chunks: list[range]) -> None:
+    from diffmix.mixer import Mixer
+    from diffmix.plan import MixSpec
+
+    mix = MixConfig(strategy="real-gen", batch=_CHUNK)
+    mixer = Mixer(replace(model, compile=False), mix, [superclass], superclass, template=PRIOR_PROMPT)
+    for chunk in chunks:
+        specs = [MixSpec(index, "", 0, 0, 1.0, _seed(seed, index)) for index in chunk]
+        for index, image in zip(chunk, mixer.mix(specs, [None] * _CHUNK), strict=True):
+            file = io.BytesIO()
+            image.save(file, "PNG")
+            folder.write(_name(index), file.getvalue())
+
+
+def prior_prompt(superclass: str) -> str:
+    """The text that the prior images were made with, and are trained on."""
+    return prompt(PRIOR_PROMPT, None, superclass, superclass)
+
+
+def _seed(seed: int, index: int) -> int:
+    return int(np.random.Philox(key=[seed, _STREAM], counter=[index, 0, 0, 0]).random_raw() >> 1)
+
+
+def _name(index: int) -> str:
+    return f"{index:06d}.png"

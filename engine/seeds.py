@@ -1,0 +1,98 @@
+"""The whole job for several seeds, and the mean and standard deviation of what they reach."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import yaml
+
+from diffmix.config import Config, check, to_dict
+from diffmix.report.html import render_report
+from diffmix.storage import Folder
+from engine.run import run
+from engine.summary import versions
+
+log = logging.getLogger(__name__)
+
+
+def run_seeds(config: Config) -> dict:
+    """`run` for each of `run.seeds` in `OUT/seed-N`, on one cluster; `OUT/summary.json` gets `aggregate`'s figures and is given.
+
+    Each seed personalises, plans, mixes and trains anew, so that the deviation is that of the whole method and not of its last
+    step alone. Data splits have a seed of their own (`data.seed`), so that all seeds compare on the same images. To study the
+    classifier's deviation with one generator, give all seeds a finished one (`personalize.concept`). A second call goes on where
+    the first was stopped.
+    """
+    check(config)
+    out = Folder(config.out).create()
+    out.write("config.yaml", yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False).encode())
+    summaries = {}
+    for seed in config.run.seeds:
+        log.info("seed %d of %s", seed, config.run.seeds)
+        summaries[seed] = run(of_seed(config, seed))
+    summary = {**aggregate(summaries), "versions": versions()}
+    out.write("summary.json", json.dumps(summary, indent=2).encode())
+    page = render_report(
+        f"Diff-Mix: {len(summaries)} seeds, {config.mix.strategy}",
+        summary,
+        yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False),
+    )
+    out.write("report.html", page.encode())
+    return {**summary, "report": f"{out.uri}/report.html"}
+
+
+def of_seed(config: Config, seed: int) -> Config:
+    """The configuration of one seed's run."""
+    run_config = dataclasses.replace(config.run, seed=seed, seeds=())
+    return dataclasses.replace(config, out=f"{config.out.rstrip('/')}/seed-{seed}", run=run_config)
+
+
+def aggregate(summaries: dict[int, dict]) -> dict:
+    """One summary of several runs' (by seed), in the form of one run's.
+
+    `accuracy` and `baseline` hold means and `std` the same with sample standard deviations (n - 1; 0 for one seed), `seeds`
+    each seed's top-1 accuracy. Counts and seconds are added up, and `mixer`, `trainer` and `overlap` are means.
+    """
+    runs = list(summaries.values())
+    arms = [arm for arm in ("accuracy", "baseline") if all(arm in run for run in runs)]
+    figures = {arm: [_figures(run[arm]) for run in runs] for arm in arms}
+    return {
+        **{key: _merge([run[key] for run in runs], sum) for key in ("plan", "seconds")},
+        **{key: _merge([run[key] for run in runs], _mean) for key in ("mixer", "trainer", "overlap")},
+        **{arm: {**_merge(figures[arm], _mean), "chosen": _chosen(runs, arm)} for arm in arms},
+        "std": {arm: _merge(figures[arm], _deviation) for arm in arms},
+        "seeds": {str(seed): {arm: run[arm]["top1"] for arm in arms if "top1" in run[arm]} for seed, run in summaries.items()},
+    }
+
+
+_FIGURES = ("top1", "top5", "per_class", "per_group", "worst_group", "per_size")
+
+
+def _figures(result: dict) -> dict:
+    """What of a classifier's result may be averaged: an epoch may not, nor bins, which hold other images in each run."""
+    found = {key: result[key] for key in _FIGURES if key in result}
+    return found | ({"calibration": {"ece": result["calibration"]["ece"]}} if "calibration" in result else {})
+
+
+def _chosen(runs: list[dict], arm: str) -> dict:
+    return {"on_test_set": any((run[arm].get("chosen") or {}).get("on_test_set") for run in runs)}
+
+
+def _merge(values: list[Any], how: Callable[[list], float]) -> Any:
+    """Nested dicts of numbers as one, leaf by leaf; keys that not all of them have are left out."""
+    if isinstance(values[0], dict):
+        return {key: _merge([value[key] for value in values], how) for key in values[0] if all(key in value for value in values)}
+    return how(values)
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values))
+
+
+def _deviation(values: list[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -1,0 +1,37 @@
+"""Several seeds in one command."""
+
+import json
+import statistics
+
+import pytest
+import yaml
+
+from diffmix.config import to_dict
+from jobs.cli import main
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def test_each_seed_is_a_run_of_its_own_and_a_second_call_makes_nothing(tmp_path, small_config, capsys):
+    changes = {"mix.count": 8, "train.epochs": 1, "train.eval_every": 1, "run.seeds": (3, 5)}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(to_dict(small_config(tmp_path / "out", **changes))))
+    assert main(["run", "--config", str(recipe)]) == 0
+    assert "2 seeds (3, 5)" in capsys.readouterr().out
+    out = tmp_path / "out"
+    runs = [json.loads((out / f"seed-{seed}" / "summary.json").read_text()) for seed in (3, 5)]
+    shares = [one["accuracy"]["top1"] for one in runs]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["accuracy"]["top1"] == pytest.approx(statistics.mean(shares))
+    assert summary["std"]["accuracy"]["top1"] == pytest.approx(statistics.stdev(shares))
+    assert summary["plan"]["stored"] == 16
+    assert "±" in (out / "report.html").read_text()
+    plans = [json.loads((out / f"seed-{seed}" / "mixes" / "plan.json").read_text()) for seed in (3, 5)]
+    assert plans[0]["data"] == plans[1]["data"], "all seeds have the same images"
+    assert plans[0]["plan"] != plans[1]["plan"], "and plans of their own"
+
+    kept = [*out.glob("seed-*/mixes/part-*"), *out.glob("seed-*/classifier/model.safetensors")]
+    before = {file: file.stat().st_mtime_ns for file in kept}
+    assert main(["run", "--config", str(out / "config.yaml")]) == 0
+    assert {file: file.stat().st_mtime_ns for file in kept} == before
+    assert len(before) >= 4
