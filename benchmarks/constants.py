@@ -33,9 +33,15 @@ def chunks_per_second(chunks: int, most_chunks: int) -> float:
             phases.synthesize(opened, mix_job(opened, SleepingMixer(0.0, 100)))
             opened.telemetry.collect()
             worked = spans(opened.telemetry.events, "mix")
-            return chunks / (max(end for _, end in worked) - worked[0][0])
+            return steady_rate(worked, max(end for _, end in worked))
     finally:
         stages.MOST_CHUNKS = usual
+
+
+def steady_rate(worked: list[tuple[float, float]], end: float) -> float:
+    """Chunks per second to `end`, from when a quarter of them have begun: until then workers still start."""
+    warm = len(worked) // 4
+    return (len(worked) - warm) / (end - worked[warm][0])
 
 
 def part_seconds(mixes: int, image_bytes: int) -> float:

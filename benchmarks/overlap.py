@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -159,6 +160,7 @@ def main() -> None:
                 kinds["staged_all_gpus_train_as_is"].append((everything["phases"][0] + same["phases"][1]) / longer)
                 waits.append(overlapped["trainer"]["data_wait_fraction"])
                 busy.append(overlapped["mixer"]["busy_fraction"])
+                print(f"{name}: { ({kind: values[-1] for kind, values in kinds.items()}) }", file=sys.stderr, flush=True)
             medians = {kind: statistics.median(values) for kind, values in kinds.items()}
             measured |= {f"{kind}_over_longer_{name}": value for kind, value in medians.items()}
             rows.append([name.replace("_", ":"), f"{mixers} + {trainers}", longer, *medians.values()])

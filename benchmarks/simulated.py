@@ -22,7 +22,6 @@ from diffmix.datasets.prepare import Prepared
 from diffmix.datasets.real import Example, RealSet
 from diffmix.plan import MixSpec
 from diffmix.storage import Folder
-from engine import phases
 from engine.pool import PoolReader, PoolWriter
 from engine.session import Session
 from engine.stages import MixJob
@@ -147,6 +146,8 @@ def session(config: Config, image_bytes: int, images: int = 500) -> Iterator[Ses
 
 def mix_job(opened: Session, mixer: SleepingMixer) -> MixJob:
     """The job of a session's mixers, with an empty store."""
+    from engine import phases  # imports torch, which the workers that unpickle a stand-in do without
+
     store = MixStore((opened.out / "mixes").uri)
     store.bind({})
     return replace(phases.mix_job(opened, None, store), build=mixer)
