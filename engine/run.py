@@ -7,7 +7,7 @@ import threading
 
 import ray
 
-from diffmix.config import Config, check
+from diffmix.config import Config
 from engine import phases
 from engine.artifacts import bind_store, find_concept
 from engine.gate import check_streaming, finish_filter, settle
@@ -23,7 +23,6 @@ def run(config: Config) -> dict:
 
     Raises `UserError` for anything that the user can mend.
     """
-    check(config)
     check_streaming(config)
     with open_session(config) as session:
         baseline = _Baseline(session)
