@@ -144,9 +144,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # the workers need the cores
     with tempfile.TemporaryDirectory(prefix="diffmix-input-") as folder:
-        figures = measure(
-            Path(folder), options.images, options.side, options.workers, options.batch_size, options.repeats, options.largest
-        )
+        figures = measure(Path(folder), options.images, options.side, options.workers, options.batch_size, options.repeats, options.largest)
     record.show(f"JPEGs of {options.side} px, {options.workers} workers", ["figure", "value"], [[*item] for item in figures.items()])
     record.write(options.json, figures)
 

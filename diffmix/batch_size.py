@@ -69,7 +69,7 @@ def smallest_saturating(seconds: Callable[[int], float], most: int, memory_is_sh
             torch.cuda.empty_cache()
             break
         log.info("batch %d: %.3g mixes' steps per second", batch, rates[batch])
-        if batch >= 4 and rates[batch] < _WORTH * rates[batch // 4] or memory_is_short():
+        if (batch >= 4 and rates[batch] < _WORTH * rates[batch // 4]) or memory_is_short():
             break
         batch *= 2
     best = max(rates.values())

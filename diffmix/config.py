@@ -331,7 +331,9 @@ def check(config: Config) -> None:
     few = mix.sampler != "dpm"
     require(few or mix.sampler_lora is None, "mix.sampler", mix.sampler, "lcm or tcd where mix.sampler_lora is set")
     most = 50  # the schedule that these samplers were distilled on
-    require(not few or mix.num_inference_steps <= most, "mix.num_inference_steps", mix.num_inference_steps, f"at most {most} for {mix.sampler}")
+    require(
+        not few or mix.num_inference_steps <= most, "mix.num_inference_steps", mix.num_inference_steps, f"at most {most} for {mix.sampler}"
+    )
     require(1 <= mix.image_quality <= 100, "mix.image_quality", mix.image_quality, "from 1 to 100")
     for name in ("count", "referred_classes"):
         value = getattr(mix, name)
