@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from diffmix.config import ModelConfig, Precision
 from diffmix.errors import UserError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+    Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 NANO_FOLDER = Path(__file__).parent / "nano" / "base"
 """The embedded base model."""
