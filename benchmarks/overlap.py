@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,10 +44,21 @@ class Costs:
 
     generate: float
     train: float
+    chunk_seconds: float = CHUNK_SECONDS
+    image_bytes: int = IMAGE_BYTES
+    real: int = REAL
 
     @property
     def chunks(self) -> int:
         return round(self.generate / CHUNK_SECONDS)
+
+    @property
+    def mixes(self) -> int:
+        return self.chunks * BATCH
+
+    def time_steps(self, config: Config, num_classes: int, workers: list[int]) -> dict[int, float]:
+        """`calibrate.StepTimer` of a train step that sleeps."""
+        return {n: timed_sleep(self.loop().seconds / n) for n in workers}
 
     def loop(self) -> SleepingLoop:
         return SleepingLoop(self.train / (EPOCHS * REAL / TRAIN_BATCH))
@@ -54,8 +66,14 @@ class Costs:
     def split(self) -> tuple[int, int]:
         """Mixers and train workers."""
         rates = Rates(BATCH / CHUNK_SECONDS, {n: self.train / n for n in (1, 2, 3, 4, 5, 6)}, "known")
-        best = choose(config(1, 1, self.chunks), rates, self.chunks * BATCH, NODES)
+        best = choose(config(1, 1, self.chunks), rates, self.mixes, NODES)
         return NODES - best.trainers, best.trainers
+
+
+def timed_sleep(seconds: float) -> float:
+    start = time.perf_counter()
+    time.sleep(seconds)
+    return time.perf_counter() - start
 
 
 def costs(ratio: float, seconds: float) -> Costs:

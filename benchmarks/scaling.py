@@ -4,7 +4,7 @@ Efficiency is measured from the moment the last mixer has begun its first chunk 
 tail included: chunks made in that time x the chunk's cost / (mixers x time). 1 is a mixer that never waits.
 
 The control path is plan, read, store, split and pool with a mixer that costs nothing: mixes / (first chunk begun ->
-last mix in the train worker's pool).
+last mix in the train worker's pool). The constants after it are those of docs/scale.md.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from dataclasses import replace
 
 import ray
 
-from benchmarks import record
+from benchmarks import constants, record
 from benchmarks.simulated import SleepingMixer, TakeAll, mix_job, session, start_ray
 from diffmix.config import Config
 from engine import phases
+from engine.stages import MOST_CHUNKS
 from engine.telemetry import spans
 
 BATCH = 16
@@ -89,10 +90,20 @@ def main() -> None:
         rows.append([f"{mixers} mixers: efficiency", figures[f"efficiency_{mixers}"], f"{min(found):.3f} to {max(found):.3f}"])
     if chosen.mixes:
         start_ray(CONTROL_MIXERS + 1, 6)
-        rates = [control_path(chosen.mixes) for _ in range(chosen.repeats)]
+        measures = {
+            "control_path_mixes_per_second": lambda: control_path(chosen.mixes),
+            "chunks_per_second_one_a_task": lambda: constants.chunks_per_second(600, 1),
+            "chunks_per_second": lambda: constants.chunks_per_second(6000, MOST_CHUNKS),
+            "part_ms": lambda: 1000 * constants.part_seconds(BATCH, IMAGE_BYTES),
+            "listing_ms_per_1000_parts": lambda: 1e6 * constants.listing_seconds(),
+            "counting_ms_per_part": lambda: 1000 * constants.counting_seconds(BATCH),
+            "events_per_second": constants.events_per_second,
+        }
+        for name, measure in measures.items():
+            found = [measure() for _ in range(chosen.repeats)]
+            figures[name] = statistics.median(found)
+            rows.append([name.replace("_", " "), figures[name], f"{min(found):.3g} to {max(found):.3g}"])
         ray.shutdown()
-        figures["control_path_mixes_per_second"] = statistics.median(rates)
-        rows.append(["control path: mixes/s", figures["control_path_mixes_per_second"], f"{min(rates):.0f} to {max(rates):.0f}"])
     print(__doc__)
     record.show(f"chunks of {BATCH} mixes of {IMAGE_BYTES // 1000} KB, {chosen.chunk_seconds} s each", ["what", "median", "range"], rows)
     record.write(chosen.json, figures)

@@ -123,8 +123,13 @@ class Arrivals:
     def wait_for(self, mixes: int) -> None:
         """Return when the pool holds so many mixes, or the stream has ended."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._pool) >= mixes or self._done)
+            self._changed.wait_for(lambda: self._at_hand() >= mixes or self._done)
         self.check()
+
+    def _at_hand(self) -> int:
+        """Mixes in the pool, those included that it has gathered for its next file: nobody may come to push them."""
+        self._pool.flush()
+        return len(self._pool)
 
     def check(self) -> None:
         """Raise what stopped the stream, if anything did."""

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
@@ -13,8 +13,8 @@ import pytest
 from benchmarks.simulated import Ready, SleepingMixer, mix_job, session
 from diffmix.config import Config, MixConfig, PlacementConfig, TrainConfig
 from engine import phases
-from engine.stages import MOST_CHUNKS, TASKS_PER_MIXER, MixActor, group_chunks, read_chunks, store_chunks, stream
-from engine.store import MixStore
+from engine.stages import MOST_CHUNKS, TASKS_PER_MIXER, group_chunks, read_chunks, store_chunks, stream
+from engine.store import SCHEMA, MixStore
 from engine.telemetry import spans
 from engine.train import better_left
 
@@ -62,30 +62,24 @@ def test_groups_hold_every_chunk_once_in_order():
 
 def test_a_task_of_several_chunks_stores_a_part_for_each(tmp_path):
     with session(config(), 30, images=40) as opened:
-        job = mix_job_in_process(opened)
+        job = mix_job(opened, SleepingMixer(0.0, 9))
         rows = read_chunks(pa.table({"id": [1]}), job, [np.array([9]), np.array([4, 2, 7])])
         assert rows["chunk"].to_pylist() == [4, 2, 7]
-        actor = MixActor.__new__(MixActor)
-        actor.job, actor.name, actor.mixer = job, "mixer", SleepingMixer(0.0, 9)
-        mixes = pa.concat_tables([actor(rows.slice(i, 1)) for i in range(3)])
+        mixes = pa.concat_tables([made(row) for row in rows.to_pylist()])
         assert store_chunks(mixes, job).equals(mixes)
         assert store_chunks(mixes, job, pass_on=False)["chunk"].to_pylist() == [4, 2, 7]
         store = MixStore(job.store)
         assert store.stored_chunks() == {2, 4, 7}
         # the bytes of a part do not depend on what it was made with
         apart = MixStore(str(tmp_path))
-        apart.write(2, actor(rows.slice(1, 1)))
-        assert (apart.folder.read("part-00000002.parquet")) == store.folder.read("part-00000002.parquet")
+        apart.write(2, made(rows.to_pylist()[1]))
+        assert apart.folder.read("part-00000002.parquet") == store.folder.read("part-00000002.parquet")
 
 
-def mix_job_in_process(opened):
-    """A job whose events nobody collects."""
-
-    class Silent:
-        def send(self, kind, **values):
-            pass
-
-    return replace(mix_job(opened, SleepingMixer(0.0, 9)), reporter=Silent())
+def made(row: dict) -> pa.Table:
+    """What a mixer actor gives for a row of `read_chunks`."""
+    rows = [{**spec, "image": source[::-1], "accepted": True} for spec, source in zip(row["specs"], row["sources"], strict=True)]
+    return pa.Table.from_pylist(rows, schema=SCHEMA).append_column("chunk", pa.array([row["chunk"]] * len(rows)))
 
 
 def test_pool_of_mixers_grows(tmp_path):
@@ -114,7 +108,7 @@ class StopsEarly:
 
 @dataclass(frozen=True)
 class FewUntil:
-    """A mixer that makes the first four chunks, and more only when `file` is there."""
+    """A mixer that makes half of the mixes, and more only when `file` is there."""
 
     file: str
 
@@ -123,7 +117,7 @@ class FewUntil:
 
     def mix(self, specs, sources):
         end = time.monotonic() + DEADLINE
-        while specs[0].mix_id >= 8 and not Path(self.file).exists():
+        while specs[0].mix_id >= 30 and not Path(self.file).exists():
             assert time.monotonic() < end
             Event().wait(0.05)
         return [Ready(b"image %d" % spec.mix_id) for spec in specs]

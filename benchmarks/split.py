@@ -1,0 +1,75 @@
+"""The split that `placement.auto` chooses: what was predicted, and what then happened, beside the other ways to share out 8 GPUs.
+
+Costs are simulated as in `benchmarks/overlap.py`; the engine's calibration times the stand-ins on the cluster before it
+predicts, as it would time the real ones. Walls count from the first chunk's begin.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from benchmarks import record
+from benchmarks.overlap import NODES, RATIOS, Costs, config, costs, eight_nodes, run
+from benchmarks.simulated import SleepingMixer, mix_job, session
+from diffmix.config import Config
+from engine import calibrate
+from engine.cluster import available_gpus
+from engine.split import Rates, Split, choose, predict
+
+
+def calibrated(job_costs: Costs, made: Config) -> Rates:
+    """What the engine's own calibration finds on the cluster."""
+    with session(made, job_costs.image_bytes, job_costs.real) as opened:
+        job = mix_job(opened, SleepingMixer(job_costs.chunk_seconds, job_costs.image_bytes))
+        return calibrate.calibrate(opened, job, job_costs.time_steps)
+
+
+def others(made: Config, rates: Rates, planned: int, best: Split) -> list[Split]:
+    """Two other ways to use all GPUs: one with more and one with fewer train workers."""
+    all_ways = [predict(made, rates, planned, NODES - n, n) for n in rates.train_seconds if n < NODES]
+    fewer = [way for way in all_ways if way.trainers < best.trainers]
+    more = [way for way in all_ways if way.trainers > best.trainers]
+    return fewer[-1:] + more[:1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", help="file to write the figures to")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the longer phase on half of the GPUs")
+    parser.add_argument("--ratios", nargs="+", choices=list(RATIOS), default=list(RATIOS), help="costs of mixing : training")
+    chosen = parser.parse_args()
+    figures: dict[str, float] = {}
+    rows: list[list[object]] = []
+    with eight_nodes():
+        for name in chosen.ratios:
+            job_costs = costs(RATIOS[name], chosen.seconds)
+            made = config(1, 1, job_costs.chunks)
+            made.placement = replace(made.placement, auto=True)
+            rates = calibrated(job_costs, made)
+            best = choose(made, rates, job_costs.mixes, available_gpus())
+            walls = {}
+            for way in [best, *others(made, rates, job_costs.mixes, best)]:
+                found = run(job_costs, way.mixers, way.trainers, "overlapped")
+                walls[way] = found["wall"]
+                rows.append(
+                    [
+                        name.replace("_", ":"),
+                        f"{way.mixers} + {way.trainers}" + (" (chosen)" if way is best else ""),
+                        way.generate,
+                        way.train,
+                        way.wall,
+                        found["wall"],
+                        found["wall"] / way.wall,
+                    ]
+                )
+            figures[f"actual_over_predicted_{name}"] = walls[best] / best.wall
+            figures[f"chosen_over_best_tried_{name}"] = walls[best] / min(walls.values())
+    print(__doc__)
+    columns = ["G:T", "mixers + trainers", "mixing s", "training s", "predicted wall s", "actual wall s", "actual / predicted"]
+    record.show(f"{NODES} GPUs", columns, rows)
+    record.write(chosen.json, figures)
+
+
+if __name__ == "__main__":
+    main()
