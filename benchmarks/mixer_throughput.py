@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -128,7 +129,7 @@ def base_model(base: str | None) -> Iterator[str]:
         yield base_path(ModelConfig(base=base or "nano"))
         return
     with tempfile.TemporaryDirectory(prefix="diffmix-sd15-") as folder:
-        yield str(write_sd15(folder))
+        yield str(write_sd15(Path(folder)))
 
 
 def measure(model: ModelConfig, mix: MixConfig, mixes: int, alone: int, repeats: int) -> dict[str, float]:

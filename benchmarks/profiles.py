@@ -13,6 +13,7 @@ import dataclasses
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from diffmix.classifier.oracle import oracle_share
 from diffmix.config import MixConfig, ModelConfig
 from diffmix.mixer import Mixer
 from diffmix.nano import data
+from diffmix.nano.captions import NAMES
 from diffmix.plan import MixSpec
 
 EXACT = MixConfig(strategy="real-mix", strength=(0.9,), guidance_scale=3.0, num_inference_steps=25, batch=32)
@@ -61,9 +63,9 @@ def measure(model: ModelConfig, tiny_vae: str, sampler_lora: str | None, count: 
     specs, sources = tasks(count)
     mixers = {}
     for name, changes in PROFILES.items():
-        lora = {"sampler_lora": sampler_lora} if changes.get("sampler") else {}
-        mixers[name] = Mixer(model, dataclasses.replace(EXACT, **changes, **lora), data.CLASS_NAMES, data.SUPERCLASS)
-    mixers["tiny_vae"] = Mixer(dataclasses.replace(model, tiny_vae=tiny_vae), EXACT, data.CLASS_NAMES, data.SUPERCLASS)
+        lora: dict[str, Any] = {"sampler_lora": sampler_lora} if changes.get("sampler") else {}
+        mixers[name] = Mixer(model, dataclasses.replace(EXACT, **changes, **lora), NAMES, data.SUPERCLASS)
+    mixers["tiny_vae"] = Mixer(dataclasses.replace(model, tiny_vae=tiny_vae), EXACT, NAMES, data.SUPERCLASS)
 
     made: dict[str, list] = {}
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 VOCABULARY = 49_408
 
@@ -12,10 +16,10 @@ def write_sd15(folder: Path) -> Path:
     """Write it as a diffusers folder (4 GB). Its tokenizer has CLIP's size and nano's words."""
     import torch
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
-    tokenizer = _tokenizer(folder.parent / "tokenizer", CLIPTokenizer)
+    tokenizer = _tokenizer(folder / "tokenizer")
     text = CLIPTextConfig(
         vocab_size=VOCABULARY,
         hidden_size=768,
@@ -40,8 +44,10 @@ def write_sd15(folder: Path) -> Path:
     return folder
 
 
-def _tokenizer(folder: Path, kind: type):
+def _tokenizer(folder: Path) -> CLIPTokenizer:
     """Nano's tokenizer, filled up with words that never occur."""
+    from transformers import CLIPTokenizer
+
     from diffmix.base_model import NANO_FOLDER
 
     nano = NANO_FOLDER / "tokenizer"
@@ -54,4 +60,4 @@ def _tokenizer(folder: Path, kind: type):
     (folder / "merges.txt").write_bytes((nano / "merges.txt").read_bytes())
     names = {"bos_token": special[0], "eos_token": special[1], "unk_token": special[1], "pad_token": special[1]}
     (folder / "tokenizer_config.json").write_text(json.dumps({**names, "tokenizer_class": "CLIPTokenizer", "model_max_length": 77}))
-    return kind.from_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)

@@ -41,7 +41,8 @@ class Inputs:
         self.files = jpegs(count, side)
         resolution = side * 7 // 8
         classifier = Classifier("resnet50", [f"{i:03d}" for i in range(CLASSES)], resolution, [0.5] * 3, [0.25] * 3, side)
-        transform = train_transform(TrainConfig(resolution=resolution, resize=side), classifier)
+        train = TrainConfig(resolution=resolution, resize=side)
+        transform = train_transform(train, classifier)
         for i, file in enumerate(self.files):
             (folder / "images" / f"{i % CLASSES:03d}").mkdir(parents=True, exist_ok=True)
             (folder / "images" / f"{i % CLASSES:03d}" / f"{i}.jpg").write_bytes(file)
@@ -49,7 +50,7 @@ class Inputs:
         real = RealSet.write(str(folder / "train.arrow"), examples, classifier.class_names, "thing")
         self.pool = PoolWriter(str(folder / "pool"))
         self.sampler = MixedSampler(count, 0.5, self.pool.__len__, batch_size, seed=0)
-        samples = MixedSamples(real, PoolReader(self.pool.folder), transform, MixConfig())
+        samples = MixedSamples(real, PoolReader(self.pool.folder), transform, MixConfig(), train)
         # As engine/classifier_loop.py makes it.
         common = {
             "batch_size": batch_size,

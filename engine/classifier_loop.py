@@ -52,8 +52,7 @@ class ClassifierLoop:
         self.best = -1.0
         self.first_epoch = 0
         self.frozen = self.train.freeze_epochs > 0
-        self.engine: Any
-        self._start()
+        self.engine = self._start()
         class_sizes = np.bincount(self.real.labels, minlength=len(self.real.class_names))
         self.loss = Loss(self.train, class_sizes, self.engine.device)
         self.batch_mix = BatchMix(self.train, len(self.real.class_names))
@@ -162,24 +161,24 @@ class ClassifierLoop:
             dist.all_reduce(correct)
         return float(correct) / len(self.val)
 
-    def _start(self) -> None:
+    def _start(self) -> Any:
         """The engine with its starting weights, or as the last checkpoint has it."""
         checkpoint = ray.train.get_checkpoint()
         kept = Folder(self.job.classifier)
         if checkpoint is None or not kept.exists("model.json"):  # a checkpoint whose best weights are gone cannot be gone on from
             model = build_model(self.train, len(self.real.class_names))
-            self.engine = start_engine(model, self.train, self.world_size, self.dtype, self.frozen)
-            return
+            return start_engine(model, self.train, self.world_size, self.dtype, self.frozen)
         with checkpoint.as_directory() as folder:
             state = json.loads(Path(folder, "epoch.json").read_text())
             self.first_epoch, self.best = state["epoch"], state["best"]
             # A checkpoint that was written before the backbone was released is of an engine that trains the head alone.
             self.frozen = 0 < self.first_epoch <= self.train.freeze_epochs
-            self.engine = start_engine(bare_model(self.classifier), self.train, self.world_size, self.dtype, self.frozen)
-            self.engine.load_checkpoint(folder, tag="state")
+            engine = start_engine(bare_model(self.classifier), self.train, self.world_size, self.dtype, self.frozen)
+            engine.load_checkpoint(folder, tag="state")
         if self.val is not None:
             # The best weights may be younger than the checkpoint: what is beaten is what the folder holds.
             self.best = max(self.best, (load_description(kept).metrics or {}).get("top1") or -1.0)
+        return engine
 
     def _test(self) -> None:
         """The best weights on the test set, once; rank 0 writes `result.json` beside them."""

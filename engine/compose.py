@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,7 +50,7 @@ def compose(config: Config) -> dict:
     class_names = _class_names(config, sources)
     labels = [names.match(source.classes, class_names, source.uri) for source in sources]
     chosen = [_choose(config, place, source) for place, source in enumerate(sources)]
-    identity: dict[str, Any] = {
+    identity: dict = {
         "composed": [
             {"from": source.uri, "format": source.format, "mixes": source.size, "taken": int(taken.sum())}
             for source, taken in zip(sources, chosen, strict=True)

@@ -107,7 +107,8 @@ def finish_filter(config: Config, store: MixStore) -> None:
 
 def settle(config: Config, store: MixStore, superclass: str) -> None:
     """Decide what mixers could not, a quantile, over all stored mixes."""
-    gate, decision = gate_of(config, store, superclass), Decision.of(store)
+    decision = Decision.of(store)
+    gate = decision.gate if decision else make_gate(config.gate, superclass)
     chunks = len(store.stored_chunks())
     if gate is not None and gate.quantile and chunks and (decision is None or decision.chunks != chunks):
         apply_gate(config, store, gate)
@@ -163,10 +164,11 @@ def apply_gate(config: Config, store: MixStore, gate: Gate) -> dict:
     parts = _scores(store, chunks)
     unscored = [chunk for chunk in chunks if parts[chunk].scorer != gate.scorer or np.isnan(parts[chunk].score).any()]
     gate = replace(gate, cut=gate.threshold)
+    if unscored:
+        Scorer(gate)  # a CLIP that does not load is one sentence here, and an actor's death there
     Decision(gate, 0).save(store)
     scored = 0
     if unscored:
-        check_clip(gate.clip)
         total = sum(len(parts[chunk].score) for chunk in unscored)
         display = Display()
         for rows in _over_parts(config, unscored, _ScorePart, {"store": store, "gate": gate, "cpus": config.placement.cpus_per_mixer}):

@@ -101,7 +101,7 @@ class PoolReader:
         for name in sorted(os.listdir(self.folder)):
             if not name.endswith(".arrow"):
                 continue
-            start, _rows = (int(part) for part in name.removesuffix(".arrow").split("-"))
+            start = int(name.partition("-")[0])
             if start < self._size:
                 continue
             file = pa.ipc.open_file(pa.memory_map(os.path.join(self.folder, name)))

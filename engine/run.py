@@ -7,7 +7,7 @@ import threading
 
 import ray
 
-from diffmix.config import Config, check
+from diffmix.config import Config
 from engine import phases
 from engine.artifacts import bind_store, find_concept
 from engine.calibrate import with_best_split
@@ -26,7 +26,6 @@ def run(config: Config, command: float | None = None) -> dict:
     On mixes that `diffmix compose` has put there, this trains and no more. `command` is when the command was given, in seconds
     since 1970; None: now. Raises `UserError` for anything that the user can mend.
     """
-    check(config)
     check_streaming(config)
     with open_session(config, command) as session:
         baseline = _Baseline(session)

@@ -2,7 +2,10 @@
 
 import numpy as np
 
-from diffmix.nano.data import CLASS_NAMES, COLOURS, SUPERCLASS, Recipe
+from diffmix.nano.data import COLOURS, SUPERCLASS, Recipe
+
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+"""What the base model's captions call the classes. The data set calls them 0 to 9, which the base model has never read."""
 
 SETTINGS = {"china": "in china", "flower": "on a flower"}
 """How a caption names the background of a group."""
@@ -21,7 +24,7 @@ def caption(recipe: Recipe, name_share: float, rng: np.random.Generator) -> str:
         "a photo of a",
         size if mention[0] else "",
         recipe.colour if mention[1] else "",
-        CLASS_NAMES[recipe.label] if mention[2] else "",
+        NAMES[recipe.label] if mention[2] else "",
         SUPERCLASS,
         f"on the {position}" if position and mention[3] else "",
         SETTINGS[recipe.group] if mention[4] else "",
@@ -31,5 +34,5 @@ def caption(recipe: Recipe, name_share: float, rng: np.random.Generator) -> str:
 
 def vocabulary() -> list[str]:
     """Every word that a caption can hold."""
-    phrases = ["a photo of a small large on the left right top bottom", SUPERCLASS, *COLOURS, *CLASS_NAMES, *SETTINGS.values()]
+    phrases = ["a photo of a small large on the left right top bottom", SUPERCLASS, *COLOURS, *NAMES, *SETTINGS.values()]
     return sorted({word for phrase in phrases for word in phrase.split()})

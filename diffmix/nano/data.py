@@ -17,7 +17,7 @@ from PIL import Image
 Split = Literal["pretrain", "train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-CLASS_NAMES: list[str] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+CLASS_NAMES: list[str] = [str(digit) for digit in range(10)]
 SUPERCLASS = "digit"
 GROUPS: list[str] = ["china", "flower"]
 """The photograph that a picture's background is cut from."""

@@ -8,6 +8,7 @@ same machine and library versions. It takes about an hour on two CPU cores.
 import argparse
 import copy
 import dataclasses
+import json
 import logging
 import math
 import tempfile
@@ -250,6 +251,10 @@ def save(folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text_enco
     # Loaded without a dtype, a text encoder would take the file's: half precision beside a U-Net in single.
     config = folder / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"float16"', '"float32"'))
+    for part in ("unet", "vae"):  # where an earlier result lay is nobody's business
+        config = folder / part / "config.json"
+        kept = {name: value for name, value in json.loads(config.read_text()).items() if name != "_name_or_path"}
+        config.write_text(json.dumps(kept, indent=2) + "\n")
     write_tokenizer(vocabulary(), folder / "tokenizer", TEXT_LENGTH)
 
 

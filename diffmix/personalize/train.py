@@ -49,9 +49,10 @@ def train_concept(
 
     With `world_size` over 1 the default process group has to be there already. `prior` keeps prior preservation's images,
     None: `prior/` beside `out`. `on_step(done, loss)` is called on every rank after each step (`large_batch` makes them
-    fewer) with this rank's loss, a scalar on the device that may still be computing: reading it waits. `on_checkpoint(folder, done)` is called on every rank after each
-    `checkpoint_every` steps; `folder` is a temporary one that is gone after the call, and None but on rank 0. A run
-    resumed with `resume_from`, such a folder, ends with the weights that the uninterrupted run would have had.
+    fewer) with this rank's loss, a scalar on the device that may still be computing: reading it waits.
+    `on_checkpoint(folder, done)` is called on every rank after each `checkpoint_every` steps; `folder` is a temporary one that
+    is gone after the call, and None but on rank 0. A run resumed with `resume_from`, such a folder, ends with the weights
+    that the uninterrupted run would have had.
     Raises `UserError` for a base model, prompts or a checkpoint that cannot be used.
     """
     device, dtype = device_and_dtype(model.precision)

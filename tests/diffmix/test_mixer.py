@@ -1,5 +1,7 @@
 """The mixer against the stock pipelines, mix by mix."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -346,3 +348,23 @@ def test_guidance_in_an_interval_is_what_a_loop_by_hand_gives(stock, tiny_model,
     never = mixer_of(tiny_model, tiny_real, guidance_interval=(0.5, 0.5)).mix([spec], [source])[0]
     off = mixer_of(tiny_model, tiny_real, guidance_scale=1.0).mix([spec], [source])[0]
     assert never.tobytes() == off.tobytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler on a CPU")
+def test_compiled_blocks_give_the_same_images_and_short_chunks_compile_nothing(tiny_model, tiny_real):
+    specs = specs_of(tiny_real, 4)
+    sources = sources_of(tiny_real, specs)
+    plain = mixer_of(tiny_model, tiny_real, batch=4).mix(specs, sources)
+    tiny_model.compile = True
+    mixer = mixer_of(tiny_model, tiny_real, batch=4)
+    stats = torch._dynamo.utils.counters["stats"]
+    before = stats["unique_graphs"]
+    compiled = mixer.mix(specs, sources)
+    graphs = stats["unique_graphs"]
+    assert graphs > before
+    short = mixer.mix(specs[:3], sources[:3])
+    assert stats["unique_graphs"] == graphs
+    assert min(psnr(a, b) for a, b in zip(compiled, plain, strict=True)) > 40
+    assert min(psnr(a, b) for a, b in zip(short, plain, strict=False)) > 40
+    assert [image.tobytes() for image in mixer.mix(specs[:3], sources[:3])] == [image.tobytes() for image in short]

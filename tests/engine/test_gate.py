@@ -1,5 +1,7 @@
 """What the gate refuses and remembers, without a cluster."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -48,3 +50,13 @@ def test_a_damaged_record_is_one_sentence(tmp_path, small_config):
         Decision.of(store)
     with pytest.raises(UserError, match=r"gate\.json cannot be read"):
         filter_store(small_config(tmp_path))
+
+
+def test_a_clip_that_does_not_load_leaves_the_store_as_it_was(tmp_path, small_config, tiny_clip):
+    store = MixStore(str(tmp_path / "mixes"))
+    store.write(0, pa.Table.from_pylist([], schema=SCHEMA))
+    broken = shutil.copytree(tiny_clip, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(UserError, match=r"The CLIP .*broken cannot be loaded"):
+        filter_store(small_config(tmp_path, **{"gate.clip": str(broken)}))
+    assert [file.name for file in (tmp_path / "mixes").iterdir()] == ["part-00000000.parquet"]

@@ -83,11 +83,30 @@ def test_bad_recipes(tmp_path, text, sentence):
         ["--train.freeze_epochs", "121"],
         ["--train.hue", "0.6"],
         ["--evaluate.few_below", "30"],
+        ["--mix.batch", "0"],
+        ["--mix.guidance_interval", "0.5", "0.2"],
+        ["--mix.guidance_interval", "0", "1.5"],
+        ["--mix.num_inference_steps", "100", "--mix.sampler", "lcm"],
     ],
 )
 def test_values_that_cannot_be_meant(arguments):
     with pytest.raises(UserError, match=arguments[0][2:].replace(".", r"\.")):
         check(parse(arguments, "run", ""))
+
+
+def test_a_samplers_lora_needs_its_sampler():
+    with pytest.raises(UserError, match=r"--mix\.sampler is dpm, but it must be lcm or tcd where mix\.sampler_lora is set"):
+        check(parse(["--mix.sampler_lora", "x"], "run", ""))
+    check(parse(["--mix.sampler_lora", "x", "--mix.sampler", "tcd"], "run", ""))
+
+
+def test_a_batch_is_a_number_or_auto(tmp_path):
+    assert parse(["--mix.batch", "auto"], "run", "").mix.batch == "auto"
+    assert parse(["--mix.batch", "8"], "run", "").mix.batch == 8
+    check(parse(["--mix.batch", "auto"], "run", ""))
+    (tmp_path / "bad.yaml").write_text("mix: {batch: many}")
+    with pytest.raises(UserError, match=r"mix\.batch in .* is 'many', which does not fit"):
+        load(str(tmp_path / "bad.yaml"))
 
 
 def test_default_configuration_is_valid():

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffmix.nano import data
-from diffmix.nano.captions import caption, vocabulary
+from diffmix.nano.captions import NAMES, caption, vocabulary
 from diffmix.nano.pretrain import Settings, compositions, pretrain
 
 TINY = Settings(pictures=12, vae_steps=2, vae_batch_size=2, unet_steps=2, unet_batch_size=2)
@@ -38,7 +38,7 @@ def test_it_sees_the_pre_training_part_only():
 def test_captions_name_the_class_as_often_as_asked(share):
     rng = np.random.default_rng(0)
     made = [(recipe, caption(recipe, share, rng)) for recipe in compositions(300, seed=0)]
-    named = [data.CLASS_NAMES[recipe.label] in text.split() for recipe, text in made]
+    named = [NAMES[recipe.label] in text.split() for recipe, text in made]
     assert np.mean(named) == pytest.approx(share, abs=0.07)
     assert {word for _, text in made for word in text.split()} <= set(vocabulary())
 
@@ -47,6 +47,17 @@ def test_captions_are_true():
     rng = np.random.default_rng(0)
     for recipe in compositions(300, seed=0):
         words = set(caption(recipe, 1.0, rng).split())
-        assert words & set(data.CLASS_NAMES) == {data.CLASS_NAMES[recipe.label]}
+        assert words & set(NAMES) == {NAMES[recipe.label]}
         assert words & set(data.COLOURS) <= {recipe.colour}
         assert words & {"china", "flower"} <= {recipe.group}
+
+
+def test_it_goes_on_from_an_earlier_result(tmp_path):
+    pretrain(tmp_path / "first", TINY)
+    pretrain(tmp_path / "second", Settings(**{**TINY.__dict__, "seed": 1, "unet_ink_weight": 4.0}), start=tmp_path / "first")
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    kept = {name for name in first if torch.equal(first[name], second[name])}
+    assert {name for name in first if name.startswith("vae/")} <= kept
+    assert any(name.startswith("unet/") and name not in kept for name in first)
+    assert any(name.startswith("text_encoder/") and name not in kept for name in first)
+    assert str(tmp_path) not in "".join(file.read_text() for file in (tmp_path / "second").rglob("*.json"))
