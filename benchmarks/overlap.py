@@ -99,7 +99,7 @@ def run(job_costs: Costs, mixers: int, trainers: int, mode: str) -> dict:
         if mode == "staged":
             phases.synthesize(opened, job)
         phases.train(opened, job, streaming=mode == "overlapped", build=job_costs.loop())
-        phases.synthesize(opened, job, idle_trainers=True)
+        phases.synthesize(opened, job)
         opened.telemetry.collect()
         mixing, training = spans(opened.telemetry.events, "mix"), spans(opened.telemetry.events, "train")
         found = figures(opened.telemetry.events)

@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import ray.train
@@ -61,12 +60,8 @@ def remaining_chunks(job: MixJob, num_chunks: int) -> np.ndarray:
     return np.array(sorted(set(range(num_chunks)) - MixStore(job.store).stored_chunks()), dtype=np.int64)
 
 
-def synthesize(session: Session, job: MixJob, idle_trainers: bool = False) -> None:
-    """Make every mix that the store lacks, with nothing beside it; with `idle_trainers` on the train workers' GPUs too."""
-    place = job.config.placement
-    if idle_trainers and not place.separate:
-        more = int(place.trainers * place.gpus_per_trainer / place.gpus_per_mixer) if place.gpus_per_mixer else 0
-        job = replace(job, config=replace(job.config, placement=replace(place, mixers=(place.mixers[0], place.mixers[-1] + more))))
+def synthesize(session: Session, job: MixJob) -> None:
+    """Make every mix that the store lacks, with nothing beside it."""
     plan = make_plan(session.config, session.data.train)
     missing = remaining_chunks(job, plan.num_chunks)
     if len(missing):

@@ -48,7 +48,7 @@ def run(config: Config, command: float | None = None) -> dict:
             phases.train(session, job, streaming=False)
         else:
             phases.train(session, job, streaming=True)
-            phases.synthesize(session, job, idle_trainers=True)  # what training did not wait for
+            phases.synthesize(session, job)  # nothing, unless the stream was cut short
         baseline.finish()
         return write_summary(session, store, concept)
 

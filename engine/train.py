@@ -5,18 +5,15 @@ Nothing heavy is imported here, so that the stream, and with it the mixers, star
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import ray.data
 import ray.train
-from ray.train.collective import broadcast_from_rank_zero
 
 from diffmix.config import Config
 from engine.pool import PoolWriter
@@ -74,20 +71,14 @@ def train_loop(settings: dict) -> None:
 class Arrivals:
     """Fills a worker's pool: first this rank's part of what the store holds already, then the stream, in a thread.
 
-    Owned by one train worker; `finish` is called once, at the end, by all ranks.
+    Owned by one train worker; `finish` is called once, at the end.
     """
 
     def __init__(self, job: TrainJob, pool: PoolWriter, streaming: bool):
-        self._job, self._pool = job, pool
+        self._pool = pool
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._done = not streaming
-        self._expected = job.planned / ray.train.get_context().get_world_size()
-        self._seen = 0
-        self._first_seen = 0
-        self.started = time.monotonic()
-        self.first_arrival = math.inf
-        """When the stream's first mixes came, on the clock of `time.monotonic`."""
         if job.store:
             self._take_stored(MixStore(job.store))
         pool.flush()
@@ -101,16 +92,12 @@ class Arrivals:
         context = ray.train.get_context()
         chunks = sorted(store.stored_chunks())[context.get_world_rank() :: context.get_world_size()]
         for table in store.tables(chunks=set(chunks)):
-            self._seen += len(table)
             self._pool.add(table)
 
     def _consume(self, shard: ray.data.DataIterator) -> None:
         try:
             for table in shard.iter_batches(batch_size=None, batch_format="pyarrow"):
                 self._pool.add(table)
-                self._seen += len(table)
-                if self.first_arrival == math.inf:
-                    self.first_arrival, self._first_seen = time.monotonic(), self._seen
                 with self._changed:
                     self._changed.notify_all()
             self._pool.flush()
@@ -137,30 +124,7 @@ class Arrivals:
             raise RuntimeError("The stream of mixes broke off.") from self._error
 
     def finish(self) -> None:
-        """Take the rest of the stream, or leave it to the driver where new mixers on all GPUs would be done sooner.
-
-        Either way every planned mix is made, also those that training no longer waits for.
-        """
-        if self._thread is None:
-            return
-        # One answer for all ranks: the stream stops for those who stay when one no longer takes its share.
-        if not broadcast_from_rank_zero(self._better_left()):
+        """Take the rest of the stream: it makes every planned mix, also those that training no longer waits for."""
+        if self._thread is not None:
             self._thread.join()
         self.check()
-
-    def _better_left(self) -> bool:
-        arrived = self._seen - self._first_seen
-        if self._done or not arrived:
-            return False
-        place = self._job.config.placement
-        rest = (self._expected - self._seen) * (time.monotonic() - self.first_arrival) / arrived
-        trainers = 0.0 if place.separate else place.trainers * place.gpus_per_trainer
-        return better_left(rest, self.first_arrival - self.started, place.mixers[-1] * place.gpus_per_mixer, trainers)
-
-
-def better_left(rest: float, restart: float, mixer_gpus: float, trainer_gpus: float) -> bool:
-    """Whether new mixers on all GPUs end sooner than the present ones: `rest` and `restart` are seconds.
-
-    `restart` + `rest` x mixer_gpus / (mixer_gpus + trainer_gpus) < `rest`
-    """
-    return restart < rest * trainer_gpus / (mixer_gpus + trainer_gpus) if trainer_gpus else False

@@ -15,8 +15,6 @@ from diffmix.config import Config, MixConfig, PlacementConfig, TrainConfig
 from engine import phases
 from engine.stages import MOST_CHUNKS, TASKS_PER_MIXER, group_chunks, read_chunks, store_chunks, stream
 from engine.store import SCHEMA, MixStore
-from engine.telemetry import spans
-from engine.train import better_left
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -88,59 +86,6 @@ def test_pool_of_mixers_grows(tmp_path):
         phases.synthesize(opened, job)  # no chunk ends before there are three mixers
         assert len(list(tmp_path.iterdir())) == 3
         assert len(MixStore(job.store).stored_chunks()) == 30
-
-
-@dataclass(frozen=True)
-class StopsEarly:
-    """A train loop that is done when it has a few mixes, an hour after the first of them as far as the stream can tell."""
-
-    arrivals: object = None
-
-    def __call__(self, job, pool, arrivals):
-        return StopsEarly(arrivals)
-
-    def run(self):
-        self.arrivals.wait_for(3)
-        self.arrivals.first_arrival -= 3600
-        self.arrivals.started -= 3600
-        self.arrivals.finish()
-
-
-@dataclass(frozen=True)
-class FewUntil:
-    """A mixer that makes half of the mixes, and more only when `file` is there."""
-
-    file: str
-
-    def __call__(self, job):
-        return self
-
-    def mix(self, specs, sources):
-        end = time.monotonic() + DEADLINE
-        while specs[0].mix_id >= 30 and not Path(self.file).exists():
-            assert time.monotonic() < end
-            Event().wait(0.05)
-        return [Ready(b"image %d" % spec.mix_id) for spec in specs]
-
-
-def test_a_long_stream_is_left_to_the_driver(tmp_path):
-    go = tmp_path / "go"
-    with session(config(mixers=(1,), trainers=2), 30, images=40) as opened:
-        job = mix_job(opened, FewUntil(str(go)))
-        phases.train(opened, job, streaming=True, build=StopsEarly())  # would wait for ever if it took the whole stream
-        assert len(MixStore(job.store).stored_chunks()) < 30
-        go.touch()
-        phases.synthesize(opened, job, idle_trainers=True)
-        assert len(MixStore(job.store).stored_chunks()) == 30
-        opened.telemetry.collect()
-        assert len(spans(opened.telemetry.events, "mix")) >= 30
-
-
-def test_when_leaving_pays():
-    # 100 s left on 3 GPUs are 75 s on 4: leaving pays where new mixers start within 25 s
-    assert better_left(100.0, 24.0, 3, 1)
-    assert not better_left(100.0, 26.0, 3, 1)
-    assert not better_left(100.0, 1.0, 3, 0)
 
 
 def test_stream_of_nothing():
