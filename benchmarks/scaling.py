@@ -1,7 +1,7 @@
 """How far one stream scales: 1 to 64 mixers with a simulated cost, and how many mixes a second everything around them carries.
 
-Efficiency is measured from the moment the last mixer has begun its first chunk to the end of the stream's last chunk, its
-tail included: chunks made in that time x the chunk's cost / (mixers x time). 1 is a mixer that never waits.
+Efficiency is chunks x a chunk's cost / (mixers x time), from the moment the last mixer is ready (they begin together) to the
+end of the stream's last chunk, its tail included. 1 is a mixer that never waits.
 
 The control path is plan, read, store, split and pool with a mixer that costs nothing: mixes / (chunk begun -> last mix in the
 train worker's pool), from the chunk on with which a quarter has begun, because workers still start until then. The constants after it are those of docs/scale.md.
@@ -42,25 +42,19 @@ def efficiency(mixers: int, chunk_seconds: float, seconds: float) -> float:
     """Of `mixers` that work for about `seconds` each."""
     chunks = int(mixers * seconds / chunk_seconds)
     with session(config(mixers, chunks * BATCH), SCALED_IMAGE_BYTES) as opened:
-        phases.synthesize(opened, mix_job(opened, SleepingMixer(chunk_seconds, SCALED_IMAGE_BYTES)))
+        phases.synthesize(opened, mix_job(opened, SleepingMixer(chunk_seconds, SCALED_IMAGE_BYTES, mixers)))
         opened.telemetry.collect()
         return measured_efficiency(opened.telemetry.events, mixers, chunk_seconds)
 
 
 def measured_efficiency(events: list[dict], mixers: int, chunk_seconds: float) -> float:
     """As the module defines it, from the events of a run. `ValueError` where not all mixers worked."""
-    first: dict[str, float] = {}
-    for event in events:
-        if event["event"] == "mix":
-            first[event["actor"]] = min(event["start"], first.get(event["actor"], event["start"]))
-    if len(first) != mixers:
-        raise ValueError(f"{len(first)} of {mixers} mixers worked")
-    begin = max(first.values())
     worked = spans(events, "mix")
-    end = max(stop for _, stop in worked)
-    # A chunk that straddles the beginning counts with its part after it, at the cost that it was meant to have.
-    inside = sum(min(1.0, max(0.0, (stop - begin) / (stop - start))) for start, stop in worked)
-    return inside * chunk_seconds / (mixers * (end - begin))
+    actors = {event["actor"] for event in events if event["event"] == "mix"}
+    if len(actors) != mixers:
+        raise ValueError(f"{len(actors)} of {mixers} mixers worked")
+    begin = max(end for _, end in spans(events, "mixer_ready"))
+    return len(worked) * chunk_seconds / (mixers * (max(end for _, end in worked) - begin))
 
 
 def control_path(mixes: int) -> float:
@@ -80,14 +74,14 @@ def main() -> None:
     parser.add_argument(
         "--chunk-seconds", type=float, default=0.6, help="cost of a chunk of 16: 0.6 is SD 1.5 on a GPU that makes 26 a second"
     )
-    parser.add_argument("--seconds", type=float, default=45.0, help="work of each mixer")
+    parser.add_argument("--seconds", type=float, default=60.0, help="work of each mixer")
     parser.add_argument("--mixes", type=int, default=30_000, help="mixes through the control path")
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
     figures: dict[str, float] = {}
     rows: list[list[object]] = []
     for mixers in chosen.mixers:
-        start_ray(mixers, mixers + 4)
+        start_ray(mixers, mixers // 2 + 4)
         found = [efficiency(mixers, chosen.chunk_seconds, chosen.seconds) for _ in range(chosen.repeats)]
         ray.shutdown()
         figures[f"efficiency_{mixers}"] = statistics.median(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
+from threading import Event
 from typing import IO
 
 import numpy as np
@@ -45,13 +48,27 @@ class Ready(Image.Image):
 
 @dataclass(frozen=True)
 class SleepingMixer:
-    """`MixJob.build` and what it builds: a mixer whose every chunk takes `seconds` and gives files of `image_bytes`."""
+    """`MixJob.build` and what it builds: a mixer whose every chunk takes `seconds` and gives files of `image_bytes`.
+
+    With `together`, no chunk begins before so many mixers are there: one machine takes a minute to start 64 of them, in
+    which the first would do the work of the last.
+    """
 
     seconds: float
     image_bytes: int
+    together: int = 0
 
     def __call__(self, job: MixJob) -> SleepingMixer:
+        if self.together:
+            Path(self._folder(job), uuid.uuid4().hex).touch()
+            while len(os.listdir(self._folder(job))) < self.together:
+                Event().wait(0.2)
         return self
+
+    def _folder(self, job: MixJob) -> str:
+        folder = job.store + "-mixers"
+        os.makedirs(folder, exist_ok=True)
+        return folder
 
     def mix(self, specs: list[MixSpec], sources: list[bytes | None]) -> list[Image.Image]:
         time.sleep(self.seconds)
