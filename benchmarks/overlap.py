@@ -45,9 +45,6 @@ class Costs:
 
     generate: float
     train: float
-    chunk_seconds: float = CHUNK_SECONDS
-    image_bytes: int = IMAGE_BYTES
-    real: int = REAL
 
     @property
     def chunks(self) -> int:

@@ -58,7 +58,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     real = _photos(folder, large=not nano)
     # The demo's learning rates, which are for batches of 16, at the usual batch of 2.
     config = PersonalizeConfig(
-        steps=options.samples // 2, batch_size=2, lora_rank=8, lora_lr=1e-3 / 8**0.5, token_lr=5e-3 / 8**0.5, flip=False
+        steps=options.samples // 2, batch_size=2, lora_rank=8, lora_lr=5e-4 / 8**0.5, token_lr=4e-2 / 8**0.5, flip=False
     )
     ways = {
         "usual": lambda seed, out: _usual(model, config, real, out, seed),

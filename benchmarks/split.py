@@ -10,7 +10,7 @@ import argparse
 from dataclasses import replace
 
 from benchmarks import record
-from benchmarks.overlap import NODES, RATIOS, Costs, config, costs, eight_nodes, run
+from benchmarks.overlap import CHUNK_SECONDS, IMAGE_BYTES, NODES, RATIOS, REAL, Costs, config, costs, eight_nodes, run
 from benchmarks.simulated import SleepingMixer, mix_job, session
 from diffmix.config import Config
 from engine import calibrate
@@ -20,8 +20,8 @@ from engine.split import Rates, Split, choose, predict
 
 def calibrated(job_costs: Costs, made: Config) -> Rates:
     """What the engine's own calibration finds on the cluster."""
-    with session(made, job_costs.image_bytes, job_costs.real) as opened:
-        job = mix_job(opened, SleepingMixer(job_costs.chunk_seconds, job_costs.image_bytes))
+    with session(made, IMAGE_BYTES, REAL) as opened:
+        job = mix_job(opened, SleepingMixer(CHUNK_SECONDS, IMAGE_BYTES))
         return calibrate.calibrate(opened, job, job_costs.time_steps)
 
 

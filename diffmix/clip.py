@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import re
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffmix.base_model import files_fingerprint
 from diffmix.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,12 +101,7 @@ def clip_fingerprint(name: str) -> str:
         if not name.startswith(_OPEN_CLIP):
             _folder(name)
         return name
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".txt", ".safetensors", ".bin", ".pth"):
-            with file.open("rb") as stream:
-                digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{digest.hexdigest()[:32]}"
+    return str(files_fingerprint(str(folder)))
 
 
 def _folder(name: str) -> Path | None:

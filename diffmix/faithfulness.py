@@ -120,7 +120,7 @@ def faithfulness(mixes: Iterable[Sequence[StoredMix]], real: RealSet, extractor:
     as torchmetrics scales it); `clip_score_source_class` the same against the source's class; `clip_score_real` that of real images
     against their own. `source_distance`: 1 - cosine between the features of a mix and of its source image, 0 to 2.
     `frechet_distance`: between the features of mixes and of all `real` images. Figures that need a CLIP, a source or a second
-    image are left out where there is none. `features` names the extractor, `real_images` counts the real images. `mixes` come in
+    image are left out where there is none; a composed store's mixes may have sources that are not among the `real` images. `features` names the extractor, `real_images` counts the real images. `mixes` come in
     batches and may be longer than memory; their features (float32 [n, d]) may not.
     """
     judge = _ClassScores(clip, real) if clip else None
@@ -128,8 +128,9 @@ def faithfulness(mixes: Iterable[Sequence[StoredMix]], real: RealSet, extractor:
     for batch in mixes:
         pictures = [images.decode(mix.image) for mix in batch]
         features = extractor.extract(pictures)
-        target = judge(pictures, [mix.target_label for mix in batch]) if judge else np.full(len(batch), np.nan)
-        source = judge(pictures, [mix.source_label for mix in batch]) if judge else np.full(len(batch), np.nan)
+        target = source = np.full(len(batch), np.nan)
+        if judge:
+            target, source = judge(pictures, [mix.target_label for mix in batch], [mix.source_label for mix in batch])
         for row, mix in enumerate(batch):
             seen.append(_Seen(features[row], mix.source_id, round(mix.strength, 1), target[row], source[row] if mix.source_id else np.nan))
 
@@ -143,7 +144,7 @@ def faithfulness(mixes: Iterable[Sequence[StoredMix]], real: RealSet, extractor:
         reals.add(features)
         of_source |= {real.image_ids[row]: one for row, one in zip(rows, features, strict=True) if real.image_ids[row] in wanted}
         if judge:
-            real_scores += judge(pictures, real.labels[rows.start : rows.stop]).tolist()
+            real_scores += judge(pictures, real.labels[rows.start : rows.stop])[0].tolist()
 
     result = {"features": extractor.name, "real_images": len(real), **_figures(seen, of_source, reals)}
     if judge:
@@ -173,10 +174,10 @@ class _ClassScores:
         self._clip = clip
         self._prompts = clip.embed_prompts([prompt(CLASS_PROMPT, None, name, real.superclass) for name in real.class_names]).numpy()
 
-    def __call__(self, pictures: list[Image], labels: Sequence[int] | np.ndarray) -> np.ndarray:
-        """float [n] for n pictures and the labels of the classes to compare them with."""
-        cosine = (self._clip.embed_pictures(pictures).numpy() * self._prompts[np.asarray(labels)]).sum(axis=1)
-        return 100 * np.clip(cosine, 0, None)
+    def __call__(self, pictures: list[Image], *labels: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """float [n] for each list of n labels: the classes that the n pictures are compared with."""
+        embedded = self._clip.embed_pictures(pictures).numpy()
+        return [100 * np.clip((embedded * self._prompts[np.asarray(each)]).sum(axis=1), 0, None) for each in labels]
 
 
 def _figures(mixes: list[_Seen], of_source: dict[str, np.ndarray], reals: Gaussian) -> dict:
@@ -184,7 +185,7 @@ def _figures(mixes: list[_Seen], of_source: dict[str, np.ndarray], reals: Gaussi
     columns = {
         "clip_score": [mix.target_score for mix in mixes],
         "clip_score_source_class": [mix.source_score for mix in mixes],
-        "source_distance": [_cosine_distance(mix.features, of_source[mix.source_id]) for mix in mixes if mix.source_id],
+        "source_distance": [_cosine_distance(mix.features, of_source[mix.source_id]) for mix in mixes if mix.source_id in of_source],
     }
     for name, values in columns.items():
         known = np.array(values)[~np.isnan(values)]

@@ -9,7 +9,8 @@ import numpy as np
 from diffmix import images
 from diffmix.base_model import base_path
 from diffmix.clip import check_clip
-from diffmix.config import Config, MixConfig, check
+from diffmix.config import Config, MixConfig
+from diffmix.config_check import check
 from diffmix.datasets.prepare import prepare
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import ray
 
 from diffmix.batch_size import LARGEST, saturating_batch
@@ -17,12 +15,8 @@ _CHUNKS_PER_MIXER = 4  # fewer would leave mixers idle at the end, and training 
 
 
 def stored_batch(out: Folder) -> int | None:
-    """The batch that the mixes in the run folder `out` were planned with; None where there are none."""
-    folder = MixStore((out / "mixes").uri).folder
-    try:
-        return json.loads(folder.read("plan.json"))["plan"]["batch"] if folder.exists("plan.json") else None
-    except (ValueError, KeyError, TypeError):
-        return None  # the store itself says what is wrong with it
+    """The batch that the mixes in the run folder `out` were planned with; None where there are none, or composed ones."""
+    return MixStore((out / "mixes").uri).identity.get("plan", {}).get("batch")
 
 
 def measure_batch(config: Config, planned: int) -> int:

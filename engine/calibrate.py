@@ -17,7 +17,6 @@ from engine.split import Rates, choose, from_calibration, measured
 from engine.stages import MixJob, limit_threads, make_plan
 
 _STEPS = 5
-MixTimer = Callable[[MixJob], float]
 StepTimer = Callable[[Config, int, list[int]], dict[int, float]]
 
 
@@ -28,8 +27,7 @@ def with_best_split(session: Session, job: MixJob, time_steps: StepTimer | None 
     `time_steps` is `time_train_steps` or a stand-in with a simulated cost.
     """
     config, real = session.config, session.data.train
-    folder = session.out if config.placement.measured is None else type(session.out)(config.placement.measured)
-    rates = measured(config, folder, len(real)) or calibrate(session, job, time_steps or time_train_steps)
+    rates = measured(config, session.out, len(real)) or calibrate(session, job, time_steps or time_train_steps)
     split = choose(config, rates, len(make_plan(config, real)), cluster.available_gpus())
     session.telemetry.record("split", rates=rates.source, **vars(split))
     print(

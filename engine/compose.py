@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from diffmix import class_names as names
 from diffmix import images
-from diffmix.config import Config, check
+from diffmix.config import Config
+from diffmix.config_check import check
 from diffmix.datasets.prepare import prepare
 from diffmix.errors import UserError
 from diffmix.formats import FORMATS, detect

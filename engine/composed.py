@@ -28,14 +28,15 @@ def find_composed(out: Folder, real: RealSet) -> MixStore | None:
     `UserError` where its classes are not those of the training images, in their order, or where parts are missing.
     """
     store = MixStore((out / "mixes").uri)
-    if not is_composed(store):
+    identity = store.identity
+    if "composed" not in identity:
         return None
-    if store.class_names != real.class_names:
+    if identity["class_names"] != real.class_names:
         raise UserError(
             f"The mixes in {store.folder.uri} were composed for other classes than those of {real.path}; "
             "compose them again with --data.train set, into another --out."
         )
-    missing = set(range(num_parts(store.identity["planned"]))) - store.stored_chunks()
+    missing = set(range(num_parts(identity["planned"]))) - store.stored_chunks()
     if missing:
         raise UserError(
             f"The mixes in {store.folder.uri} are incomplete ({len(missing)} parts are missing); run the same diffmix compose again."

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from diffmix.classifier.metrics import by_class_size
-from diffmix.config import Config, EvaluateConfig, check
+from diffmix.config import Config, EvaluateConfig
+from diffmix.config_check import check
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from diffmix.storage import Folder

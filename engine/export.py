@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from diffmix.concept import Concept
-from diffmix.config import Config, check
+from diffmix.config import Config
+from diffmix.config_check import check
 from diffmix.errors import UserError
 from diffmix.formats import FORMATS, lora, reference_concept
 from diffmix.storage import Folder

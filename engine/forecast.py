@@ -7,7 +7,6 @@ import numpy as np
 from diffmix.config import Config
 from diffmix.errors import UserError
 from diffmix.plan import denoising_steps
-from diffmix.storage import Folder
 from engine.cluster import demand
 from engine.composed import plan_of
 from engine.session import check_inputs
@@ -42,7 +41,7 @@ def forecast(config: Config) -> dict:
         "GPUs asked for": f"{need.gpus:g} ({shared}; {config.run.mode})",
         "CPUs asked for": f"{need.cpus:g}",
     }
-    rates = measured(config, Folder(config.placement.measured) if config.placement.measured else out, len(data.train))
+    rates = measured(config, out, len(data.train))
     if rates is None:
         result["expected time"] = "unknown until a run in this folder, or in --placement.measured, has measured its rates"
     else:

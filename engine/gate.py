@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +20,8 @@ import yaml
 
 from diffmix import images
 from diffmix.clip import check_clip
-from diffmix.config import Config, RunConfig, check
+from diffmix.config import Config, RunConfig
+from diffmix.config_check import check
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from diffmix.quality import Gate, Scorer, make_gate, quantile_cut
@@ -29,12 +29,11 @@ from diffmix.storage import Folder
 from engine import cluster
 from engine.progress import Display
 from engine.stages import inference_device, limit_threads
-from engine.store import MixStore, Scores
+from engine.store import MixStore
 
 log = logging.getLogger(__name__)
 
 _RECORD = "gate.json"
-_READERS = 16  # threads that read scores: an object store answers each in some 50 ms
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def apply_gate(config: Config, store: MixStore, gate: Gate) -> dict:
     Starts or joins a cluster only where parts have to be written.
     """
     chunks = sorted(store.stored_chunks())
-    parts = _scores(store, chunks)
+    parts = store.scores(chunks)
     unscored = [chunk for chunk in chunks if parts[chunk].scorer != gate.scorer or np.isnan(parts[chunk].score).any()]
     gate = replace(gate, cut=gate.threshold)
     if unscored:
@@ -174,7 +173,7 @@ def apply_gate(config: Config, store: MixStore, gate: Gate) -> dict:
         for rows in _over_parts(config, unscored, _ScorePart, {"store": store, "gate": gate, "cpus": config.placement.cpus_per_mixer}):
             scored += sum(rows)
             display.show([{"event": "score", "scored": scored, "mixes": total}])
-        parts |= _scores(store, unscored)
+        parts |= store.scores(unscored)
     if gate.quantile is not None:
         gate = replace(gate, cut=quantile_cut(np.concatenate([parts[chunk].score for chunk in chunks]), gate.quantile))
     wrong = [chunk for chunk in chunks if not np.array_equal(gate.accepts(parts[chunk].score), parts[chunk].accepted)]
@@ -184,12 +183,6 @@ def apply_gate(config: Config, store: MixStore, gate: Gate) -> dict:
     accepted = sum(int(gate.accepts(parts[chunk].score).sum()) for chunk in chunks)
     total = sum(len(parts[chunk].score) for chunk in chunks)
     return {"stored": accepted, "rejected": total - accepted, "scored": scored, "cut": gate.cut}
-
-
-def _scores(store: MixStore, chunks: Iterable[int]) -> dict[int, Scores]:
-    chunks = list(chunks)
-    with ThreadPoolExecutor(_READERS) as readers:
-        return dict(zip(chunks, readers.map(store.scores, chunks), strict=True))
 
 
 def _over_parts(config: Config, chunks: list[int], work: Any, arguments: dict) -> Iterator[list[int]]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from diffmix.config import Config, check, to_dict
+from diffmix.config import Config, to_dict
+from diffmix.config_check import check
 from diffmix.report.html import render_report
 from diffmix.storage import Folder
 from engine.run import run

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import yaml
 
-from diffmix.config import Config, check, to_dict
+from diffmix.config import Config, to_dict
+from diffmix.config_check import check
 from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.errors import UserError
 from diffmix.storage import Folder

@@ -9,6 +9,7 @@ from typing import Any
 from diffmix.config import Config
 from diffmix.errors import UserError
 from diffmix.storage import Folder
+from engine.telemetry import read_events
 
 _WORTH = 1.01
 """A split that takes more GPUs has to be this much faster than the next smaller one."""
@@ -77,16 +78,18 @@ def train_images(config: Config, real: int) -> int:
     return config.train.epochs * -(-real // config.train.batch_size) * config.train.batch_size
 
 
-def measured(config: Config, folder: Folder, real: int) -> Rates | None:
-    """The rates of the last run in a folder, from its `summary.json`, else from its calibration; None where it has neither."""
+def measured(config: Config, out: Folder, real: int) -> Rates | None:
+    """The rates of the last run in `placement.measured`, else in the run folder `out`: from its `summary.json`, else from its calibration.
+
+    None where it has neither.
+    """
+    folder = Folder(config.placement.measured) if config.placement.measured else out
     if folder.exists("summary.json"):
         summary = json.loads(folder.read("summary.json"))
         mixer, trainer = summary["mixer"].get("images_per_busy_second"), summary["trainer"]
         if mixer and trainer.get("workers") and trainer["images_per_second"]:
             seconds = train_images(config, real) / trainer["images_per_second"]
             return Rates(mixer, {trainer["workers"]: seconds}, f"measured in {folder.uri}")
-    from engine.telemetry import read_events
-
     calibrations = [event for event in read_events(folder) if event["event"] == "calibration"]
     return from_calibration(config, calibrations[-1], real) if calibrations else None
 

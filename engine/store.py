@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -62,8 +62,6 @@ class MixStore:
         """
         stored = self.identity
         if not stored:
-            if self.stored_chunks():
-                raise UserError(f"The mix store {self.folder.uri} has parts but no plan.json; restore that file or choose another --out.")
             self.folder.create().write("plan.json", json.dumps(identity, indent=2, sort_keys=True).encode())
             return
         differences = describe_differences(stored, identity)
@@ -75,8 +73,10 @@ class MixStore:
 
     @property
     def identity(self) -> dict:
-        """What `bind` keeps: empty for a folder without it. `UserError` where it is damaged."""
+        """What `bind` keeps: empty for a folder without a store. `UserError` where it is damaged, or gone and the parts are there."""
         if not self.folder.exists("plan.json"):
+            if self.stored_chunks():
+                raise UserError(f"The mix store {self.folder.uri} has parts but no plan.json; restore that file or choose another --out.")
             return {}
         try:
             return json.loads(self.folder.read("plan.json"))
@@ -112,8 +112,13 @@ class MixStore:
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"The part {self.folder.uri}/{name} cannot be read ({error}); delete it and it is made again.") from error
 
-    def scores(self, chunk: int) -> Scores:
-        """A chunk's scores and decisions, without its images."""
+    def scores(self, chunks: Iterable[int]) -> dict[int, Scores]:
+        """The chunks' scores and decisions, without their images."""
+        chunks = list(chunks)
+        with ThreadPoolExecutor(_READERS) as threads:  # an object store answers after tens of milliseconds, a part at a time
+            return dict(zip(chunks, threads.map(self._scores, chunks), strict=True))
+
+    def _scores(self, chunk: int) -> Scores:
         table = self.read(chunk, ["score", "accepted"])
         scorer = (table.schema.metadata or {}).get(_SCORER)
         score = np.array(table["score"].to_pylist(), dtype=np.float32)  # None becomes NaN
@@ -136,8 +141,7 @@ class MixStore:
 
     def counts(self) -> tuple[int, int]:
         """How many mixes are stored and accepted, and how many were made but rejected by the gate."""
-        with ThreadPoolExecutor(_READERS) as threads:  # an object store answers after tens of milliseconds, a part at a time
-            accepted = list(threads.map(lambda chunk: self.scores(chunk).accepted, self.stored_chunks()))
+        accepted = [part.accepted for part in self.scores(self.stored_chunks()).values()]
         stored = sum(int(part.sum()) for part in accepted)
         return stored, sum(len(part) for part in accepted) - stored
 

@@ -247,13 +247,19 @@ def cluster():
 @pytest.fixture
 def object_store(monkeypatch):
     """s3:// URIs go to an object store in memory: no folders, no appending, no renaming."""
-    import fsspec
     import pyarrow.fs as pafs
+    from fsspec.implementations.memory import MemoryFileSystem
 
     from diffmix import storage
 
-    memory = pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem("memory", skip_instance_cache=True)))
+    class ObjectStore(MemoryFileSystem):
+        def _open(self, path, mode="rb", **options):
+            """fsspec hands out one file object for all readers, position and all; a store's readers know nothing of each other."""
+            file = super()._open(path, mode, **options)
+            return io.BytesIO(file.getvalue()) if mode == "rb" else file
+
+    memory = pafs.PyFileSystem(pafs.FSSpecHandler(ObjectStore(skip_instance_cache=True)))
     real = storage.filesystem
     monkeypatch.setattr(storage, "filesystem", lambda uri: (memory, uri.removeprefix("s3:/")) if uri.startswith("s3://") else real(uri))
-    fsspec.filesystem("memory").store.clear()
+    ObjectStore.store.clear()
     return memory

@@ -98,6 +98,8 @@ def test_mixes_that_are_their_sources_are_at_no_distance_and_mixes_from_noise_ha
     assert found["mixes"] == 1
     assert "source_distance" not in found
     assert "frechet_distance" not in found, "one image has no covariance"
+    foreign = [mix._replace(source_id="another set/7.jpg") for mix in mixes_of(tiny_real, [0, 1], [5, 6], 0.7)]
+    assert "source_distance" not in faithfulness([foreign], tiny_real, grey, None), "as in a composed store"
 
 
 def test_timm_features_are_the_models_before_its_head(tmp_path, tiny_real):

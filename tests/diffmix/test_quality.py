@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffmix.config import Config, GateConfig, check
+from diffmix.config import Config, GateConfig
+from diffmix.config_check import check
 from diffmix.errors import UserError
 from diffmix.quality import Scorer, make_gate, quantile_cut
 

@@ -154,8 +154,6 @@ def test_export_and_back(tmp_path, config, format, rejected):
 
 @pytest.mark.parametrize("format", ["imagefolder", "webdataset", "reference"])
 def test_on_an_object_store(tmp_path, config, object_store, format):
-    if format == "webdataset":
-        pytest.skip("shards on the in-memory store are now and then read wrongly: not understood yet")
     options = config("low")
     fill(tmp_path / "low", rows(30, 0.7))
     options.export.format, options.export.to = format, "s3://bucket/Vögel/to"

@@ -33,12 +33,12 @@ def test_scores_are_read_without_images_and_know_who_gave_them(tmp_path):
     rows = pa.Table.from_pylist([{**mix, "score": 0.25, "accepted": False}, {**mix, "score": None, "accepted": True}], schema=SCHEMA)
     store.write(0, rows, "me")
     store.write(1, rows)
-    found = store.scores(0)
+    found = store.scores([0])[0]
     assert found.scorer == "me"
     assert found.score[0] == 0.25
     assert np.isnan(found.score[1])
     assert found.accepted.tolist() == [False, True]
-    assert store.scores(1).scorer is None
+    assert store.scores([1])[1].scorer is None
     assert store.read(0).equals(rows)
 
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from diffmix.config import Config, PlacementConfig, RunConfig, TrainConfig, check
+from diffmix.config import Config, PlacementConfig, RunConfig, TrainConfig
+from diffmix.config_check import check
 from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine.split import Rates, choose, measured, predict

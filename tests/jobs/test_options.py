@@ -1,6 +1,7 @@
 import pytest
 
-from diffmix.config import Config, check, to_dict
+from diffmix.config import Config, to_dict
+from diffmix.config_check import check
 from diffmix.errors import UserError
 from jobs.cli import main
 from jobs.options import load, option_names, parse

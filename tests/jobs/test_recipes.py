@@ -7,7 +7,8 @@ import pytest
 import timm
 
 from diffmix.classifier.model import describe
-from diffmix.config import Config, check
+from diffmix.config import Config
+from diffmix.config_check import check
 from diffmix.datasets.named import SETS
 from jobs.options import load, parse
 

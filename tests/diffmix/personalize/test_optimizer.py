@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffmix.config import Config, PersonalizeConfig, check
+from diffmix.config import Config, PersonalizeConfig
+from diffmix.config_check import check
 from diffmix.errors import UserError
 from diffmix.personalize.large_batch import folded
 from diffmix.personalize.optimizer import make_optimizer
