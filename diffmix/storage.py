@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import urllib.parse
 import uuid
@@ -97,13 +98,22 @@ class Folder:
             self.write(name, (self.read(name) if self.exists(name) else b"") + data)
 
     def fetch(self) -> str:
-        """A local folder with the same files: itself where it is local, else a copy in a temporary folder."""
+        """A local folder with the same files: itself where it is local, else a copy that this machine downloads once (see `local_copy`)."""
         if self.is_local:
             return self.path
         remote, path = filesystem(self.uri)
-        target = tempfile.mkdtemp(prefix="diffmix-")
-        pafs.copy_files(path, target, source_filesystem=remote)
-        return target
+        infos = remote.get_file_info(pafs.FileSelector(path, recursive=True))
+        copy = _cached(self.uri, *sorted((info.path, info.size, info.mtime_ns) for info in infos))
+        if not os.path.exists(copy):
+            temporary = f"{copy}.{uuid.uuid4().hex}.tmp"
+            os.makedirs(temporary)
+            try:
+                pafs.copy_files(path, temporary, source_filesystem=remote)
+                with contextlib.suppress(OSError):  # another process was faster, with the same files
+                    os.rename(temporary, copy)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        return copy
 
     def upload(self, local: str) -> None:
         """Copy the files of a local folder into this one."""
@@ -133,7 +143,7 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 def local_copy(uri: str) -> str:
     """A local file with the content of one: itself where it is local, else a copy that this machine downloads once.
 
-    Copies lie in the system's temporary folder under a name made of URI, size and modification time, so a changed file is
+    Copies lie in the system's temporary folder under a name made of URI, sizes and modification times, so what has changed is
     downloaded again. Raises FileNotFoundError where there is no such file.
     """
     local = local_path(uri)
@@ -143,13 +153,17 @@ def local_copy(uri: str) -> str:
     info = remote.get_file_info(path)
     if info.type != pafs.FileType.File:
         raise FileNotFoundError(uri)
-    key = hashlib.sha256(f"{uri} {info.size} {info.mtime_ns}".encode()).hexdigest()[:32]
-    # Machines are shared, so each user has a folder that only they can write to.
-    copy = os.path.join(tempfile.gettempdir(), f"diffmix-cache-{os.getuid()}", key)
+    copy = _cached(uri, info.size, info.mtime_ns)
     if not os.path.exists(copy):
         with writing(copy) as temporary:
             pafs.copy_files(path, temporary, source_filesystem=remote, destination_filesystem=pafs.LocalFileSystem())
     return copy
+
+
+def _cached(*identity: object) -> str:
+    """The local path for a copy of something. Machines are shared, so each user has a folder that only they can write to."""
+    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
+    return os.path.join(tempfile.gettempdir(), f"diffmix-cache-{os.getuid()}", key)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,10 @@ _CHUNKS_PER_MIXER = 4  # fewer would leave mixers idle at the end, and training 
 
 
 def stored_batch(out: Folder) -> int | None:
-    """The batch that the mixes in the run folder `out` were planned with; None where there are none, or composed ones."""
+    """The batch that the mixes in the run folder `out` were planned with; None where there are none, or composed ones.
+
+    Raises the `UserError` of a damaged store.
+    """
     return MixStore((out / "mixes").uri).identity.get("plan", {}).get("batch")
 
 

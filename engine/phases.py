@@ -16,7 +16,7 @@ from diffmix.base_model import base_fingerprint
 from diffmix.concept import concept_settings
 from diffmix.config import to_dict
 from diffmix.errors import UserError
-from diffmix.storage import Folder
+from diffmix.storage import Folder, filesystem
 from engine import cluster
 from engine.artifacts import find_concept, uses_concept
 from engine.gate import Decision, gate_of
@@ -134,6 +134,9 @@ def _mix_identity(session: Session, job: MixJob | None) -> object:
 def _fit(session: Session, loop: Callable, settings: dict, name: str, workers: int, datasets: dict | None = None) -> None:
     """Run a loop on Ray Train workers; the same name goes on from that name's last checkpoint."""
     place = session.config.placement
+    checkpoints = session.out / "checkpoints"
+    # Ray's own reader of URIs refuses spaces and umlauts, so it gets the bucket and the path in it.
+    remote = None if checkpoints.is_local else filesystem(checkpoints.uri)[0]
     trainer = ray.train.torch.TorchTrainer(
         loop,
         train_loop_config=settings,
@@ -147,7 +150,8 @@ def _fit(session: Session, loop: Callable, settings: dict, name: str, workers: i
         ),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=session.checkpoints,
+            storage_path=checkpoints.path,
+            storage_filesystem=remote,
             failure_config=ray.train.FailureConfig(max_failures=place.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),

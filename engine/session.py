@@ -42,10 +42,6 @@ class Session:
     data: Prepared
     telemetry: Telemetry
 
-    @property
-    def checkpoints(self) -> str:
-        return (self.out / "checkpoints").uri
-
 
 def check_inputs(config: Config) -> tuple[Folder, Prepared]:
     """Everything that can be known without a cluster: options, the run folder and what it holds, every image, the models' names.

@@ -79,9 +79,12 @@ class MixStore:
                 raise UserError(f"The mix store {self.folder.uri} has parts but no plan.json; restore that file or choose another --out.")
             return {}
         try:
-            return json.loads(self.folder.read("plan.json"))
+            identity = json.loads(self.folder.read("plan.json"))
         except ValueError as error:
             raise UserError(f"{self.folder.uri}/plan.json is not valid JSON ({error}); restore it or choose another --out.") from error
+        if not isinstance(identity, dict) or not isinstance(identity.get("plan", {}), dict):
+            raise UserError(f"{self.folder.uri}/plan.json is not a plan's identity; restore it or choose another --out.")
+        return identity
 
     @property
     def class_names(self) -> list[str]:

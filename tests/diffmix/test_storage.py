@@ -73,6 +73,10 @@ def test_an_object_store(object_store, tmp_path):
     folder.upload(str(tmp_path / "up"))
     fetched = folder.fetch()
     assert sorted(os.listdir(fetched)) == ["x", "y"]
+    assert folder.fetch() == fetched, "downloaded once"
+    folder.write("x", b"345")
+    with open(os.path.join(folder.fetch(), "x"), "rb") as file:
+        assert file.read() == b"345"
 
 
 def test_names_in_a_uri_are_not_parts_of_it():

@@ -1,7 +1,5 @@
 """`mix.batch: auto` on a real cluster."""
 
-import json
-
 import pyarrow.parquet as pq
 import pytest
 
@@ -39,8 +37,9 @@ def test_a_base_that_cannot_be_used_is_one_sentence(tmp_path, small_config):
         measure_batch(config, 16)
 
 
-def test_a_broken_plan_names_no_batch(tmp_path):
+@pytest.mark.parametrize(("text", "says"), [("not JSON", "not valid JSON"), ('{"plan": null}', "identity"), ("[]", "identity")])
+def test_a_broken_plan_is_refused_in_one_sentence(tmp_path, text, says):
     (tmp_path / "mixes").mkdir()
-    for text in ("not JSON", json.dumps({"plan": None}), json.dumps([])):
-        (tmp_path / "mixes" / "plan.json").write_text(text)
-        assert stored_batch(Folder(str(tmp_path))) is None
+    (tmp_path / "mixes" / "plan.json").write_text(text)
+    with pytest.raises(UserError, match=says):
+        stored_batch(Folder(str(tmp_path)))

@@ -42,6 +42,7 @@ def _coloured(red: int, green: int) -> Image.Image:
 def fill(config: Config, data: Prepared, chunks=None, accepted=lambda spec: True) -> MixStore:
     """A store whose mixes have the target class's green."""
     plan, store = make_plan(config, data.train), MixStore(f"{config.out}/mixes")
+    store.bind({"class_names": CLASS_NAMES, "plan": {}})
     for chunk in range(plan.num_chunks) if chunks is None else chunks:
         rows = [
             {
