@@ -39,21 +39,19 @@ ARMS: dict[str, dict[str, Any]] = {
 """Each arm's changes to the recipe. Arms without a strategy have no mixes."""
 
 
-def config(arm: str, seed: int, out: str, concept: str | None, recipe: Config) -> Config:
-    """One arm of one seed."""
-    changed = replace(
-        recipe,
-        out=f"{out}/seed-{seed}/{arm}",
-        data=replace(recipe.data, seed=seed),
-        run=replace(recipe.run, seed=seed, mode="staged"),
-        # One after the other, so each phase may have the whole (two-core) machine.
-        placement=replace(recipe.placement, cpus_per_mixer=2, cpus_per_trainer=2),
-    )
-    changes: dict[str, Any] = {"train.baseline": False, "personalize.concept": concept, **ARMS[arm]}
+def changed(base: Config, changes: dict[str, Any]) -> Config:
+    """A copy with other values of dotted options."""
+    made = replace(base)
     for option, value in changes.items():
         group, _, name = option.partition(".")
-        setattr(changed, group, replace(getattr(changed, group), **{name: value}))
-    return changed
+        setattr(made, group, replace(getattr(made, group), **{name: value}))
+    return made
+
+
+def config(arm: str, seed: int, out: str, concept: str | None, recipe: Config) -> Config:
+    """One arm of one seed."""
+    common = {"data.seed": seed, "run.seed": seed, "run.mode": "staged", "train.baseline": False, "personalize.concept": concept}
+    return changed(replace(recipe, out=f"{out}/seed-{seed}/{arm}"), {**common, **ARMS[arm]})
 
 
 def run_arm(arm: str, chosen: Config) -> dict:
@@ -98,7 +96,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--recipe", default=str(RECIPE), help="a YAML file that every arm starts from")
-    parser.add_argument("--keep", metavar="FOLDER", help="keep the runs there; the same command then goes on where it was stopped")
+    parser.add_argument(
+        "--keep",
+        metavar="FOLDER",
+        help="keep the runs there: the same command goes on where it was stopped, and commands for some of the seeds may run side by side",
+    )
     chosen = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     logging.basicConfig(level=logging.WARNING)

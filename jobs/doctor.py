@@ -21,12 +21,14 @@ class Finding(NamedTuple):
 def doctor() -> int:
     """Print the report; 0 where a run can start, 1 where something is `bad`."""
     from rich.console import Console
+    from rich.markup import escape
 
     console, bad = Console(highlight=False, soft_wrap=True), 0
     for check in (_packages, _devices, _attention, _deepspeed, _ray, _disk):
         for finding in _guarded(check):
             colour = {"ok": "green", "note": "yellow", "bad": "red"}[finding.state]
-            console.print(f"[{colour}]{finding.state:>4}[/]  {finding.what}" + (f"\n      -> {finding.advice}" if finding.advice else ""))
+            text = finding.what + (f"\n      -> {finding.advice}" if finding.advice else "")
+            console.print(f"[{colour}]{finding.state:>4}[/]  {escape(text)}")
             bad += finding.state == "bad"
     return 1 if bad else 0
 
@@ -105,13 +107,17 @@ def _deepspeed() -> Iterator[Finding]:
     prepare_environment()
     import deepspeed  # noqa: F401 - importing it is the check
 
-    yield Finding("ok", "deepspeed imports; training uses torch's optimisers, so it compiles nothing")
-    compiler, ninja = shutil.which("g++") or shutil.which("c++"), shutil.which("ninja")
-    if torch.cuda.is_available() and not (compiler and ninja):
+    yield Finding("ok", "deepspeed imports; training uses torch's optimisers, so it has nothing to build")
+    compiler = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
+    ninja = shutil.which("ninja")
+    if compiler and ninja:
+        yield Finding("ok", f"DeepSpeed's own ops and torch.compile could be built: {compiler}, {ninja}")
+    else:
+        missing = " and ".join(name for name, found in (("C++ compiler", compiler), ("ninja", ninja)) if not found)
         yield Finding(
             "note",
-            "no C++ compiler or ninja on PATH: torch.compile and DeepSpeed's own ops are off",
-            "install g++ to use --model.compile True",
+            f"no {missing} on PATH: DeepSpeed's own ops and torch.compile cannot be built",
+            "training needs neither; install g++ and ninja to use --model.compile or --personalize.compile",
         )
 
 

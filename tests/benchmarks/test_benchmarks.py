@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import cub_cost, mixer_throughput, record, training_input
+from benchmarks import cub_cost, mixer_throughput, profiles, record, strategies, training_input
 from diffmix.config import MixConfig
+from jobs.options import load
 
 
 def test_record_has_the_fixed_form_and_no_host_name(tmp_path):
@@ -82,3 +83,51 @@ def test_without_a_gpu_there_are_no_figures(tmp_path):
     done = subprocess.run(run, env={"CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True)
     assert "no GPU" in done.stdout
     assert json.loads((tmp_path / "out.json").read_text())["figures"] == {}
+
+
+def test_interval_by_hand():
+    # mean 3, standard deviation 1.5811, Student's t for 4 degrees of freedom 2.7764: 2.7764 * 1.5811 / sqrt(5)
+    assert strategies.interval([1, 2, 3, 4, 5]) == pytest.approx((3.0, 1.96324), abs=1e-4)
+    assert np.isnan(strategies.interval([1.0])[1])
+
+
+def test_arms_differ_in_what_they_say_and_in_nothing_else():
+    recipe = load(str(strategies.RECIPE))
+    arms = {arm: strategies.config(arm, 7, "out", "concept", recipe) for arm in strategies.ARMS}
+    for arm, config in arms.items():
+        assert (config.run.seed, config.data.seed, config.run.mode, config.out) == (7, 7, "staged", f"out/seed-7/{arm}")
+        assert config.train.epochs == recipe.train.epochs
+        assert (config.train.mixup_alpha, config.train.cutmix_alpha) == ((1.0, 0.0) if arm == "mixup" else (0.0, float(arm == "cutmix")))
+    assert {arm: config.mix.strategy for arm, config in arms.items() if "mix.strategy" in strategies.ARMS[arm]} == {
+        "real_mix": "real-mix",
+        "diff_aug": "diff-aug",
+        "diff_mix": "diff-mix",
+    }
+    assert recipe.train.mixup_alpha == 0, "the recipe itself is left alone"
+
+
+def test_arms_are_compared_in_pairs():
+    def summary(top1, **more):
+        return {"accuracy": {"top1": top1, "worst_group": top1 / 2}, **more}
+
+    found = {
+        "no_mixes": [summary(0.5), summary(0.7)],
+        "diff_aug": [summary(0.55), summary(0.73)],
+        "diff_mix": [summary(0.6, mixer={"oracle_share": 0.7}), summary(0.8, mixer={"oracle_share": 0.9})],
+    }
+    figures = strategies.figures_of(found)
+    assert figures["no_mixes_top1"] == pytest.approx(60)
+    assert (figures["diff_mix_gain"], figures["diff_mix_gain_ci"]) == pytest.approx((10, 0), abs=1e-9)
+    assert figures["diff_mix_over_diff_aug"] == pytest.approx(6)
+    assert figures["diff_mix_oracle_share"] == pytest.approx(80)
+    assert figures["no_mixes_worst_group"] == pytest.approx(30)
+
+
+def test_profiles_change_what_they_say():
+    recipe = load(str(profiles.RECIPE))
+    chosen = profiles.profiles("tiny", "lora")
+    assert strategies.changed(recipe, chosen["exact"]) == recipe
+    assert strategies.changed(recipe, chosen["tiny_vae"]).model.tiny_vae == "tiny"
+    lcm = strategies.changed(recipe, chosen["lcm_8_steps"]).mix
+    assert (lcm.sampler, lcm.sampler_lora, lcm.num_inference_steps) == ("lcm", "lora", 8)
+    assert profiles.PROFILES["tiny_vae"]["model.tiny_vae"] == "", "the table is left alone"

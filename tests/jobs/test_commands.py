@@ -16,6 +16,17 @@ def test_doctor_finds_a_machine_that_can_run(capsys):
         assert word in text
 
 
+def test_doctor_says_what_cannot_be_built_and_what_to_install(capsys, monkeypatch):
+    from jobs import doctor
+
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    monkeypatch.setattr("engine.summary.versions", lambda: {"xformers": None})
+    assert main(["doctor"]) == 0, "a machine without a compiler can run"
+    text = capsys.readouterr().out
+    assert "no C++ compiler and ninja on PATH" in text
+    assert "pip install -e '.[attention]' -c constraints.txt" in text
+
+
 def test_plan_counts_and_starts_nothing(tmp_path, small_config, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(to_dict(small_config(tmp_path / "out", **{"placement.mixers": (3,), "placement.trainers": 2}))))
