@@ -100,7 +100,6 @@ def _attention() -> Iterator[Finding]:
 
 
 def _deepspeed() -> Iterator[Finding]:
-    import torch
 
     from engine.deepspeed_config import prepare_environment
 
