@@ -22,7 +22,7 @@ from engine.artifacts import find_concept, uses_concept
 from engine.gate import Decision, gate_of
 from engine.personalize import PersonalizeJob, personalize_loop
 from engine.session import Session
-from engine.stages import MixJob, build_mixer, make_plan, stream
+from engine.stages import MixJob, build_mixer, execution_options, make_plan, stream
 from engine.store import MixStore
 from engine.train import TrainJob, build_loop, train_loop
 
@@ -156,7 +156,7 @@ def _fit(session: Session, loop: Callable, settings: dict, name: str, workers: i
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
         datasets=datasets,
-        dataset_config=ray.train.DataConfig(datasets_to_split="all"),
+        dataset_config=ray.train.DataConfig(datasets_to_split="all", execution_options=execution_options(place)),
     )
     try:
         trainer.fit()

@@ -22,7 +22,7 @@ import ray.data
 from PIL.Image import Image
 
 from diffmix import images
-from diffmix.config import Config
+from diffmix.config import Config, PlacementConfig
 from diffmix.datasets.real import RealSet
 from diffmix.plan import MixPlan, MixSpec
 from diffmix.quality import Gate, Scorer
@@ -100,24 +100,28 @@ def stream(job: MixJob, chunks: np.ndarray, pass_on: bool = True) -> ray.data.Da
     place = job.config.placement
     least, most = place.mixers[0], place.mixers[-1]
     actors = ray.data.ActorPoolStrategy(
-        min_size=least,
+        # Where a node is lost, Ray Data starts no task at all while its cluster lacks what the smallest pool would hold.
+        min_size=1,
         max_size=most,
         initial_size=least,
-        # One chunk is on the device, the one before it is being encoded, the next has arrived. A pool grows only from
-        # 1.75 tasks for each call that an actor can run, which takes one more.
-        max_tasks_in_flight_per_actor=3 if least == most else 4,
+        # One chunk is on the device, the one before it is being encoded, the next has arrived. A pool grows, and grows again
+        # after a loss, only from 1.75 tasks for each call that an actor can run, which takes one more.
+        max_tasks_in_flight_per_actor=4,
         max_concurrent_calls_per_actor=2,
         enable_true_multi_threading=True,
     )
-    where = {"label_selector": GENERATE_LABEL} if place.separate else {}
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options = execution_options(place)
+    if least == most:  # a pool of a fixed size gives no mixer up because it had nothing to do for a moment
+        context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
     groups = group_chunks(chunks, most)
     numbers = ray.put(groups)
     whole = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     # Reading asks for one CPU, as Ray's own first stage does, so that the two become one task.
-    ray.data.DataContext.get_current().enable_progress_bars = False
     return (
         ray.data.range(len(groups), override_num_blocks=max(1, len(groups)))
-        .map_batches(read_chunks, fn_kwargs={"job": job, "groups": numbers}, **whole, **where)
+        .map_batches(read_chunks, fn_kwargs={"job": job, "groups": numbers}, **whole)
         .map_batches(
             MixActor,
             fn_constructor_kwargs={"job": job},
@@ -125,10 +129,14 @@ def stream(job: MixJob, chunks: np.ndarray, pass_on: bool = True) -> ray.data.Da
             num_gpus=place.gpus_per_mixer,
             num_cpus=place.cpus_per_mixer,
             **{**whole, "batch_size": 1},
-            **where,
         )
-        .map_batches(store_chunks, fn_kwargs={"job": job, "pass_on": pass_on}, **whole, num_cpus=0.25, **where)
+        .map_batches(store_chunks, fn_kwargs={"job": job, "pass_on": pass_on}, **whole, num_cpus=0.25)
     )
+
+
+def execution_options(place: PlacementConfig) -> ray.data.ExecutionOptions:
+    """Where the stream runs. The label has to be the whole stream's: Ray Data counts the resources of the nodes that carry it."""
+    return ray.data.ExecutionOptions(label_selector=GENERATE_LABEL if place.separate else None)
 
 
 def group_chunks(chunks: np.ndarray, mixers: int) -> list[np.ndarray]:
