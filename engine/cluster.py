@@ -123,6 +123,18 @@ def preflight(config: Config) -> None:
             )
     if place.separate:
         _check_labels(place)
+    else:
+        _check_no_labels()
+
+
+def _check_no_labels() -> None:
+    """Raise `UserError` where GPUs are on labelled nodes: Ray Data counts none of them for a stream without a label."""
+    key = next(iter(GENERATE_LABEL))
+    if any(node["Alive"] and key in node.get("Labels", {}) and node["Resources"].get("GPU") for node in ray.nodes()):
+        raise UserError(
+            f"The cluster's nodes are labelled {key}, which keeps mixers and train workers apart; set --placement.separate True, "
+            "or start them without --labels."
+        )
 
 
 def _check_labels(place: PlacementConfig) -> None:

@@ -35,3 +35,8 @@ def test_mixers_and_train_workers_keep_to_their_nodes(nodes, tmp_path, small_con
 def test_missing_labels_are_named(nodes, tmp_path, small_config):
     with pytest.raises(UserError, match=r"2 GPUs on nodes labelled ray-subcluster=gen, but 1 such nodes have 1"):
         run(small_config(tmp_path / "out", **{"placement.separate": True, "placement.mixers": (2,), "placement.gpus_per_trainer": 0.0}))
+
+
+def test_labelled_nodes_are_no_place_for_a_job_that_mixes_anywhere(nodes, tmp_path, small_config):
+    with pytest.raises(UserError, match=r"labelled ray-subcluster.*--placement\.separate True"):
+        run(small_config(tmp_path / "out"))
