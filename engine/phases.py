@@ -156,7 +156,12 @@ def _fit(session: Session, loop: Callable, settings: dict, name: str, workers: i
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
         datasets=datasets,
-        dataset_config=ray.train.DataConfig(datasets_to_split="all", execution_options=execution_options(place)),
+        dataset_config=ray.train.DataConfig(
+            datasets_to_split="all",
+            execution_options=execution_options(place),
+            # For locality Ray holds back two blocks for each worker. Mixes are made elsewhere in any case.
+            enable_shard_locality=False,
+        ),
     )
     try:
         trainer.fit()

@@ -1,6 +1,6 @@
 """Ray Data's part: chunk numbers in, finished and stored mixes out.
 
-One row in is one block and one task: a few chunks, which the mixer makes one by one and the store keeps one by one.
+One row in is one block and one task: a few chunks, which the mixer makes and stores one by one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -92,7 +91,7 @@ def make_plan(config: Config, real: RealSet) -> MixPlan:
 
 
 def stream(job: MixJob, chunks: np.ndarray, pass_on: bool = True) -> ray.data.Dataset:
-    """A lazy data set of the store's columns and `chunk`: makes the given chunks (int [n]), stores each, and passes it on.
+    """A lazy data set of the store's columns: makes the given chunks (int [n]), stores each, and passes it on.
 
     Without `pass_on` only `chunk` comes out, once for each chunk, and the images stay in the store. It is meant to be
     consumed once. Blocks come in the order in which mixers finish.
@@ -104,7 +103,7 @@ def stream(job: MixJob, chunks: np.ndarray, pass_on: bool = True) -> ray.data.Da
         min_size=1,
         max_size=most,
         initial_size=least,
-        # One chunk is on the device, the one before it is being encoded, the next has arrived. A pool grows, and grows again
+        # One chunk is on the device, the one before it is being encoded and stored, the next has arrived. A pool grows, and grows again
         # after a loss, only from 1.75 tasks for each call that an actor can run, which takes one more.
         max_tasks_in_flight_per_actor=4,
         max_concurrent_calls_per_actor=2,
@@ -124,13 +123,12 @@ def stream(job: MixJob, chunks: np.ndarray, pass_on: bool = True) -> ray.data.Da
         .map_batches(read_chunks, fn_kwargs={"job": job, "groups": numbers}, **whole)
         .map_batches(
             MixActor,
-            fn_constructor_kwargs={"job": job},
+            fn_constructor_kwargs={"job": job, "pass_on": pass_on},
             compute=actors,
             num_gpus=place.gpus_per_mixer,
             num_cpus=place.cpus_per_mixer,
             **{**whole, "batch_size": 1},
         )
-        .map_batches(store_chunks, fn_kwargs={"job": job, "pass_on": pass_on}, **whole, num_cpus=0.25)
     )
 
 
@@ -172,11 +170,12 @@ def read_chunks(rows: pa.Table, job: MixJob, groups: object) -> pa.Table:
 class MixActor:
     """Holds one personalised pipeline on one device for the whole stream; closed with Ray's actor pool.
 
-    Ray calls it from two threads: while one chunk's images are being encoded, the next chunk is on the device.
+    Ray calls it from two threads: while one chunk's images are being encoded and stored, the next chunk is on the device.
     """
 
-    def __init__(self, job: MixJob):
-        self.job = job
+    def __init__(self, job: MixJob, pass_on: bool = True):
+        self.job, self.pass_on = job, pass_on
+        self.store = MixStore(job.store)
         self.device = threading.Lock()
         self.name = f"mixer-{ray.get_runtime_context().get_actor_id()[:12]}"
         started = time.time()
@@ -185,6 +184,7 @@ class MixActor:
         job.reporter.send("mixer_ready", actor=self.name, node=ray.get_runtime_context().get_node_id(), start=started, end=time.time())
 
     def __call__(self, row: pa.Table) -> pa.Table:
+        """A row of `read_chunks` -> the chunk's mixes (columns of the store), or its number alone; the part is written then."""
         chunk, specs, sources = row["chunk"][0].as_py(), row["specs"][0].as_py(), row["sources"][0].as_py()
         with self.device:
             start = time.time()
@@ -193,11 +193,13 @@ class MixActor:
         mix = self.job.config.mix
         score, accepted = self._judge(pictures)
         made = [
-            {**spec, "image": images.encode(picture, mix.image_format, mix.image_quality), "score": value, "accepted": ok, "chunk": chunk}
+            {**spec, "image": images.encode(picture, mix.image_format, mix.image_quality), "score": value, "accepted": ok}
             for spec, picture, value, ok in zip(specs, pictures, score, accepted, strict=True)
         ]
+        mixes = pa.Table.from_pylist(made, schema=SCHEMA)
+        self.store.write(chunk, mixes, self.job.gate.scorer if self.job.gate else None)
         self.job.reporter.send("mix", actor=self.name, start=start, end=end, mixes=len(made), chunk=chunk)
-        return pa.Table.from_pylist(made, schema=SCHEMA.append(pa.field("chunk", pa.int64())))
+        return mixes if self.pass_on else pa.table({"chunk": [chunk]})
 
     def _judge(self, pictures: list[Image]) -> tuple[list[float | None], list[bool]]:
         """The pictures' scores and whether they are accepted: no scores and all of them without a gate."""
@@ -205,18 +207,6 @@ class MixActor:
             return [None] * len(pictures), [True] * len(pictures)
         score = self.scorer.score(pictures)
         return score.tolist(), self.job.gate.accepts(score).tolist()
-
-
-def store_chunks(mixes: pa.Table, job: MixJob, pass_on: bool = True) -> pa.Table:
-    """Write a part for each chunk, and pass the mixes on, or the chunks' numbers alone."""
-    store, scorer = MixStore(job.store), job.gate.scorer if job.gate else None
-    numbers = mixes["chunk"].to_numpy()
-    starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist()]
-    parts = [mixes.slice(start, stop - start) for start, stop in zip(starts, [*starts[1:], len(mixes)], strict=True)]
-    # Most of a write is waiting for the disk or the object store.
-    with ThreadPoolExecutor(len(parts)) as threads:
-        list(threads.map(lambda part: store.write(part["chunk"][0].as_py(), part, scorer), parts))
-    return mixes if pass_on else pa.table({"chunk": numbers[starts]})
 
 
 def inference_device() -> str:

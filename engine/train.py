@@ -96,7 +96,8 @@ class Arrivals:
 
     def _consume(self, shard: ray.data.DataIterator) -> None:
         try:
-            for table in shard.iter_batches(batch_size=None, batch_format="pyarrow"):
+            # Without prefetching: Ray holds a block back until the next one has come, and this is a thread of its own.
+            for table in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 self._pool.add(table)
                 with self._changed:
                     self._changed.notify_all()

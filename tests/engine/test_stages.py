@@ -13,8 +13,8 @@ import pytest
 from benchmarks.simulated import Ready, SleepingMixer, mix_job, session
 from diffmix.config import Config, MixConfig, PlacementConfig, TrainConfig
 from engine import phases
-from engine.stages import MOST_CHUNKS, TASKS_PER_MIXER, group_chunks, read_chunks, store_chunks, stream
-from engine.store import SCHEMA, MixStore
+from engine.stages import MOST_CHUNKS, TASKS_PER_MIXER, group_chunks, make_plan, read_chunks, stream
+from engine.store import MixStore
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -58,26 +58,29 @@ def test_groups_hold_every_chunk_once_in_order():
     assert group_chunks(np.arange(0), 4) == []
 
 
-def test_a_task_of_several_chunks_stores_a_part_for_each(tmp_path):
+def test_a_task_has_a_row_for_each_of_its_chunks():
     with session(config(), 30, images=40) as opened:
         job = mix_job(opened, SleepingMixer(0.0, 9))
         rows = read_chunks(pa.table({"id": [1]}), job, [np.array([9]), np.array([4, 2, 7])])
         assert rows["chunk"].to_pylist() == [4, 2, 7]
-        mixes = pa.concat_tables([made(row) for row in rows.to_pylist()])
-        assert store_chunks(mixes, job).equals(mixes)
-        assert store_chunks(mixes, job, pass_on=False)["chunk"].to_pylist() == [4, 2, 7]
+        plan = make_plan(opened.config, opened.data.train)
+        assert [[spec["mix_id"] for spec in specs] for specs in rows["specs"].to_pylist()] == [
+            plan.chunk_ids(i).tolist() for i in (4, 2, 7)
+        ]
+
+
+@pytest.mark.parametrize("pass_on", [True, False])
+def test_what_is_passed_on_is_in_the_store(pass_on):
+    with session(config(), 30, images=40) as opened:
+        job = mix_job(opened, SleepingMixer(0.0, 9))
+        passed = list(stream(job, np.array([0, 3, 5, 11]), pass_on).iter_batches(batch_size=None, batch_format="pyarrow"))
         store = MixStore(job.store)
-        assert store.stored_chunks() == {2, 4, 7}
-        # the bytes of a part do not depend on what it was made with
-        apart = MixStore(str(tmp_path))
-        apart.write(2, made(rows.to_pylist()[1]))
-        assert apart.folder.read("part-00000002.parquet") == store.folder.read("part-00000002.parquet")
-
-
-def made(row: dict) -> pa.Table:
-    """What a mixer actor gives for a row of `read_chunks`."""
-    rows = [{**spec, "image": source[::-1], "accepted": True} for spec, source in zip(row["specs"], row["sources"], strict=True)]
-    return pa.Table.from_pylist(rows, schema=SCHEMA).append_column("chunk", pa.array([row["chunk"]] * len(rows)))
+        assert store.stored_chunks() == {0, 3, 5, 11}
+        if pass_on:
+            rows = sorted((row for table in passed for row in table.to_pylist()), key=lambda row: row["mix_id"])
+            assert rows == [row for table in store.tables() for row in table.to_pylist()]
+        else:
+            assert sorted(number for table in passed for number in table["chunk"].to_pylist()) == [0, 3, 5, 11]
 
 
 def test_pool_of_mixers_grows(tmp_path):
