@@ -177,15 +177,19 @@ class MixActor:
         self.job, self.pass_on = job, pass_on
         self.store = MixStore(job.store)
         self.device = threading.Lock()
-        self.name = f"mixer-{ray.get_runtime_context().get_actor_id()[:12]}"
+        context = ray.get_runtime_context()
+        self.name = f"mixer-{context.get_actor_id()[:12]}"
+        self.restarted = context.was_current_actor_reconstructed
         started = time.time()
         self.mixer = job.build(job)
         self.scorer = Scorer(job.gate, inference_device()) if job.gate else None
-        job.reporter.send("mixer_ready", actor=self.name, node=ray.get_runtime_context().get_node_id(), start=started, end=time.time())
+        job.reporter.send("mixer_ready", actor=self.name, node=context.get_node_id(), start=started, end=time.time())
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """A row of `read_chunks` -> the chunk's mixes (columns of the store), or its number alone; the part is written then."""
         chunk, specs, sources = row["chunk"][0].as_py(), row["specs"][0].as_py(), row["sources"][0].as_py()
+        if self.restarted and self.store.holds(chunk):  # Ray repeats the whole task in which its predecessor died
+            return self._passed(chunk, self.store.read(chunk))
         with self.device:
             start = time.time()
             pictures = self.mixer.mix([MixSpec(**spec) for spec in specs], sources)
@@ -199,6 +203,9 @@ class MixActor:
         mixes = pa.Table.from_pylist(made, schema=SCHEMA)
         self.store.write(chunk, mixes, self.job.gate.scorer if self.job.gate else None)
         self.job.reporter.send("mix", actor=self.name, start=start, end=end, mixes=len(made), chunk=chunk)
+        return self._passed(chunk, mixes)
+
+    def _passed(self, chunk: int, mixes: pa.Table) -> pa.Table:
         return mixes if self.pass_on else pa.table({"chunk": [chunk]})
 
     def _judge(self, pictures: list[Image]) -> tuple[list[float | None], list[bool]]:

@@ -106,6 +106,10 @@ class MixStore:
         """The numbers of the chunks whose parts are there (one listing of the folder)."""
         return {int(match[1]) for name in self.folder.names() if (match := _PART.fullmatch(name))}
 
+    def holds(self, chunk: int) -> bool:
+        """Whether the chunk's part is there."""
+        return self.folder.exists(part_name(chunk))
+
     def read(self, chunk: int, columns: list[str] | None = None) -> pa.Table:
         """A chunk's mixes, in the plan's order; `UserError` where the part is damaged."""
         name = part_name(chunk)

@@ -82,6 +82,20 @@ class MixedSampler(Sampler[Draw]):
             yield Draw(size > 0, row, int(seeds[place]), pastes[place])
 
 
+class _Truth(NamedTuple):
+    """What a sample's label is made of."""
+
+    source: int
+    target: int
+    strength: float
+    synthetic: bool
+
+
+def _real_truth(real: RealSet, row: int) -> _Truth:
+    label = int(real.labels[row])
+    return _Truth(label, label, 1.0, False)
+
+
 class MixedSamples(Dataset):
     """Reads draws: (image float32 [3, S, S], label float32 [num_classes], synthetic bool).
 
@@ -100,21 +114,41 @@ class MixedSamples(Dataset):
         self.real, self.mixes, self.transform, self.mix, self.train = real, mixes, transform, mix, train
 
     def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        if draw.synthetic:
-            data, source, target, strength = self.mixes[draw.row]
-            label = labels.soft_label(source, target, strength, self.mix.gamma, len(self.real.class_names), self.mix.soft_scale)
-            if self.train.smooth_mixes:
-                label = labels.smooth(label, self.train.label_smoothing)
-            image = self._image(data, draw.seed)
-        else:
-            image, label = self._real(draw.row, draw.seed)
-        if draw.paste:
-            image, label = paste(image, label, *self._real(draw.paste.row, draw.paste.seed), draw.paste)
-        return image, torch.from_numpy(label), draw.synthetic
+        return self.__getitems__([draw])[0]
 
-    def _real(self, row: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
-        label = labels.smooth(labels.one_hot(self.real.labels[row], len(self.real.class_names)), self.train.label_smoothing)
-        return self._image(self.real.image_bytes(row), seed), label
+    def __getitems__(self, draws: list[Draw]) -> list[tuple[torch.Tensor, torch.Tensor, bool]]:
+        """A DataLoader asks for a batch at once: all its labels are made in one go, which one by one would take as long as decoding."""
+        read = [self._read(draw) for draw in draws]
+        labels = self._labels([truth for _, truth in read])
+        pasted = [draw.paste for draw in draws if draw.paste]
+        others = iter(self._labels([_real_truth(self.real, how.row) for how in pasted]))
+        samples = []
+        for draw, (image, _), label in zip(draws, read, labels, strict=True):
+            if draw.paste:
+                other = self._image(self.real.image_bytes(draw.paste.row), draw.paste.seed)
+                image, label = paste(image, label, other, next(others), draw.paste)
+            samples.append((image, torch.from_numpy(label), draw.synthetic))
+        return samples
+
+    def _read(self, draw: Draw) -> tuple[torch.Tensor, _Truth]:
+        if not draw.synthetic:
+            return self._image(self.real.image_bytes(draw.row), draw.seed), _real_truth(self.real, draw.row)
+        data, *truth = self.mixes[draw.row]
+        return self._image(data, draw.seed), _Truth(*truth, True)
+
+    def _labels(self, truths: list[_Truth]) -> np.ndarray:
+        """float32 [n, num_classes]"""
+        if not truths:
+            return np.empty((0, len(self.real.class_names)), dtype=np.float32)
+        source, target, strength, synthetic = (np.array(column) for column in zip(*truths, strict=True))
+        num_classes, smoothing = len(self.real.class_names), self.train.label_smoothing
+        found = labels.smooth(labels.one_hot(source, num_classes), smoothing)
+        if synthetic.any():
+            soft = labels.soft_label(
+                source[synthetic], target[synthetic], strength[synthetic], self.mix.gamma, num_classes, self.mix.soft_scale
+            )
+            found[synthetic] = labels.smooth(soft, smoothing) if self.train.smooth_mixes else soft
+        return found
 
     def _image(self, data: bytes, seed: int) -> torch.Tensor:
         picture = images.decode(data)

@@ -34,14 +34,15 @@ def test_a_mixer_node_dies_and_every_mix_is_made(nodes, tmp_path, small_config):
     cluster, mixers = nodes
     changes = {"placement.separate": True, "placement.mixers": (2,), "mix.count": 160, "train.epochs": 6, "run.train_after": 0.2}
     out = tmp_path / "out"
-    done, killed = threading.Event(), threading.Event()
+    done = threading.Event()
+    kept: dict[str, int] = {}  # inode of each part that was there: one that is written again gets another
 
     def kill() -> None:
         while len(parts(out)) < 5:
             if done.wait(0.1):
                 return
         cluster.remove_node(mixers[1], allow_graceful=False)
-        killed.set()
+        kept.update({file.name: file.stat().st_ino for file in (out / "mixes").glob("part-*")})
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -50,7 +51,8 @@ def test_a_mixer_node_dies_and_every_mix_is_made(nodes, tmp_path, small_config):
     finally:
         done.set()
         killer.join()
-    assert killed.is_set()
+    assert kept
+    assert all((out / "mixes" / name).stat().st_ino == inode for name, inode in kept.items()), "nothing stored is made again"
     assert summary["plan"] == {"planned": 160, "stored": 160, "rejected": 0}
     # The bytes are those of a run in which nothing died.
     other = tmp_path / "other"
