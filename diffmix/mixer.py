@@ -12,6 +12,7 @@ import logging
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from diffmix.config import MixConfig, ModelConfig
 from diffmix.errors import UserError
 from diffmix.images import decode
 from diffmix.plan import MixSpec, denoising_steps
-from diffmix.prompt_encoder import PromptEncoder
+from diffmix.prompt_encoder import Conditioning, PromptEncoder
 from diffmix.samplers import fuse_sampler_lora, make_scheduler
 from diffmix.tiny_vae import use_tiny_vae
 
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _CACHE_BYTES = 256 * 2**20  # 4,000 sources of 512 px in half precision
 _DECODE_PIXELS = 8 * 512 * 512  # the VAE's decoder needs about 8 GB for this many at once in half precision
+_PART = 16  # rows of the UNet's batch from which a CPU core is busy with them alone
 _USUAL_BATCH = 16  # outside of a run nobody has resolved `auto`
 
 
@@ -103,6 +105,7 @@ class Mixer:
         if model.compile:
             self.pipe.unet.compile_repeated_blocks(dynamic=False)
         self._text = PromptEncoder(self.pipe, self.resolution).encode([*self.prompts, mix.negative_prompt])
+        self._threads: ThreadPoolExecutor | None = None
         self._sources: OrderedDict[str, _Source] = OrderedDict()
         self._cached_bytes = 0
         log.info("mixer on %s in %s, %d px, attention %s", self.device, dtype, self.resolution, self.attention)
@@ -144,20 +147,36 @@ class Mixer:
         # A compiled UNet is compiled for each shape: a short call is filled up with copies of its last mix.
         missing = max(0, self.batch - len(specs)) if self.compiled else 0
         targets = [spec.target_label for spec in specs] + [specs[-1].target_label] * missing
-        conditional = self._text.rows(targets).unet_inputs()
-        both = self._text.rows([len(self.prompts)] * len(targets) + targets).unet_inputs()
+        conditional = self._text.rows(targets)
+        both = self._text.rows([len(self.prompts)] * len(targets) + targets)
         low, high = (total * share for share in self.config.guidance_interval)
         for step, (timestep, on_device) in enumerate(zip(timesteps, timesteps.to(self.device), strict=True), begin):
             guided = self.guided and low <= step < high
             inputs = torch.cat([latents, latents[-1:].expand(missing, -1, -1, -1)]).to(self.dtype)
             text = both if guided else conditional
-            predicted = self.pipe.unet(torch.cat([inputs] * (1 + guided)), on_device, **text, return_dict=False)[0]
-            predicted = predicted.float()
+            predicted = self._predict(torch.cat([inputs] * (1 + guided)), on_device, text).float()
             if guided:
                 unconditional, text_driven = predicted.chunk(2)
                 predicted = unconditional + guidance * (text_driven - unconditional)
             latents = scheduler.step(predicted[: len(specs)], timestep, latents, generator=generators, return_dict=False)[0]
         return latents
+
+    def _predict(self, inputs: torch.Tensor, timestep: torch.Tensor, text: Conditioning) -> torch.Tensor:
+        """The UNet's output for [m, C, h, w]. On a CPU the batch is cut into one part for each thread.
+
+        A core works through a part of its own a third faster than two cores share each of the UNet's small operations.
+        """
+        threads = torch.get_num_threads()
+        if self.device.type != "cpu" or self.compiled or threads == 1 or len(inputs) < _PART * threads:
+            return self.pipe.unet(inputs, timestep, **text.unet_inputs(), return_dict=False)[0]
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(threads, "unet", initializer=torch.set_num_threads, initargs=(1,))
+
+        @torch.inference_mode()  # a thread does not inherit it
+        def predict(rows: torch.Tensor) -> torch.Tensor:
+            return self.pipe.unet(inputs[rows], timestep, **text.rows(rows).unet_inputs(), return_dict=False)[0]
+
+        return torch.cat(list(self._threads.map(predict, torch.arange(len(inputs)).tensor_split(threads))))
 
     def decode(self, latents: torch.Tensor) -> Iterator[np.ndarray]:
         """Latents [n, C, h, w] -> RGB pixels, uint8 [m, resolution, resolution, 3], in parts that add up to n.

@@ -133,8 +133,8 @@ class MixedSamples(Dataset):
     def _read(self, draw: Draw) -> tuple[torch.Tensor, _Truth]:
         if not draw.synthetic:
             return self._image(self.real.image_bytes(draw.row), draw.seed), _real_truth(self.real, draw.row)
-        data, *truth = self.mixes[draw.row]
-        return self._image(data, draw.seed), _Truth(*truth, True)
+        data, source, target, strength = self.mixes[draw.row]
+        return self._image(data, draw.seed), _Truth(source, target, strength, True)
 
     def _labels(self, truths: list[_Truth]) -> np.ndarray:
         """float32 [n, num_classes]"""

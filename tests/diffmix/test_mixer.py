@@ -77,6 +77,26 @@ def worst_psnr():
     print(f"\nlowest PSNR against stock: {min(seen):.1f} dB over {len(seen)} images")
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("guidance", [7.5, 1.0])
+def test_each_image_is_stocks_where_cores_share_a_batch(two_threads, stock, tiny_model, tiny_real, guidance):
+    mixer = mixer_of(tiny_model, tiny_real, guidance_scale=guidance)
+    specs = specs_of(tiny_real, 33)
+    sources = sources_of(tiny_real, specs)
+    made = mixer.mix(specs, list(sources))
+    assert mixer._threads is not None
+    for spec, source, image in list(zip(specs, sources, made, strict=True))[::8]:
+        assert psnr(image, stock_image(stock, spec, source, mixer.prompts[spec.target_label], mixer.config)) > 40
+    assert all(np.array_equal(one, other) for one, other in zip(made, mixer.mix(specs, list(sources)), strict=True))
+
+
 @pytest.mark.parametrize(
     ("batch", "strengths", "guidance", "negative"),
     [
