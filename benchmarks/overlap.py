@@ -75,9 +75,9 @@ def timed_sleep(seconds: float) -> float:
 
 
 def costs(ratio: float, seconds: float) -> Costs:
-    """Costs of this ratio whose longer phase takes about `seconds` on half of the GPUs."""
-    whole = seconds * NODES / 2
-    return Costs(whole * min(1.0, ratio), whole * min(1.0, 1 / ratio))
+    """Costs of this ratio that keep all GPUs busy for `seconds`, so that at any ratio the longer phase takes about as long."""
+    whole = seconds * NODES
+    return Costs(whole * ratio / (1 + ratio), whole / (1 + ratio))
 
 
 def config(mixers: int, trainers: int, chunks: int, mode: str = "overlapped") -> Config:
@@ -129,7 +129,7 @@ def eight_nodes() -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="file to write the figures to")
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of the longer phase on half of the GPUs")
+    parser.add_argument("--seconds", type=float, default=60.0, help="work of both phases for all GPUs: about the length of the longer phase")
     parser.add_argument("--ratios", nargs="+", choices=list(RATIOS), default=list(RATIOS), help="costs of mixing : training")
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
