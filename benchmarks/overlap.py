@@ -129,7 +129,9 @@ def eight_nodes() -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="file to write the figures to")
-    parser.add_argument("--seconds", type=float, default=60.0, help="work of both phases for all GPUs: about the length of the longer phase")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="work of both phases for all GPUs: about the length of the longer phase"
+    )
     parser.add_argument("--ratios", nargs="+", choices=list(RATIOS), default=list(RATIOS), help="costs of mixing : training")
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()

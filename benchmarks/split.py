@@ -36,7 +36,9 @@ def others(made: Config, rates: Rates, planned: int, best: Split) -> list[Split]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="file to write the figures to")
-    parser.add_argument("--seconds", type=float, default=60.0, help="work of both phases for all GPUs: about the length of the longer phase")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="work of both phases for all GPUs: about the length of the longer phase"
+    )
     parser.add_argument("--ratios", nargs="+", choices=list(RATIOS), default=list(RATIOS), help="costs of mixing : training")
     chosen = parser.parse_args()
     figures: dict[str, float] = {}
