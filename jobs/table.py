@@ -10,15 +10,15 @@ from diffmix.report.headline import headline
 
 
 def print_summary(summary: dict, config: Config) -> None:
-    """Accuracy, counts and rates of a finished run."""
-    rows = headline(summary)
-    if "report" in summary:
-        rows.append(("pictures", summary["report"]))
-    rows.append(("run folder", config.out))
+    """Accuracy, counts and rates of a finished run, and where its files are."""
     table = Table(show_header=False)
-    for row in rows:
+    for row in headline(summary):
         table.add_row(*row)
     Console(soft_wrap=True).print(table)
+    # Plain lines: a table would cut long paths off.
+    if "report" in summary:
+        print(f"pictures: {summary['report']}")
+    print(f"run folder: {config.out}")
 
 
 def print_forecast(forecast: dict) -> None:

@@ -116,7 +116,9 @@ def test_configuration_is_complete_and_runs_again_without_making_anything(finish
     before = {file: file.stat().st_mtime_ns for file in [*(finished / "mixes").iterdir(), finished / "classifier" / "model.safetensors"]}
     assert main(["run", "--config", str(finished / "config.yaml")]) == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert "64 of 64" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "64 of 64" in out
+    assert f"pictures: {finished}/report/mixes.png\n" in out
 
 
 def test_metrics_are_lines_of_json(finished):
