@@ -6,7 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Literal
 
-from diffmix.errors import UserError
+from diffmix.errors import UserError, reason
 
 if TYPE_CHECKING:
     from diffmix.base_model import Pipeline
@@ -34,8 +34,9 @@ def choose_attention(pipe: Pipeline, choice: Literal["auto", "xformers", "sdpa"]
     except (ImportError, NotImplementedError, ValueError, RuntimeError) as error:
         unet.disable_xformers_memory_efficient_attention()
         if choice == "xformers":
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"--model.attention is xformers, but its kernels do not run here ({reason}); use sdpa or auto.") from error
+            raise UserError(
+                f"--model.attention is xformers, but its kernels do not run here ({reason(error)}); use sdpa or auto."
+            ) from error
         log.info("attention: sdpa %.1f ms, xformers does not run here; using sdpa", sdpa * 1e3)
         return "sdpa"
     if choice == "xformers":

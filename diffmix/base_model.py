@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from diffmix.config import ModelConfig, Precision
-from diffmix.errors import UserError
+from diffmix.errors import UserError, reason
 
 if TYPE_CHECKING:
     import torch
@@ -121,9 +121,8 @@ def load_base(model: ModelConfig, device: str, dtype: torch.dtype) -> Pipeline:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if not Path(path).is_dir():
             raise _not_on_hub(model) from error
-        reason = str(error).strip().splitlines()[0].rstrip(".:") if str(error).strip() else type(error).__name__
         raise UserError(
-            f"The base model {model.base} cannot be loaded ({reason}); copy it again or choose another --model.base."
+            f"The base model {model.base} cannot be loaded ({reason(error)}); copy it again or choose another --model.base."
         ) from error
     _check_kind(model, pipe)
     pipe.set_progress_bar_config(disable=True)
@@ -141,9 +140,9 @@ def _check_kind(model: ModelConfig, pipe: Pipeline) -> None:
         "its UNet takes more than latents": pipe.unet.config.in_channels != pipe.vae.config.latent_channels,
         "its VAE scales each channel by itself": pipe.vae.config.latents_mean is not None,
     }
-    for reason, holds in reasons.items():
+    for why, holds in reasons.items():
         if holds:
-            raise UserError(f"The base model {model.base} cannot be used ({reason}); choose another --model.base.")
+            raise UserError(f"The base model {model.base} cannot be used ({why}); choose another --model.base.")
 
 
 def is_xl(pipe: Pipeline) -> bool:

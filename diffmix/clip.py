@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmix.base_model import files_fingerprint
-from diffmix.errors import UserError
+from diffmix.errors import UserError, reason
 
 if TYPE_CHECKING:
     import torch
@@ -184,6 +184,4 @@ def _load_open_clip(name: str, device: str) -> Clip:
 
 
 def _not_loaded(name: str, error: Exception) -> UserError:
-    text = str(error).strip()
-    reason = text.splitlines()[0].rstrip(".:") if text else type(error).__name__
-    return UserError(f"The CLIP {name} cannot be loaded ({reason}); check --gate.clip, or the connection for a hub model.")
+    return UserError(f"The CLIP {name} cannot be loaded ({reason(error)}); check --gate.clip, or the connection for a hub model.")

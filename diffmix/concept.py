@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from diffmix.base_model import is_xl, text_parts
 from diffmix.class_names import plain, spoken
 from diffmix.config import PersonalizeConfig
-from diffmix.errors import UserError
+from diffmix.errors import UserError, reason
 from diffmix.formats import lora, reference_concept
 
 if TYPE_CHECKING:
@@ -228,8 +228,9 @@ class Concept:
                     pipe.unet.fuse_lora()
                     pipe.unet.unload_lora()
         except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"The concept in {self.folder} does not fit the base model ({reason}); it was made on {self.base}.") from error
+            raise UserError(
+                f"The concept in {self.folder} does not fit the base model ({reason(error)}); it was made on {self.base}."
+            ) from error
 
     def _stored(self) -> dict:
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "folder"}

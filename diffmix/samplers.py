@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from diffmix.errors import UserError
+from diffmix.errors import UserError, reason
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -47,5 +47,4 @@ def fuse_sampler_lora(pipe: StableDiffusionPipeline, path: str) -> None:
         pipe.unet.fuse_lora()
         pipe.unet.unload_lora()
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"The LoRA {path} does not fit the base model ({reason}); choose another --mix.sampler_lora.") from error
+        raise UserError(f"The LoRA {path} does not fit the base model ({reason(error)}); choose another --mix.sampler_lora.") from error

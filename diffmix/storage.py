@@ -6,7 +6,6 @@ import builtins
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 import urllib.parse
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from diffmix.errors import UserError
+from diffmix.errors import UserError, reason
 
 
 class Folder:
@@ -184,9 +183,3 @@ def writing(uri: str) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
-
-
-def reason(error: BaseException) -> str:
-    """The error's own words, on one line; of Arrow's long ones, the system's part."""
-    text = (getattr(error, "strerror", None) or str(error)).strip()
-    return re.sub(r".*Detail: \[errno \d+\] ", "", text.splitlines()[0]) if text else type(error).__name__

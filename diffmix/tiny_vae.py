@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmix.errors import UserError
+from diffmix.errors import UserError, reason
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -37,7 +37,7 @@ def use_tiny_vae(pipe: StableDiffusionPipeline, path: str) -> None:
     try:
         vae = AutoencoderTiny.from_pretrained(path)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UserError(f"The AutoencoderTiny in {path} cannot be loaded ({str(error).splitlines()[0]}); copy it again.") from error
+        raise UserError(f"The AutoencoderTiny in {path} cannot be loaded ({reason(error)}); copy it again.") from error
     has = (vae.config.latent_channels, 2 ** (len(vae.config.encoder_block_out_channels) - 1))
     wants = (pipe.unet.config.in_channels, pipe.vae_scale_factor)
     if has != wants:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import ray
 
 from diffmix.config import Config, PlacementConfig
-from diffmix.errors import UserError
+from diffmix.errors import UserError, reason
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +69,7 @@ def connect(config: Config) -> None:
         try:
             ray.init(address=address, **common)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"No Ray cluster answers at {address} ({str(error).splitlines()[0]}); start one or leave out --run.address."
-            ) from error
+            raise UserError(f"No Ray cluster answers at {address} ({reason(error)}); start one or leave out --run.address.") from error
         return
     import torch
 

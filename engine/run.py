@@ -27,7 +27,7 @@ def run(config: Config, command: float | None = None) -> dict:
     since 1970; None: now. Raises `UserError` for anything that the user can mend.
     """
     check_streaming(config)
-    with open_session(config, command) as session:
+    with open_session(config, command, trains=True) as session:
         baseline = _Baseline(session)
         concept = None
         store = find_composed(session.out, session.data.train)
@@ -74,7 +74,7 @@ def synthesize(config: Config) -> dict:
 
 def train(config: Config) -> dict:
     """The classifier alone, on the mixes that the run folder holds (none: on real images alone)."""
-    with open_session(config) as session:
+    with open_session(config, trains=True) as session:
         store, concept = find_composed(session.out, session.data.train), None
         if store is None:
             concept = find_concept(config, session.out, session.data.train)

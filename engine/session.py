@@ -43,13 +43,14 @@ class Session:
     telemetry: Telemetry
 
 
-def check_inputs(config: Config) -> tuple[Folder, Prepared]:
+def check_inputs(config: Config, trains: bool = False) -> tuple[Folder, Prepared]:
     """Everything that can be known without a cluster: options, the run folder and what it holds, every image, the models' names.
 
-    Raises `UserError` for the first thing that is wrong. Decodes all images on a first run.
+    With `trains` also that the classifier's starting weights can be had, which downloads those of the hub. Raises `UserError` for
+    the first thing that is wrong. Decodes all images on a first run.
     """
     from diffmix.base_model import check_base
-    from diffmix.classifier.model import describe
+    from diffmix.classifier.model import build_model, describe
     from diffmix.concept import prompt
     from diffmix.personalize.optimizer import check_optimizer
     from diffmix.samplers import check_sampler_lora
@@ -71,6 +72,8 @@ def check_inputs(config: Config) -> tuple[Folder, Prepared]:
         prompt(template, None, "class", "superclass")
     data = prepare(config.data, out.uri)
     describe(config.train, data.train.class_names)
+    if trains and (config.train.pretrained or config.train.checkpoint_path) and not (out / "classifier").exists("finished"):
+        build_model(config.train, len(data.train.class_names))  # workers will; hours later it would be too late to find out
     check_gate(config)
     if config.mix.batch == "auto":
         config.mix.batch = stored_batch(out) or "auto"
@@ -101,14 +104,14 @@ def _check_space(config: Config, out: Folder, data: Prepared) -> None:
 
 
 @contextlib.contextmanager
-def open_session(config: Config, command: float | None = None) -> Iterator[Session]:
+def open_session(config: Config, command: float | None = None, trains: bool = False) -> Iterator[Session]:
     """Check everything cheap, connect to the cluster, check its size; then a session whose telemetry is collected in a thread.
 
-    `command` is when the command was given, in seconds since 1970; None: now. Where `mix.batch` is auto, `config` has the
+    `command` is when the command was given, in seconds since 1970; None: now. `trains`: as in `check_inputs`. Where `mix.batch` is auto, `config` has the
     number that it means afterwards.
     """
     command = time.time() if command is None else command
-    out, data = check_inputs(config)
+    out, data = check_inputs(config, trains)
     cluster.connect(config)
     cluster.preflight(config)
     if config.mix.batch == "auto" and find_composed(out, data.train) is None:

@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from diffmix.errors import reason
+
 
 class Finding(NamedTuple):
     """One line of the report."""
@@ -94,7 +96,7 @@ def _attention() -> Iterator[Finding]:
     except (NotImplementedError, RuntimeError) as error:
         yield Finding(
             "note",
-            f"attention: xformers has no kernels here ({str(error).splitlines()[0]})",
+            f"attention: xformers has no kernels here ({reason(error)})",
             "its build must fit torch's: see constraints.txt",
         )
 

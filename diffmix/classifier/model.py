@@ -13,7 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from diffmix.classifier.head import use_cosine_head
 from diffmix.config import TrainConfig
-from diffmix.errors import UserError
+from diffmix.errors import UserError, reason
 from diffmix.storage import Folder
 
 
@@ -69,7 +69,7 @@ def build_model(config: TrainConfig, num_classes: int) -> torch.nn.Module:
         model = timm.create_model(config.model_name, pretrained=config.pretrained and not config.checkpoint_path, num_classes=num_classes)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"The pre-trained weights of {config.model_name} cannot be had ({str(error).splitlines()[0]}); "
+            f"The pre-trained weights of {config.model_name} cannot be had ({reason(error)}); "
             "give a local file with --train.checkpoint_path or start from scratch with --train.pretrained False."
         ) from error
     if config.checkpoint_path:
@@ -83,7 +83,7 @@ def _load_start(model: torch.nn.Module, path: str) -> None:
     try:
         weights = load_state_dict(path)
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"--train.checkpoint_path {path} cannot be read as weights ({str(error).splitlines()[0]}).") from error
+        raise UserError(f"--train.checkpoint_path {path} cannot be read as weights ({reason(error)}).") from error
     own = model.state_dict()
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     if len(fitting) < len(own) / 2:
@@ -120,9 +120,7 @@ def load_classifier(folder: Folder, device: str = "cpu") -> tuple[torch.nn.Modul
         weights = load(folder.read("model.safetensors"))
         model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"{folder.uri}/model.safetensors does not load into {description.model_name} ({str(error).splitlines()[0]})."
-        ) from error
+        raise UserError(f"{folder.uri}/model.safetensors does not load into {description.model_name} ({reason(error)}).") from error
     return model.eval().to(device), description
 
 

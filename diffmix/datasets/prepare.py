@@ -19,8 +19,8 @@ from diffmix.config import DataConfig
 from diffmix.datasets import readers, splits
 from diffmix.datasets.raw import Found, Raw
 from diffmix.datasets.real import Example, RealSet
-from diffmix.errors import UserError
-from diffmix.storage import Folder, local_path, reason
+from diffmix.errors import UserError, reason
+from diffmix.storage import Folder, local_path
 
 _log = logging.getLogger(__name__)
 _IN_FLIGHT = 64

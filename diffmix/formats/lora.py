@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmix.errors import UserError
+from diffmix.errors import UserError, reason
 
 if TYPE_CHECKING:
     import torch
@@ -59,8 +59,7 @@ def read(file: Path) -> dict[str, torch.Tensor]:
         scale = _peft_scale(file.with_name(PEFT_CONFIG)) if file.name == PEFT_FILE else 1.0
         return to_diffusers(state, scale)
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{file} cannot be read as LoRA weights ({reason}); copy it again.") from error
+        raise UserError(f"{file} cannot be read as LoRA weights ({reason(error)}); copy it again.") from error
 
 
 def _peft_scale(file: Path) -> float:

@@ -134,6 +134,12 @@ def test_misspelt_model_name(refuse):
     refuse("did you mean resnet10t", **{"train.model_name": "resnet10tt"})
 
 
+def test_starting_weights_that_cannot_be_had(refuse, tmp_path):
+    """Found out before anything is personalised or mixed. Tests have no connection to the hub."""
+    refuse("The pre-trained weights of resnet10t cannot be had", **{"train.pretrained": True})
+    refuse("cannot be read as weights", **{"train.checkpoint_path": str(tmp_path / "none.safetensors")})
+
+
 def test_prompt_with_an_unknown_placeholder(refuse):
     refuse("cannot be used", **{"personalize.prompts": ("a {species}",)})
 
