@@ -173,10 +173,11 @@ class Mixer:
             self._threads = ThreadPoolExecutor(threads, "unet", initializer=torch.set_num_threads, initargs=(1,))
 
         @torch.inference_mode()  # a thread does not inherit it
-        def predict(rows: torch.Tensor) -> torch.Tensor:
+        def predict(rows: slice) -> torch.Tensor:
             return self.pipe.unet(inputs[rows], timestep, **text.rows(rows).unet_inputs(), return_dict=False)[0]
 
-        return torch.cat(list(self._threads.map(predict, torch.arange(len(inputs)).tensor_split(threads))))
+        edges = [len(inputs) * part // threads for part in range(threads + 1)]
+        return torch.cat(list(self._threads.map(predict, map(slice, edges, edges[1:]))))
 
     def decode(self, latents: torch.Tensor) -> Iterator[np.ndarray]:
         """Latents [n, C, h, w] -> RGB pixels, uint8 [m, resolution, resolution, 3], in parts that add up to n.

@@ -32,8 +32,8 @@ class Conditioning:
     time_ids: torch.Tensor | None
     """float32 [6]: SDXL's micro-conditioning (original size, crop's corner, target size, in pixels)."""
 
-    def rows(self, index: Sequence[int] | torch.Tensor) -> Conditioning:
-        """The samples `index` (int64 [m]), which may repeat."""
+    def rows(self, index: Sequence[int] | torch.Tensor | slice) -> Conditioning:
+        """The samples `index` (int64 [m]), which may repeat, or those of a slice, which are not copied."""
         return Conditioning(self.hidden_states[index], None if self.pooled is None else self.pooled[index], self.time_ids)
 
     def unet_inputs(self) -> dict:

@@ -99,12 +99,11 @@ def stream(job: MixJob, chunks: np.ndarray, pass_on: bool = True) -> ray.data.Da
     place = job.config.placement
     least, most = place.mixers[0], place.mixers[-1]
     actors = ray.data.ActorPoolStrategy(
-        # Where a node is lost, Ray Data starts no task at all while its cluster lacks what the smallest pool would hold.
-        min_size=1,
+        min_size=least,
         max_size=most,
         initial_size=least,
-        # One chunk is on the device, the one before it is being encoded and stored, the next has arrived. A pool grows, and grows again
-        # after a loss, only from 1.75 tasks for each call that an actor can run, which takes one more.
+        # One chunk is on the device, the one before it is being encoded and stored, the next has arrived. A pool grows only from
+        # 1.75 tasks for each call that an actor can run, which takes one more.
         max_tasks_in_flight_per_actor=4,
         max_concurrent_calls_per_actor=2,
         enable_true_multi_threading=True,
@@ -112,8 +111,6 @@ def stream(job: MixJob, chunks: np.ndarray, pass_on: bool = True) -> ray.data.Da
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options = execution_options(place)
-    if least == most:  # a pool of a fixed size gives no mixer up because it had nothing to do for a moment
-        context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
     groups = group_chunks(chunks, most)
     numbers = ray.put(groups)
     whole = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
@@ -173,7 +170,7 @@ class MixActor:
     Ray calls it from two threads: while one chunk's images are being encoded and stored, the next chunk is on the device.
     """
 
-    def __init__(self, job: MixJob, pass_on: bool = True):
+    def __init__(self, job: MixJob, pass_on: bool):
         self.job, self.pass_on = job, pass_on
         self.store = MixStore(job.store)
         self.device = threading.Lock()
@@ -189,7 +186,7 @@ class MixActor:
         """A row of `read_chunks` -> the chunk's mixes (columns of the store), or its number alone; the part is written then."""
         chunk, specs, sources = row["chunk"][0].as_py(), row["specs"][0].as_py(), row["sources"][0].as_py()
         if self.restarted and self.store.holds(chunk):  # Ray repeats the whole task in which its predecessor died
-            return self._passed(chunk, self.store.read(chunk))
+            return self._passed(chunk, self.store.read(chunk).replace_schema_metadata())
         with self.device:
             start = time.time()
             pictures = self.mixer.mix([MixSpec(**spec) for spec in specs], sources)

@@ -102,7 +102,6 @@ def _attention() -> Iterator[Finding]:
 
 
 def _deepspeed() -> Iterator[Finding]:
-
     from engine.deepspeed_config import prepare_environment
 
     prepare_environment()

@@ -9,8 +9,6 @@ from ray.cluster_utils import Cluster
 
 from engine.run import run, synthesize
 
-DEADLINE = 300.0
-
 
 @pytest.fixture(scope="module")
 def nodes():
