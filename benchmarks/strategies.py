@@ -3,7 +3,7 @@
 Every arm is the demo's recipe, which was tuned on the validation set for the classifier without mixes, with its augmentation and
 its number of training steps. A seed draws its own ten shots a class, personalises on them, plans, mixes and trains; its arms
 share images and concept, so that they are compared in pairs. Intervals are Student's, at 95 %, over the seeds. Mixes
-are made before training starts (`--run.mode staged`), so that a second run gives the same figures.
+are made before training starts (`--run.mode staged`), so that figures do not depend on who was faster.
 """
 
 from __future__ import annotations
