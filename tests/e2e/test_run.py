@@ -2,7 +2,12 @@
 
 import json
 import math
+import os
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,7 +19,9 @@ from safetensors.torch import load_file
 
 from diffmix.config import to_dict
 from diffmix.errors import UserError
+from engine import phases
 from engine.run import run, synthesize
+from engine.stages import build_mixer
 from jobs.cli import main
 from jobs.options import load
 
@@ -153,15 +160,39 @@ def test_staged_runs_are_identical_and_overlapped_stores_too(tmp_path, small_con
     assert parts(tmp_path / "first") == parts(tmp_path / "second")
 
 
-def test_one_mixer_and_three_mixers_make_the_same_bytes(tmp_path, small_config):
-    for mixers in (1, 3):
-        synthesize(small_config(tmp_path / str(mixers), **{"placement.mixers": (mixers,), "mix.count": 50}))
+@dataclass(frozen=True)
+class Together:
+    """`MixJob.build`: the real mixer, whose first chunk begins when `mixers` of them have one."""
+
+    folder: Path
+    mixers: int
+
+    def __call__(self, job):
+        mixer = build_mixer(job)
+        return SimpleNamespace(mix=lambda specs, sources: self.wait() or mixer.mix(specs, sources))
+
+    def wait(self) -> None:
+        (self.folder / str(os.getpid())).touch()
+        end = time.monotonic() + 120
+        while len(list(self.folder.iterdir())) < self.mixers:
+            assert time.monotonic() < end, f"{len(list(self.folder.iterdir()))} of {self.mixers} mixers work"
+            Event().wait(0.05)  # other processes' files have no event
+
+
+def test_one_mixer_and_three_mixers_make_the_same_bytes(tmp_path, small_config, monkeypatch):
+    def mix_job(*arguments):
+        return replace(make_job(*arguments), build=Together(working, 3))
+
+    synthesize(small_config(tmp_path / "1", **{"placement.mixers": (1,), "mix.count": 50}))
+    (working := tmp_path / "working").mkdir()
+    make_job = phases.mix_job
+    monkeypatch.setattr(phases, "mix_job", mix_job)
+    synthesize(small_config(tmp_path / "3", **{"placement.mixers": (3,), "mix.count": 50}))
     one, three = parts(tmp_path / "1"), parts(tmp_path / "3")
     assert len(one) >= 13  # 50 mixes in chunks of at most 4
     assert one == three
     events = [json.loads(line) for line in (tmp_path / "3" / "metrics.jsonl").read_text().splitlines()]
-    # On a busy machine the last of them may be ready only when all is made.
-    assert len({event["actor"] for event in events if event["event"] == "mixer_ready"}) >= 2
+    assert len({event["actor"] for event in events if event["event"] == "mix"}) == 3
 
 
 def test_two_train_workers_with_zero_2(tmp_path, small_config):
