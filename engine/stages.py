@@ -138,12 +138,14 @@ def group_chunks(chunks: np.ndarray, mixers: int) -> list[np.ndarray]:
     """The chunks of each task, in order: one at first, so that training soon has mixes, more, and at the end one again.
 
     Ray's driver needs some milliseconds for a task, however large: with one chunk in each it could not keep up with many
-    mixers. With large ones to the end, mixers would wait for the last.
+    mixers, so a task soon holds as many as each mixer has had before it. With large ones to the end, mixers would wait for the last.
     """
+    share = TASKS_PER_MIXER * mixers
+    most = min(MOST_CHUNKS, len(chunks) // (2 * share))
     groups, start = [], 0
     while start < len(chunks):
-        size = min(start, len(chunks) - start) // (TASKS_PER_MIXER * mixers)
-        groups.append(chunks[start : start + max(1, min(MOST_CHUNKS, size))])
+        size = min(most, start // mixers, (len(chunks) - start) // share)
+        groups.append(chunks[start : start + max(1, size)])
         start += len(groups[-1])
     return groups
 
