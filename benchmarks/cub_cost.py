@@ -45,8 +45,12 @@ def personalize_rate(model: ModelConfig, batch_size: int, steps: int) -> float:
     with tempfile.TemporaryDirectory(prefix="diffmix-cub-") as folder:
         real = RealSet.write(f"{folder}/train.arrow", examples, CLASSES, SUPERCLASS)
         settings = PersonalizeConfig(batch_size=batch_size, steps=steps, checkpoint_every=steps)
-        # `on_step` gets the loss as a number, so the GPU is done with the step when it is called.
-        train_concept(model, settings, real, f"{folder}/concept", 0, on_step=lambda done, loss: times.append(time.perf_counter()))
+
+        def step_done(done: int, loss: torch.Tensor) -> None:
+            loss.item()  # waits for the GPU
+            times.append(time.perf_counter())
+
+        train_concept(model, settings, real, f"{folder}/concept", 0, on_step=step_done)
     first = steps // 10
     return batch_size * (steps - 1 - first) / (times[-1] - times[first])
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from diffmix.config import Config
 from diffmix.errors import UserError
+from diffmix.plan import BETA_RANGE
 
 
 def check(config: Config) -> None:
@@ -34,6 +35,12 @@ def check(config: Config) -> None:
         )
     if mix.strength_beta is not None:
         require(min(mix.strength_beta) > 0, "mix.strength_beta", mix.strength_beta, "two numbers above 0")
+        require(
+            int(mix.num_inference_steps * BETA_RANGE[0]) >= 1,
+            "mix.num_inference_steps",
+            mix.num_inference_steps,
+            f"at least {1 / BETA_RANGE[0]:.0f} with mix.strength_beta, which draws strengths from {BETA_RANGE[0]} on",
+        )
     require(0 <= mix.synthetic_p <= 1, "mix.synthetic_p", mix.synthetic_p, "a probability from 0 to 1")
     require(mix.gamma > 0, "mix.gamma", mix.gamma, "above 0")
     require(0 < mix.soft_scale <= 1, "mix.soft_scale", mix.soft_scale, "above 0 and at most 1")

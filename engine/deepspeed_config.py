@@ -24,7 +24,7 @@ def training_dtype(precision: str) -> torch.dtype:
     """The dtype of `train.precision`; `auto` is bf16 on GPUs that have it, fp16 on older ones, fp32 on CPUs."""
     cuda = torch.cuda.is_available()
     if precision == "auto":
-        precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if cuda else "fp32"
+        precision = ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16") if cuda else "fp32"
     if precision == "fp16" and not cuda:
         raise UserError("--train.precision fp16 needs a GPU; use fp32 or bf16 on a CPU.")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -41,10 +41,9 @@ def deepspeed_config(train: TrainConfig, world_size: int, dtype: torch.dtype) ->
         "gradient_clipping": train.gradient_clip,
         "steps_per_print": 10**9,
     }
-    if dtype == torch.bfloat16:
-        config["bf16"] = {"enabled": True}
-    elif dtype == torch.float16:
-        config["fp16"] = {"enabled": True}
+    if dtype != torch.float32:
+        # Not DeepSpeed's own bf16 and fp16: they cast weights but not batch norms' statistics, which torch's kernels refuse.
+        config["torch_autocast"] = {"enabled": True, "dtype": str(dtype).removeprefix("torch.")}
     return config
 
 

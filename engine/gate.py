@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -28,7 +29,7 @@ from diffmix.quality import Gate, Scorer, make_gate, quantile_cut
 from diffmix.storage import Folder
 from engine import cluster
 from engine.progress import Display
-from engine.stages import inference_device, limit_threads
+from engine.stages import execution_options, inference_device, limit_threads
 from engine.store import MixStore
 
 log = logging.getLogger(__name__)
@@ -199,10 +200,11 @@ def _over_parts(config: Config, chunks: list[int], work: Any, arguments: dict) -
         actors = ray.data.ActorPoolStrategy(min_size=least, max_size=most, initial_size=least, max_tasks_in_flight_per_actor=2)
         resources = {"num_gpus": place.gpus_per_mixer, "num_cpus": place.cpus_per_mixer}
         options = {"fn_constructor_kwargs": arguments, "compute": actors, **resources}
-    where = {"label_selector": cluster.GENERATE_LABEL} if place.separate else {}
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options = execution_options(place)
     numbers = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks))
-    done = numbers.map_batches(work, batch_size=1, batch_format="pyarrow", **options, **where)
+    done = numbers.map_batches(work, batch_size=1, batch_format="pyarrow", **options)
     for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield batch["rows"].to_pylist()
 
@@ -218,7 +220,7 @@ class _ScorePart:
     def __call__(self, row: pa.Table) -> pa.Table:
         chunk = row["chunk"][0].as_py()
         mixes = self.store.read(chunk)
-        score = self.scorer.score([images.decode(image) for image in mixes["image"].to_pylist()])
+        score = self.scorer.score([images.decode(image, sys.maxsize) for image in mixes["image"].to_pylist()])
         mixes = _with(mixes, "score", pa.array(score, pa.float32()))
         self.store.write(chunk, _with(mixes, "accepted", pa.array(self.gate.accepts(score))), self.gate.scorer)
         return pa.table({"rows": [len(mixes)]})

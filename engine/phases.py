@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import ray.data
 import ray.train
 import ray.train.torch
 
@@ -156,17 +157,29 @@ def _fit(session: Session, loop: Callable, settings: dict, name: str, workers: i
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
         datasets=datasets,
-        dataset_config=ray.train.DataConfig(
-            datasets_to_split="all",
-            execution_options=execution_options(place),
-            # For locality Ray holds back two blocks for each worker. Mixes are made elsewhere in any case.
-            enable_shard_locality=False,
-        ),
+        dataset_config=_AsTheyCome(execution_options=execution_options(place)),
     )
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _user_error(error) or error from error
+
+
+class _AsTheyCome(ray.train.DataConfig):
+    """Each block goes at once to the worker that has had the fewest rows.
+
+    Ray's own way shares rows out equally and, with locality, by node: it holds back as many rows as could still make up for the
+    last block, and drops what cannot be shared equally. Here each worker's pool may differ in size.
+    """
+
+    def configure(self, datasets: dict, world_size: int, *_: object, **__: object) -> list[dict[str, ray.data.DataIterator]]:
+        shards: list[dict[str, ray.data.DataIterator]] = [{} for _ in range(world_size)]
+        for name, data in datasets.items():
+            data = data.copy(data)
+            data.context.execution_options = self._resolve_execution_options(name)
+            for shard, part in zip(shards, data.streaming_split(world_size, equal=False), strict=True):
+                shard[name] = part
+        return shards
 
 
 def _user_error(error: BaseException) -> UserError | None:

@@ -13,6 +13,7 @@ import yaml
 
 from diffmix.config import Config, to_dict
 from diffmix.config_check import check
+from diffmix.errors import UserError
 from diffmix.report.html import render_report
 from diffmix.storage import Folder
 from engine.run import run
@@ -30,6 +31,8 @@ def run_seeds(config: Config) -> dict:
     the first was stopped.
     """
     check(config)
+    if not config.out:
+        raise UserError("--out is not set: name the folder that the runs are to be kept in.")
     out = Folder(config.out).create()
     out.write("config.yaml", yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False).encode())
     summaries = {}

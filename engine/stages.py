@@ -41,7 +41,7 @@ class MixesImages(Protocol):
 
 
 MOST_CHUNKS = 16
-"""Chunks in one task, at most: what a killed actor loses, and how many mixes reach training at once (docs/scale.md)."""
+"""Chunks in one task, at most: how many mixes reach training at once (docs/scale.md)."""
 TASKS_PER_MIXER = 4
 """A task holds at most this part of a mixer's fair share of what is left, so that all mixers end at about the same time."""
 
@@ -138,13 +138,14 @@ def group_chunks(chunks: np.ndarray, mixers: int) -> list[np.ndarray]:
     """The chunks of each task, in order: one at first, so that training soon has mixes, more, and at the end one again.
 
     Ray's driver needs some milliseconds for a task, however large: with one chunk in each it could not keep up with many
-    mixers, so a task soon holds as many as each mixer has had before it. With large ones to the end, mixers would wait for the last.
+    mixers, so a task soon holds as many as each mixer has had before it (of few mixers: a sixteenth of what all have had, for
+    training waits for whole tasks). With large ones to the end, mixers would wait for the last.
     """
     share = TASKS_PER_MIXER * mixers
     most = min(MOST_CHUNKS, len(chunks) // (2 * share))
     groups, start = [], 0
     while start < len(chunks):
-        size = min(most, start // mixers, (len(chunks) - start) // share)
+        size = min(most, start // max(mixers, MOST_CHUNKS), (len(chunks) - start) // share)
         groups.append(chunks[start : start + max(1, size)])
         start += len(groups[-1])
     return groups

@@ -69,7 +69,7 @@ def _devices() -> Iterator[Finding]:
     yield Finding("ok", f"{os.cpu_count()} CPU cores, {memory:.0f} GiB memory")
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
-        number = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        number = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         yield Finding("ok", f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB, `auto` precision is {number}")
     if not torch.cuda.is_available():
         yield Finding("note", "no CUDA device: logical GPUs run on the CPU", "fine for `nano`; a real base model needs a GPU")

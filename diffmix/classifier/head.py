@@ -48,10 +48,14 @@ def unit_rows(weights: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[
 def freeze_backbone(model: torch.nn.Module) -> None:
     """Leave only the head of a timm model to be trained."""
     model.requires_grad_(False)
-    model.get_classifier().requires_grad_(True)  # type: ignore[operator]
+    heads = model.get_classifier()  # type: ignore[operator]
+    for head in heads if isinstance(heads, tuple) else (heads,):
+        head.requires_grad_(True)
 
 
 def train_mode(model: torch.nn.Module, frozen: bool) -> None:
     """`model.train()`; a frozen backbone stays in eval mode, so that its batch norms keep their statistics."""
     model.train(not frozen)
-    model.get_classifier().train()  # type: ignore[operator]
+    heads = model.get_classifier()  # type: ignore[operator]
+    for head in heads if isinstance(heads, tuple) else (heads,):  # distilled models have two
+        head.train()

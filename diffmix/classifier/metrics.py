@@ -12,7 +12,7 @@ from diffmix.classifier.transforms import eval_transform
 from diffmix.datasets.real import RealSet
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: ZeRO 3 gathers weights in here that training then uses
 def predict(
     model: torch.nn.Module,
     description: Classifier,

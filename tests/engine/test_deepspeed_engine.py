@@ -62,3 +62,20 @@ def test_backbone_moves_only_after_the_thaw(tmp_path, stage):
     still = set(first) - moved(frozen, copy(engine, stage))
     assert not still, f"these never moved: {sorted(still)[:5]}"
     engine.destroy()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bf16_trains_a_model_with_batch_norms(stage):
+    config = TrainConfig(model_name="resnet10t", pretrained=False, batch_size=4, zero_stage=stage)
+    start = build_model(config, 3)
+    first = {name: value.clone() for name, value in start.state_dict().items()}
+    engine = start_engine(start, config, 1, torch.bfloat16, frozen=False)
+    train(engine, frozen=False)
+    after = copy(engine, stage)
+    engine.module.eval()
+    logits = engine(torch.randn(4, 3, 32, 32))
+    engine.destroy()
+    assert logits.dtype == torch.bfloat16
+    assert {value.dtype for value in after.values() if value.is_floating_point()} == {torch.float32}
+    assert moved(first, after) == set(first)
+    assert all(value.isfinite().all() for value in after.values())
