@@ -107,6 +107,8 @@ def check(config: Config) -> None:
     require(
         not (place.auto and place.separate), "placement.auto", True, "off where placement.separate is on: node labels are the split then"
     )
+    for name, seed in (("data.seed", config.data.seed), *(("run.seed", seed) for seed in (config.run.seed, *config.run.seeds))):
+        require(seed >= 0, name, seed, "0 or more")
     require(0 <= config.run.train_after <= 1, "run.train_after", config.run.train_after, "from 0 to 1")
     _check_compose(config, require)
 

@@ -154,9 +154,13 @@ class ClassifierLoop:
         """Top-1 accuracy on the images that pick the epoch, each rank over its share of them; None where there are none."""
         if self.val is None:
             return None
-        rows = np.arange(len(self.val))[self.rank :: self.world_size]
-        logits = metrics.predict(self.engine.module, self.classifier, self.val, rows, self._eval_batch(), 0)
-        correct = torch.tensor([float((logits.argmax(1) == self.val.labels[rows]).sum())], device=self.engine.device)
+        # As many rows for each rank, the last ones from the begin again and not counted: ZeRO 3 gathers weights in each batch.
+        share = -(-len(self.val) // self.world_size)
+        places = self.rank + self.world_size * np.arange(share)
+        rows = places % len(self.val)
+        logits = metrics.predict(self.engine.module, self.classifier, self.val, rows, self._eval_batch())
+        right = (logits.argmax(1) == self.val.labels[rows]) & (places < len(self.val))
+        correct = torch.tensor([float(right.sum())], device=self.engine.device)
         if self.world_size > 1:
             dist.all_reduce(correct)
         return float(correct) / len(self.val)

@@ -35,7 +35,7 @@ class Demand:
 
     @property
     def cpus(self) -> float:
-        # One more for the tasks that read sources and write parts; without it they would wait for the actors for ever.
+        # One more for the tasks that read sources; without it they would wait for the actors for ever.
         parts = (self.mixer_cpus + 1, self.trainer_cpus)
         return max(parts) if self.staged else sum(parts)
 
@@ -62,8 +62,6 @@ def connect(config: Config) -> None:
     if ray.is_initialized():
         return
     address = config.run.address or os.environ.get("RAY_ADDRESS")
-    # Ray's pool counts one crash at an actor's start as the end of the job; a spot node's death must not be that.
-    os.environ.setdefault("RAY_DATA_MAX_CONSECUTIVE_ACTOR_INIT_DEATHS", "20")
     common = {"log_to_driver": os.environ.get("DIFFMIX_WORKER_LOGS") == "1", "logging_level": logging.WARNING, "namespace": "diffmix"}
     if address and address != "local":
         try:
@@ -79,7 +77,8 @@ def connect(config: Config) -> None:
     personalizers = place.personalizers * place.gpus_per_trainer
     logical = int(max(need.gpus, most, personalizers) + 0.999)
     most_cpus = place.mixers[-1] * place.cpus_per_mixer + place.trainers * place.cpus_per_trainer
-    cpus = max(os.cpu_count() or 1, int(max(need.cpus, most_cpus)) + 2)
+    personalizing_cpus = place.personalizers * place.cpus_per_trainer
+    cpus = max(os.cpu_count() or 1, int(max(need.cpus, most_cpus, personalizing_cpus)) + 2)
     ray.init(
         address="local",
         num_gpus=torch.cuda.device_count() or logical,
@@ -118,6 +117,13 @@ def preflight(config: Config) -> None:
                 f"but the cluster has {available:g}; lower --placement.mixers or --placement.trainers"
                 + ("" if need.staged else ", use --run.mode staged")
                 + ", or add nodes."
+            )
+    for name, each in (("GPU", place.gpus_per_trainer), ("CPU", place.cpus_per_trainer)):
+        available = have.get(name, 0.0)
+        if place.personalizers * each > available + 1e-9:
+            raise UserError(
+                f"--placement.personalizers {place.personalizers} needs {place.personalizers * each:g} {name}s but the cluster has "
+                f"{available:g}; lower it or add nodes."
             )
     if place.separate:
         _check_labels(place)

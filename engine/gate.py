@@ -29,7 +29,7 @@ from diffmix.quality import Gate, Scorer, make_gate, quantile_cut
 from diffmix.storage import Folder
 from engine import cluster
 from engine.progress import Display
-from engine.stages import execution_options, inference_device, limit_threads
+from engine.stages import inference_device, limit_threads, set_context
 from engine.store import MixStore
 
 log = logging.getLogger(__name__)
@@ -195,14 +195,12 @@ def _over_parts(config: Config, chunks: list[int], work: Any, arguments: dict) -
     options: dict[str, Any] = {"num_cpus": 0.25, "fn_kwargs": arguments}
     if isinstance(work, type):
         # Nothing trains meanwhile, whatever the run's own mode is.
-        cluster.preflight(replace(config, run=RunConfig(mode="staged"), placement=replace(place, trainers=0)))
+        cluster.preflight(replace(config, run=RunConfig(mode="staged"), placement=replace(place, trainers=0, personalizers=0)))
         least, most = place.mixers[0], place.mixers[-1]
         actors = ray.data.ActorPoolStrategy(min_size=least, max_size=most, initial_size=least, max_tasks_in_flight_per_actor=2)
         resources = {"num_gpus": place.gpus_per_mixer, "num_cpus": place.cpus_per_mixer}
         options = {"fn_constructor_kwargs": arguments, "compute": actors, **resources}
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options = execution_options(place)
+    set_context(place)
     numbers = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks))
     done = numbers.map_batches(work, batch_size=1, batch_format="pyarrow", **options)
     for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):

@@ -20,6 +20,7 @@ from diffmix.errors import UserError
 from diffmix.storage import Folder, filesystem
 from engine import cluster
 from engine.artifacts import find_concept, uses_concept
+from engine.composed import is_composed
 from engine.gate import Decision, gate_of
 from engine.personalize import PersonalizeJob, personalize_loop
 from engine.session import Session
@@ -79,12 +80,16 @@ def train(session: Session, job: MixJob | None, streaming: bool, baseline: bool 
     config, data = session.config, session.data
     plan = make_plan(config, data.train)
     name = "baseline" if baseline else "classifier"
-    identity = {
+    identity: dict[str, object] = {
         "train": to_dict(config.train),
         "data": data.train.fingerprint,
         "seed": config.run.seed,
         "mixes": baseline or _mix_identity(session, job),
     }
+    if job is not None and not streaming and not is_composed(store := MixStore(job.store)):
+        stored = len(store.stored_chunks())
+        if stored < plan.num_chunks:  # what a stopped `synthesize` left is not what the whole plan will be
+            identity["stored"] = stored
     key = _key(identity)
     # Each recipe keeps its best weights in a folder of its own: another recipe's run in between must not be taken for this one's.
     best = session.out / "checkpoints" / f"{name}-{key}-best"

@@ -60,13 +60,16 @@ def aggregate(summaries: dict[int, dict]) -> dict:
     """One summary of several runs' (by seed), in the form of one run's.
 
     `accuracy` and `baseline` hold means and `std` the same with sample standard deviations (n - 1; 0 for one seed), `seeds`
-    each seed's top-1 accuracy. Counts and seconds are added up, and `mixer`, `trainer` and `overlap` are means.
+    each seed's top-1 accuracy. Counts and seconds are added up; the times to the first mix and step, `mixer`, `trainer` and
+    `overlap` are means.
     """
     runs = list(summaries.values())
     arms = [arm for arm in ("accuracy", "baseline") if all(arm in run for run in runs)]
     figures = {arm: [_figures(run[arm]) for run in runs] for arm in arms}
+    seconds = [run["seconds"] for run in runs]
     return {
-        **{key: _merge([run[key] for run in runs], sum) for key in ("plan", "seconds")},
+        "plan": _merge([run["plan"] for run in runs], sum),
+        "seconds": _merge(seconds, sum) | {key: value for key, value in _merge(seconds, _mean).items() if key.startswith("to_")},
         **{key: _merge([run[key] for run in runs], _mean) for key in ("mixer", "trainer", "overlap")},
         **{arm: {**_merge(figures[arm], _mean), "chosen": _chosen(runs, arm)} for arm in arms},
         "std": {arm: _merge(figures[arm], _deviation) for arm in arms},

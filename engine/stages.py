@@ -108,9 +108,7 @@ def stream(job: MixJob, chunks: np.ndarray, pass_on: bool = True) -> ray.data.Da
         max_concurrent_calls_per_actor=2,
         enable_true_multi_threading=True,
     )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options = execution_options(place)
+    set_context(place)
     groups = group_chunks(chunks, most)
     numbers = ray.put(groups)
     whole = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
@@ -127,6 +125,15 @@ def stream(job: MixJob, chunks: np.ndarray, pass_on: bool = True) -> ray.data.Da
             **{**whole, "batch_size": 1},
         )
     )
+
+
+def set_context(place: PlacementConfig) -> None:
+    """Ray Data's settings in this process, for what is started next."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options = execution_options(place)
+    # Ray's pool counts one crash at an actor's start as the end of the job; a spot node's death must not be that.
+    context.max_consecutive_actor_init_deaths = 20
 
 
 def execution_options(place: PlacementConfig) -> ray.data.ExecutionOptions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -58,23 +59,26 @@ class Telemetry:
         self._collector = ray.remote(_Collector).options(label_selector={"ray.io/node-id": node}, **options).remote()
         self.events = read_events(out)
         self._written = len(self.events)
+        self._lock = threading.Lock()  # a thread collects while others record
         if out.exists("metrics.jsonl") and not out.read("metrics.jsonl").endswith(b"\n"):
             out.append("metrics.jsonl", b"\n")  # a killed writer's last line
         self.record("start", command=time.time() if command is None else command)
 
     def record(self, kind: str, **values: object) -> None:
         """Keep an event of the driver's own."""
-        self.events.append({"event": kind, "time": time.time(), **values})
+        with self._lock:
+            self.events.append({"event": kind, "time": time.time(), **values})
 
     def collect(self) -> list[dict]:
         """Fetch what workers sent since the last call, and write `metrics.jsonl`."""
-        new = ray.get(self._collector.drain.remote())
-        self.events += new
-        unwritten = self.events[self._written :]
-        if unwritten:
-            self.out.append("metrics.jsonl", "".join(json.dumps(event) + "\n" for event in unwritten).encode())
-            self._written = len(self.events)
-        return new
+        with self._lock:
+            new = ray.get(self._collector.drain.remote())
+            self.events += new
+            unwritten = self.events[self._written :]
+            if unwritten:
+                self.out.append("metrics.jsonl", "".join(json.dumps(event) + "\n" for event in unwritten).encode())
+                self._written = len(self.events)
+            return new
 
     def close(self) -> None:
         """End the collector; what it still holds is lost."""

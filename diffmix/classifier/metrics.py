@@ -19,14 +19,12 @@ def predict(
     real: RealSet,
     rows: np.ndarray | None = None,
     batch_size: int = 64,
-    loader_workers: int = 0,
 ) -> np.ndarray:
     """float32 logits [len(rows), num_classes] for rows of a real set (None: all), in the rows' order. Leaves the model in eval mode."""
     model.eval()
     parameter = next(model.parameters())
     samples = EvalSamples(real, eval_transform(description), rows)
-    context = "forkserver" if loader_workers else None
-    loader = DataLoader(samples, batch_size=batch_size, num_workers=loader_workers, multiprocessing_context=context)
+    loader = DataLoader(samples, batch_size=batch_size)
     logits = [model(images.to(parameter.device, parameter.dtype)).float().cpu().numpy() for images, _ in loader]
     return np.concatenate(logits) if logits else np.empty((0, len(description.class_names)), dtype=np.float32)
 

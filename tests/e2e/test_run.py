@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from diffmix.config import to_dict
 from diffmix.errors import UserError
 from engine import phases
-from engine.run import run, synthesize
+from engine.run import run, synthesize, train
 from engine.stages import build_mixer
 from jobs.cli import main
 from jobs.options import load
@@ -206,3 +206,23 @@ def test_two_train_workers_with_zero_2(tmp_path, small_config):
 def test_too_few_gpus_is_one_sentence(tmp_path, small_config):
     with pytest.raises(UserError, match=r"needs 6 GPUs \(4 for 4 mixers, 2 for 2 train workers\) but the cluster has 4"):
         run(small_config(tmp_path / "out", **{"placement.mixers": (4,), "placement.trainers": 2}))
+
+
+def test_too_many_personalizers_is_one_sentence(tmp_path, small_config):
+    with pytest.raises(UserError, match=r"--placement.personalizers 9 needs 9 GPUs but the cluster has 4"):
+        run(small_config(tmp_path / "out", **{"placement.personalizers": 9}))
+
+
+def test_what_was_trained_on_a_part_of_the_mixes_is_trained_again_on_all(tmp_path, small_config):
+    config = small_config(tmp_path / "out", **{"mix.count": 16, "run.mode": "staged"})
+    synthesize(config)
+    (lost := tmp_path / "out" / "mixes" / "part-00000001.parquet").unlink()
+    train(config)
+    part = (tmp_path / "out" / "classifier" / "finished").read_bytes()
+    synthesize(config)
+    assert lost.exists()
+    train(config)
+    whole = (tmp_path / "out" / "classifier" / "finished").read_bytes()
+    assert part != whole
+    train(config)
+    assert (tmp_path / "out" / "classifier" / "finished").read_bytes() == whole

@@ -72,6 +72,8 @@ def test_bad_recipes(tmp_path, text, sentence):
         ["--placement.mixers", "3", "1"],
         ["--train.batch_size", "7", "--placement.trainers", "2"],
         ["--run.train_after", "2"],
+        ["--run.seed", "-1"],
+        ["--mix.strength_beta", "2", "5", "--mix.num_inference_steps", "4"],
         ["--run.seeds", "1", "1"],
         ["--train.drw_epoch", "160", "--train.reweight", "drw"],
         ["--train.reweight_beta", "1"],
