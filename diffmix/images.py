@@ -1,6 +1,7 @@
 """Image files to RGB pixels and back."""
 
 import io
+import math
 from typing import Literal
 
 import numpy as np
@@ -27,13 +28,14 @@ class BadImage(ValueError):  # noqa: N818 (it is caught and logged, not an error
     """The bytes are no image that can be used. The text is the reason, short enough for a log line."""
 
 
-def decode(data: bytes, max_pixels: int = 100_000_000) -> Image.Image:
+def decode(data: bytes, max_pixels: float = math.inf) -> Image.Image:
     """The picture in an image file's bytes, upright: mode RGB, 8 bits a channel.
 
     JPEG, PNG, WebP, BMP, TIFF and GIF; of several frames or pages the first. EXIF rotation is applied, transparency is laid
     over white, CMYK is converted without its ICC profile. 16-bit grey is divided by 257, so that white stays white; 32-bit
     and float grey is scaled by the first of the usual ranges that holds it (see `_to_8_bit`). Raises `BadImage` for an empty
     file, other content, a broken or truncated file, and a picture of more than `max_pixels` pixels, whose pixels are never decoded.
+    Images of a `RealSet` or of a store need no limit: it was kept when they came in.
     """
     if not data:
         raise BadImage("empty file")

@@ -9,7 +9,6 @@ fp32, so that a mix is the same picture in every precision (the stock pipelines 
 from __future__ import annotations
 
 import logging
-import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -224,7 +223,7 @@ class Mixer:
             return cached
         if source is None:
             raise ValueError(f"mix {spec.mix_id} has no source image")
-        image = decode(source, sys.maxsize) if isinstance(source, bytes) else source.convert("RGB")  # sizes were checked when read
+        image = decode(source) if isinstance(source, bytes) else source.convert("RGB")
         pixels = to_tensor(image, self.resolution, self.device)[None].to(self.pipe.vae.dtype)
         output = self.pipe.vae.encode(pixels)
         if hasattr(output, "latent_dist"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +73,7 @@ def preview_rows(mixer: Mixer, real: RealSet, seed: int) -> list[Row]:
     """
     pairs = _pairs(mixer.kind, real, np.random.default_rng(seed))
     strengths = [1.0] * DRAWS if mixer.kind == "gen" else preview_strengths(mixer.config)
-    sources = [images.decode(real.image_bytes(index), sys.maxsize) if index >= 0 else None for index, _ in pairs]
+    sources = [images.decode(real.image_bytes(index)) if index >= 0 else None for index, _ in pairs]
     rows = [
         Row(source, real.class_names[real.labels[index] if index >= 0 else target], [])
         for source, (index, target) in zip(sources, pairs, strict=True)

@@ -80,16 +80,19 @@ def time_train_steps(config: Config, num_classes: int, workers: list[int]) -> di
     limit_threads(config.placement.cpus_per_trainer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train = config.train
-    model = build_model(train, num_classes).to(device, training_dtype(train.precision))
+    dtype = training_dtype(train.precision)
+    model = build_model(train, num_classes).to(device)
     optimizer = build_optimizer(model, train)
 
     def seconds(batch: int) -> float:
-        images = torch.randn(batch, 3, train.resolution, train.resolution, device=device, dtype=training_dtype(train.precision))
+        images = torch.randn(batch, 3, train.resolution, train.resolution, device=device)
         labels = torch.full((batch, num_classes), 1 / num_classes, device=device)
         times = []
         for _ in range(1 + _STEPS):
             start = time.perf_counter()
-            losses.soft_mean(losses.cross_entropy(model(images).float()), labels).backward()
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):  # as `deepspeed_config` has it
+                logits = model(images)
+            losses.soft_mean(losses.cross_entropy(logits.float()), labels).backward()
             optimizer.step()
             optimizer.zero_grad()
             if device == "cuda":

@@ -154,7 +154,7 @@ class ClassifierLoop:
         """Top-1 accuracy on the images that pick the epoch, each rank over its share of them; None where there are none."""
         if self.val is None:
             return None
-        # As many rows for each rank, the last ones from the begin again and not counted: ZeRO 3 gathers weights in each batch.
+        # As many rows for each rank, the last ones from the beginning again and not counted: ZeRO 3 gathers weights in each batch.
         share = -(-len(self.val) // self.world_size)
         places = self.rank + self.world_size * np.arange(share)
         rows = places % len(self.val)

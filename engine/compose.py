@@ -71,7 +71,7 @@ def compose(config: Config) -> dict:
     with ThreadPoolExecutor() as threads:
         for part, rows in enumerate(batches(mixes, PART_MIXES)):
             if part in missing:
-                made = threads.map(_row, itertools.count(part * PART_MIXES), rows)
+                made = threads.map(_row, itertools.count(part * PART_MIXES), rows, itertools.repeat(config.data.max_pixels))
                 store.write(part, pa.Table.from_pylist(list(made), schema=SCHEMA))
     return identity
 
@@ -119,13 +119,13 @@ def _choose(config: Config, place: int, source: Source) -> np.ndarray:
     return taken
 
 
-def _row(mix_id: int, found: tuple[NamedMix, Source, dict[str, int]]) -> dict:
+def _row(mix_id: int, found: tuple[NamedMix, Source, dict[str, int]], max_pixels: int) -> dict:
     """A row of the store."""
     mix, source, label_of = found
     image = mix.load()
     if source.format != "store":
         try:
-            images.decode(image)
+            images.decode(image, max_pixels)
         except images.BadImage as error:
             raise UserError(f"The image of mix {mix.mix_id} in {source.uri} cannot be used ({error}); remove it there.") from error
     row = mix._asdict() | {"mix_id": mix_id, "source_label": label_of[mix.source], "target_label": label_of[mix.target], "image": image}

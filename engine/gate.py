@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -218,7 +217,7 @@ class _ScorePart:
     def __call__(self, row: pa.Table) -> pa.Table:
         chunk = row["chunk"][0].as_py()
         mixes = self.store.read(chunk)
-        score = self.scorer.score([images.decode(image, sys.maxsize) for image in mixes["image"].to_pylist()])
+        score = self.scorer.score([images.decode(image) for image in mixes["image"].to_pylist()])
         mixes = _with(mixes, "score", pa.array(score, pa.float32()))
         self.store.write(chunk, _with(mixes, "accepted", pa.array(self.gate.accepts(score))), self.gate.scorer)
         return pa.table({"rows": [len(mixes)]})

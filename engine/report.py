@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 
 import numpy as np
@@ -169,8 +168,8 @@ def _row(made: list[dict], real: RealSet) -> Row:
     names, first = real.class_names, made[0]
     # The mixes of a composed store may come from images that this run does not have.
     there = first["source_id"] in real.image_ids if first["source_id"] else False
-    source = images.decode(real.image_bytes(real.index_of(first["source_id"])), sys.maxsize) if there else None
-    mixes = [Mixed(images.decode(mix["image"], sys.maxsize), names[mix["target_label"]], mix["strength"], mix["score"]) for mix in made]
+    source = images.decode(real.image_bytes(real.index_of(first["source_id"]))) if there else None
+    mixes = [Mixed(images.decode(mix["image"]), names[mix["target_label"]], mix["strength"], mix["score"]) for mix in made]
     return Row(source, names[first["source_label"]], sorted(mixes, key=lambda mix: round(mix.strength, 2)))
 
 

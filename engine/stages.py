@@ -133,7 +133,8 @@ def set_context(place: PlacementConfig) -> None:
     context.enable_progress_bars = False
     context.execution_options = execution_options(place)
     # Ray's pool counts one crash at an actor's start as the end of the job; a spot node's death must not be that.
-    context.max_consecutive_actor_init_deaths = 20
+    # Few, because an error of the settings comes back each time.
+    context.max_consecutive_actor_init_deaths = 3
 
 
 def execution_options(place: PlacementConfig) -> ray.data.ExecutionOptions:

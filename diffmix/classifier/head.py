@@ -48,14 +48,18 @@ def unit_rows(weights: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[
 def freeze_backbone(model: torch.nn.Module) -> None:
     """Leave only the head of a timm model to be trained."""
     model.requires_grad_(False)
-    heads = model.get_classifier()  # type: ignore[operator]
-    for head in heads if isinstance(heads, tuple) else (heads,):
+    for head in _heads(model):
         head.requires_grad_(True)
 
 
 def train_mode(model: torch.nn.Module, frozen: bool) -> None:
     """`model.train()`; a frozen backbone stays in eval mode, so that its batch norms keep their statistics."""
     model.train(not frozen)
-    heads = model.get_classifier()  # type: ignore[operator]
-    for head in heads if isinstance(heads, tuple) else (heads,):  # distilled models have two
+    for head in _heads(model):
         head.train()
+
+
+def _heads(model: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
+    """A timm model's classifying layers: one, or a distilled model's two."""
+    found = model.get_classifier()  # type: ignore[operator]
+    return found if isinstance(found, tuple) else (found,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -149,7 +148,7 @@ class MixedSamples(Dataset):
         return found
 
     def _image(self, data: bytes, seed: int) -> torch.Tensor:
-        picture = images.decode(data, sys.maxsize)
+        picture = images.decode(data)
         # The generator itself: torch.manual_seed also seeds GPUs and writes down who asked, which takes as long as decoding.
         generator = torch.default_generator
         state = generator.get_state()
@@ -172,4 +171,4 @@ class EvalSamples(Dataset):
 
     def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
         row = int(self.rows[place])
-        return self.transform(images.decode(self.real.image_bytes(row), sys.maxsize)), row
+        return self.transform(images.decode(self.real.image_bytes(row))), row

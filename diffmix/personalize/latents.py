@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,7 +70,7 @@ class LatentCache:
 
         pixels = torch.zeros((_BLOCK, 3, side, side))
         for place, row in enumerate(rows):
-            pixels[place] = to_tensor(decode(images.image_bytes(row), sys.maxsize), side)  # sizes were checked when read
+            pixels[place] = to_tensor(decode(images.image_bytes(row)), side)
         views = [pixels, pixels.flip(-1)] if flip else [pixels]
         with torch.no_grad():
             posteriors = [vae.encode(view.to(vae.device, vae.dtype)).latent_dist for view in views]

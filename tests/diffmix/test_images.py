@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffmix.config import DataConfig
 from diffmix.images import BadImage, decode, encode
 
 RGB = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3) * 2  # height 6, width 5: a swapped axis shows
@@ -204,7 +205,7 @@ def test_bomb_is_refused_before_its_pixels_are_decoded(monkeypatch):
     bomb = file_of(Image.new("1", (11_000, 11_000)), "PNG")
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(BadImage, match=r"11000 x 11000 pixels, more than 100000000"):
-        decode(bomb)
+        decode(bomb, DataConfig().max_pixels)
 
 
 def test_the_pixel_limit_is_the_callers():

@@ -1,12 +1,15 @@
 """Two raylets with logical GPUs: mixers on one node, train workers on the other."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from diffmix.config import GateConfig
 from diffmix.errors import UserError
+from engine.gate import filter_store
 from engine.run import run
 
 
@@ -24,12 +27,15 @@ def nodes():
     cluster.shutdown()
 
 
-def test_mixers_and_train_workers_keep_to_their_nodes(nodes, tmp_path, small_config):
-    summary = run(small_config(tmp_path / "out", **{"placement.separate": True, "mix.count": 24}))
+def test_mixers_and_train_workers_keep_to_their_nodes(nodes, tmp_path, small_config, tiny_clip):
+    config = small_config(tmp_path / "out", **{"placement.separate": True, "mix.count": 24})
+    summary = run(config)
     assert summary["plan"]["stored"] == 24
     events = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert {event["node"] for event in events if event["event"] == "mixer_ready"} == {nodes["gen"]}
     assert {event["node"] for event in events if event["event"] == "train"} == {nodes["train"]}
+    found = filter_store(replace(config, gate=GateConfig(clip=str(tiny_clip), threshold=1.0)))  # more than a score reaches
+    assert (found["scored"], found["rejected"]) == (24, 24)
 
 
 def test_missing_labels_are_named(nodes, tmp_path, small_config):

@@ -16,7 +16,10 @@ def test_deepspeed_accepts_it(stage, dtype):
     assert parsed.zero_optimization_stage == stage
     assert parsed.train_micro_batch_size_per_gpu == 12
     assert parsed.gradient_clipping == 1.5
-    assert settings.get("torch_autocast", {"dtype": "float32"})["dtype"] == str(dtype).removeprefix("torch.")
+    assert parsed.torch_autocast_enabled == (dtype != torch.float32)
+    assert dtype in (torch.float32, parsed.torch_autocast_dtype)
+    assert not parsed.bfloat16_config.enabled
+    assert not parsed.float16_config.enabled
 
 
 def test_workers_share_the_batch():

@@ -28,6 +28,18 @@ def test_ldam_models_have_a_cosine_head_and_others_do_not(name):
     assert not isinstance(build_model(TrainConfig(model_name=name, pretrained=False), 3).get_classifier(), CosineHead)
 
 
+def test_a_distilled_models_two_heads_are_trained_alone():
+    model = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3, depth=1)
+    freeze_backbone(model)
+    train_mode(model, frozen=True)
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == {
+        f"{head}.{kind}" for head in ("head", "head_dist") for kind in ("weight", "bias")
+    }
+    assert model.head.training
+    assert model.head_dist.training
+    assert not model.blocks.training
+
+
 def test_models_without_a_linear_head():
     model = timm.create_model("resnet10t", num_classes=0)
     with pytest.raises(UserError, match="one linear head"):
