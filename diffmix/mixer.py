@@ -9,6 +9,7 @@ fp32, so that a mix is the same picture in every precision (the stock pipelines 
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,21 @@ _CACHE_BYTES = 256 * 2**20  # 4,000 sources of 512 px in half precision
 _DECODE_PIXELS = 8 * 512 * 512  # the VAE's decoder needs about 8 GB for this many at once in half precision
 _PART = 16  # rows of the UNet's batch from which a CPU core is busy with them alone
 _USUAL_BATCH = 16  # outside of a run nobody has resolved `auto`
+
+
+def _one_core_each(count: int) -> ThreadPoolExecutor:
+    """Threads in which torch uses one core. What they set is also what torch would give to threads yet to come, so it is set back."""
+    all_there = threading.Barrier(count)
+
+    def begin(_: int) -> None:
+        torch.get_num_threads()  # a thread takes the common number with the first question, also over one that was set before
+        torch.set_num_threads(1)
+        all_there.wait()
+
+    threads = ThreadPoolExecutor(count, "unet")
+    list(threads.map(begin, range(count)))
+    torch.set_num_threads(count)
+    return threads
 
 
 class _Source(NamedTuple):
@@ -104,6 +120,8 @@ class Mixer:
         if model.compile:
             self.pipe.unet.compile_repeated_blocks(dynamic=False)
         self._text = PromptEncoder(self.pipe, self.resolution).encode([*self.prompts, mix.negative_prompt])
+        self.cores = torch.get_num_threads()
+        """CPU threads, of whatever thread calls later."""
         self._threads: ThreadPoolExecutor | None = None
         self._sources: OrderedDict[str, _Source] = OrderedDict()
         self._cached_bytes = 0
@@ -165,11 +183,11 @@ class Mixer:
 
         A core works through a part of its own a third faster than two cores share each of the UNet's small operations.
         """
-        threads = torch.get_num_threads()
+        threads = self.cores
         if self.device.type != "cpu" or self.compiled or threads == 1 or len(inputs) < _PART * threads:
             return self.pipe.unet(inputs, timestep, **text.unet_inputs(), return_dict=False)[0]
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(threads, "unet", initializer=torch.set_num_threads, initargs=(1,))
+            self._threads = _one_core_each(threads)
 
         @torch.inference_mode()  # a thread does not inherit it
         def predict(rows: slice) -> torch.Tensor:

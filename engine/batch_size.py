@@ -8,6 +8,7 @@ from diffmix.batch_size import LARGEST, saturating_batch
 from diffmix.config import Config
 from diffmix.storage import Folder
 from engine.cluster import GENERATE_LABEL
+from engine.failures import user_error
 from engine.stages import limit_threads
 from engine.store import MixStore
 
@@ -38,7 +39,7 @@ def measure_batch(config: Config, planned: int) -> int:
     try:
         return ray.get(task.remote(config, most))
     except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, Exception) else error) from error
+        raise user_error(error) or error from error
 
 
 def _measure(config: Config, most: int) -> int:

@@ -11,7 +11,9 @@ import ray
 
 from diffmix.config import Config
 from diffmix.datasets.real import RealSet
+from diffmix.errors import UserError
 from engine import cluster
+from engine.failures import user_error
 from engine.session import Session
 from engine.split import Rates, choose, from_calibration, measured
 from engine.stages import MixJob, limit_threads, make_plan
@@ -44,14 +46,23 @@ def calibrate(session: Session, job: MixJob, time_steps: StepTimer) -> Rates:
     """Time one mixer on one chunk and one train worker on a few steps, side by side; a minute at most, without what they load."""
     config, real = session.config, session.data.train
     place = config.placement
-    workers = [n for n in range(1, int(cluster.available_gpus()) + 1) if config.train.batch_size % n == 0]
+    shares = 2 if config.train.mixup_alpha or config.train.cutmix_alpha else 1  # these mix pairs
+    workers = [n for n in range(1, int(cluster.available_gpus()) + 1) if config.train.batch_size % (shares * n) == 0]
     options = {"num_gpus": place.gpus_per_mixer, "num_cpus": place.cpus_per_mixer}
     mixing = ray.remote(time_mixer).options(**options).remote(job)
     options = {"num_gpus": place.gpus_per_trainer, "num_cpus": place.cpus_per_trainer}
-    training = ray.remote(time_steps).options(**options).remote(config, len(real.class_names), workers)
-    rate, steps = ray.get([mixing, training])
+    training = ray.remote(_call).options(**options).remote(time_steps, config, len(real.class_names), workers)
+    try:
+        rate, steps = ray.get([mixing, training])
+    except ray.exceptions.RayTaskError as error:
+        raise user_error(error) or error from error
     session.telemetry.record("calibration", mixer=rate, step_seconds={str(n): seconds for n, seconds in steps.items()})
     return from_calibration(config, session.telemetry.events[-1], len(real))
+
+
+def _call(time_steps: StepTimer, config: Config, num_classes: int, workers: list[int]) -> dict[int, float]:
+    """Ray makes tasks of functions only; a `StepTimer` may be a stand-in's method."""
+    return time_steps(config, num_classes, workers)
 
 
 def time_mixer(job: MixJob) -> float:
@@ -69,7 +80,8 @@ def time_mixer(job: MixJob) -> float:
 def time_train_steps(config: Config, num_classes: int, workers: list[int]) -> dict[int, float]:
     """Seconds of a train step for each number of workers: forward, backward and optimiser on one worker's share of the batch.
 
-    What workers spend on talking to each other and on decoding is not in it. Runs on a train worker's node.
+    What workers spend on talking to each other and on decoding is not in it. Runs on a train worker's node. Numbers whose share
+    does not fit in memory are left out; `UserError` where none does.
     """
     import torch
 
@@ -100,4 +112,15 @@ def time_train_steps(config: Config, num_classes: int, workers: list[int]) -> di
             times.append(time.perf_counter() - start)
         return sorted(times[1:])[_STEPS // 2]
 
-    return {n: seconds(train.batch_size // n) for n in workers}
+    found = {}
+    for n in sorted(workers, reverse=True):  # the smallest share first: what does not fit is all that is left
+        try:
+            found[n] = seconds(train.batch_size // n)
+        except torch.OutOfMemoryError:
+            break
+    if not found:
+        raise UserError(
+            f"A train step on {train.batch_size // max(workers)} images of {train.resolution} px does not fit in a GPU's memory; "
+            "lower --train.batch_size or add GPUs."
+        )
+    return found

@@ -25,6 +25,7 @@ from diffmix.classifier.model import Classifier, bare_model, build_model, descri
 from diffmix.classifier.samples import MixedSampler, MixedSamples
 from diffmix.classifier.transforms import train_transform
 from diffmix.datasets.real import RealSet
+from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine.deepspeed_config import prepare_environment, training_dtype
 from engine.deepspeed_engine import full_weights, start_engine, thaw
@@ -146,7 +147,8 @@ class ClassifierLoop:
         with tempfile.TemporaryDirectory(prefix="diffmix-checkpoint-") as folder:
             self.engine.save_checkpoint(folder, tag="state", client_state={"epoch": epoch + 1, "best": self.best})
             if self.rank == 0:
-                Path(folder, "epoch.json").write_text(json.dumps({"epoch": epoch + 1, "best": self.best}))
+                state = {"epoch": epoch + 1, "best": self.best, "workers": self.world_size}
+                Path(folder, "epoch.json").write_text(json.dumps(state))
             shown = {"epoch": epoch + 1, "loss": seen["loss"], "validation_top1": accuracy}
             ray.train.report(shown, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
@@ -174,6 +176,11 @@ class ClassifierLoop:
             return start_engine(model, self.train, self.world_size, self.dtype, self.frozen)
         with checkpoint.as_directory() as folder:
             state = json.loads(Path(folder, "epoch.json").read_text())
+            if self.train.zero_stage and state["workers"] != self.world_size:
+                raise UserError(
+                    f"The classifier was trained on {state['workers']} workers up to epoch {state['epoch']}, and ZeRO {self.train.zero_stage} has cut its "
+                    f"optimiser's state for so many; set --placement.trainers {state['workers']} to go on, or choose another --out."
+                )
             self.first_epoch, self.best = state["epoch"], state["best"]
             # A checkpoint that was written before the backbone was released is of an engine that trains the head alone.
             self.frozen = 0 < self.first_epoch <= self.train.freeze_epochs

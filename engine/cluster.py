@@ -35,22 +35,27 @@ class Demand:
 
     @property
     def cpus(self) -> float:
-        # One more for the tasks that read sources; without it they would wait for the actors for ever.
-        parts = (self.mixer_cpus + 1, self.trainer_cpus)
+        parts = (self.mixer_cpus, self.trainer_cpus)
         return max(parts) if self.staged else sum(parts)
 
 
-def demand(config: Config) -> Demand:
-    """The least that the job needs: the pool's smallest size and all train workers; one of each where the split is chosen later."""
+def demand(config: Config, mixes: bool = True, trains: bool = True) -> Demand:
+    """The least that these phases need: the pool's smallest size and all train workers; one of each where the split is chosen later."""
+    mixers, trainers = _counts(config.placement, mixes, trains)
     place = config.placement
-    mixers, trainers = (1, 1) if place.auto else (place.mixers[0], place.trainers)
     return Demand(
         mixers * place.gpus_per_mixer,
         trainers * place.gpus_per_trainer,
-        mixers * place.cpus_per_mixer,
+        # One more for the tasks that read sources; without it they would wait for the actors for ever.
+        mixers * place.cpus_per_mixer + mixes,
         trainers * place.cpus_per_trainer,
         config.run.mode == "staged",
     )
+
+
+def _counts(place: PlacementConfig, mixes: bool, trains: bool) -> tuple[int, int]:
+    """The fewest mixers and the train workers."""
+    return (1 if place.auto else place.mixers[0]) * mixes, (1 if place.auto else place.trainers) * trains
 
 
 def connect(config: Config) -> None:
@@ -98,35 +103,38 @@ def _object_store_bytes() -> int:
     return int(min(4e9, max(2e8, psutil.virtual_memory().total * 0.1)))
 
 
-def preflight(config: Config) -> None:
-    """Raise `UserError` where the cluster cannot hold mixers and train workers at once, and say what is missing.
+def preflight(config: Config, *, personalizes: bool = False, mixes: bool = False, trains: bool = False) -> None:
+    """Raise `UserError` where the cluster cannot hold the phases that are asked for, mixing and training at once, and say what is missing.
 
-    Ray would wait without an error: the train workers would hold what the mixers need, or the other way round.
+    Ray would wait without an error: the train workers would hold what the mixers need, or the other way round. A cluster that
+    grows counts at the size that its autoscaler may bring it to.
     """
-    need, place = demand(config), config.placement
-    counts = (1, 1) if place.auto else (place.mixers[0], place.trainers)
+    need, place = demand(config, mixes, trains), config.placement
+    mixers, trainers = _counts(place, mixes, trains)
     have = _cluster_resources()
     for name, wanted, parts in (
         ("GPUs", need.gpus, (need.mixer_gpus, need.trainer_gpus)),
-        ("CPUs", need.cpus, (need.mixer_cpus + 1, need.trainer_cpus)),
+        ("CPUs", need.cpus, (need.mixer_cpus, need.trainer_cpus)),
     ):
         available = have.get(name[:-1], 0.0)
         if wanted > available + 1e-9:
             raise UserError(
-                f"The job needs {wanted:g} {name} ({parts[0]:g} for {counts[0]} mixers, {parts[1]:g} for {counts[1]} train workers) "
+                f"The job needs {wanted:g} {name} ({parts[0]:g} for {mixers} mixers, {parts[1]:g} for {trainers} train workers) "
                 f"but the cluster has {available:g}; lower --placement.mixers or --placement.trainers"
-                + ("" if need.staged else ", use --run.mode staged")
+                + (", use --run.mode staged" if mixes and trains and not need.staged else "")
                 + ", or add nodes."
             )
+    personalizers = place.personalizers * personalizes
     for name, each in (("GPU", place.gpus_per_trainer), ("CPU", place.cpus_per_trainer)):
         available = have.get(name, 0.0)
-        if place.personalizers * each > available + 1e-9:
+        if personalizers * each > available + 1e-9:
             raise UserError(
-                f"--placement.personalizers {place.personalizers} needs {place.personalizers * each:g} {name}s but the cluster has "
+                f"--placement.personalizers {personalizers} needs {personalizers * each:g} {name}s but the cluster has "
                 f"{available:g}; lower it or add nodes."
             )
     if place.separate:
-        _check_labels(place)
+        _check_label(GENERATE_LABEL, mixers * place.gpus_per_mixer)
+        _check_label(TRAIN_LABEL, max(trainers, personalizers) * place.gpus_per_trainer)
     else:
         _check_no_labels()
 
@@ -141,19 +149,16 @@ def _check_no_labels() -> None:
         )
 
 
-def _check_labels(place: PlacementConfig) -> None:
-    for label, count, each in (
-        (GENERATE_LABEL, place.mixers[0], place.gpus_per_mixer),
-        (TRAIN_LABEL, place.trainers, place.gpus_per_trainer),
-    ):
-        (key, value), *_ = label.items()
-        nodes = [node for node in ray.nodes() if node["Alive"] and node.get("Labels", {}).get(key) == value]
-        gpus = sum(node["Resources"].get("GPU", 0.0) for node in nodes)
-        if gpus < count * each:
-            raise UserError(
-                f"--placement.separate wants {count * each:g} GPUs on nodes labelled {key}={value}, but {len(nodes)} such nodes have {gpus:g}; "
-                "label more nodes when they are started (ray start --labels) or switch it off."
-            )
+def _check_label(label: dict[str, str], wanted: float) -> None:
+    """Raise `UserError` where the nodes with this label have fewer than `wanted` GPUs."""
+    ((key, value),) = label.items()
+    nodes = [node for node in ray.nodes() if node["Alive"] and node.get("Labels", {}).get(key) == value]
+    gpus = sum(node["Resources"].get("GPU", 0.0) for node in nodes)
+    if gpus < wanted:
+        raise UserError(
+            f"--placement.separate wants {wanted:g} GPUs on nodes labelled {key}={value}, but {len(nodes)} such nodes have {gpus:g}; "
+            "label more nodes when they are started (ray start --labels) or switch it off."
+        )
 
 
 def _cluster_resources() -> dict[str, float]:

@@ -15,18 +15,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 import ray.data
 import yaml
 
 from diffmix import images
 from diffmix.clip import check_clip
-from diffmix.config import Config, RunConfig
+from diffmix.config import Config
 from diffmix.config_check import check
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from diffmix.quality import Gate, Scorer, make_gate, quantile_cut
 from diffmix.storage import Folder
 from engine import cluster
+from engine.failures import user_error
 from engine.progress import Display
 from engine.stages import inference_device, limit_threads, set_context
 from engine.store import MixStore
@@ -193,8 +195,7 @@ def _over_parts(config: Config, chunks: list[int], work: Any, arguments: dict) -
     place = config.placement
     options: dict[str, Any] = {"num_cpus": 0.25, "fn_kwargs": arguments}
     if isinstance(work, type):
-        # Nothing trains meanwhile, whatever the run's own mode is.
-        cluster.preflight(replace(config, run=RunConfig(mode="staged"), placement=replace(place, trainers=0, personalizers=0)))
+        cluster.preflight(config, mixes=True)
         least, most = place.mixers[0], place.mixers[-1]
         actors = ray.data.ActorPoolStrategy(min_size=least, max_size=most, initial_size=least, max_tasks_in_flight_per_actor=2)
         resources = {"num_gpus": place.gpus_per_mixer, "num_cpus": place.cpus_per_mixer}
@@ -202,8 +203,11 @@ def _over_parts(config: Config, chunks: list[int], work: Any, arguments: dict) -
     set_context(place)
     numbers = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks))
     done = numbers.map_batches(work, batch_size=1, batch_format="pyarrow", **options)
-    for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield batch["rows"].to_pylist()
+    try:
+        for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield batch["rows"].to_pylist()
+    except ray.exceptions.RayError as error:
+        raise user_error(error) or error from error
 
 
 class _ScorePart:

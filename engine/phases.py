@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import ray
 import ray.data
 import ray.train
 import ray.train.torch
@@ -16,11 +17,11 @@ import ray.train.torch
 from diffmix.base_model import base_fingerprint
 from diffmix.concept import concept_settings
 from diffmix.config import to_dict
-from diffmix.errors import UserError
 from diffmix.storage import Folder, filesystem
 from engine import cluster
 from engine.artifacts import find_concept, uses_concept
 from engine.composed import is_composed
+from engine.failures import user_error
 from engine.gate import Decision, gate_of
 from engine.personalize import PersonalizeJob, personalize_loop
 from engine.session import Session
@@ -29,6 +30,9 @@ from engine.store import MixStore
 from engine.train import TrainJob, build_loop, train_loop
 
 log = logging.getLogger(__name__)
+
+_WITHOUT_EFFECT = ("baseline", "loader_workers")
+"""Options of `train` that change nothing about a classifier: it is gone on with whatever they say."""
 
 
 def personalize(session: Session) -> str | None:
@@ -67,8 +71,11 @@ def synthesize(session: Session, job: MixJob) -> None:
     plan = make_plan(session.config, session.data.train)
     missing = remaining_chunks(job, plan.num_chunks)
     if len(missing):
-        for _ in stream(job, missing, pass_on=False).iter_batches(batch_size=None, batch_format="pyarrow"):
-            pass
+        try:
+            for _ in stream(job, missing, pass_on=False).iter_batches(batch_size=None, batch_format="pyarrow"):
+                pass
+        except ray.exceptions.RayError as error:
+            raise user_error(error) or error from error
 
 
 def train(session: Session, job: MixJob | None, streaming: bool, baseline: bool = False, build: Callable = build_loop) -> None:
@@ -81,7 +88,7 @@ def train(session: Session, job: MixJob | None, streaming: bool, baseline: bool 
     plan = make_plan(config, data.train)
     name = "baseline" if baseline else "classifier"
     identity: dict[str, object] = {
-        "train": to_dict(config.train),
+        "train": {option: value for option, value in to_dict(config.train).items() if option not in _WITHOUT_EFFECT},
         "data": data.train.fingerprint,
         "seed": config.run.seed,
         "mixes": baseline or _mix_identity(session, job),
@@ -167,7 +174,7 @@ def _fit(session: Session, loop: Callable, settings: dict, name: str, workers: i
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise _user_error(error) or error from error
+        raise user_error(error) or error from error
 
 
 class _AsTheyCome(ray.train.DataConfig):
@@ -185,18 +192,6 @@ class _AsTheyCome(ray.train.DataConfig):
             for shard, part in zip(shards, data.streaming_split(world_size, equal=False), strict=True):
                 shard[name] = part
         return shards
-
-
-def _user_error(error: BaseException) -> UserError | None:
-    """The `UserError` that made a worker fail, if that was it."""
-    failures = list(getattr(error, "worker_failures", {}).values())
-    for failure in failures:
-        cause: BaseException | None = failure
-        while cause is not None:
-            if isinstance(cause, UserError):
-                return UserError(str(cause))
-            cause = getattr(cause, "cause", None) or cause.__cause__
-    return None
 
 
 def _key(*identity: object) -> str:

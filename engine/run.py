@@ -27,7 +27,7 @@ def run(config: Config, command: float | None = None) -> dict:
     since 1970; None: now. Raises `UserError` for anything that the user can mend.
     """
     check_streaming(config)
-    with open_session(config, command, trains=True) as session:
+    with open_session(config, command, personalizes=True, mixes=True, trains=True) as session:
         baseline = _Baseline(session)
         concept = None
         store = find_composed(session.out, session.data.train)
@@ -55,13 +55,13 @@ def run(config: Config, command: float | None = None) -> dict:
 
 def personalize(config: Config) -> str:
     """The concept's folder."""
-    with open_session(config) as session:
+    with open_session(config, personalizes=True) as session:
         return phases.personalize(session) or ""
 
 
 def synthesize(config: Config) -> dict:
     """All mixes, personalising first where that is not done. Gives the summary so far."""
-    with open_session(config) as session:
+    with open_session(config, personalizes=True, mixes=True) as session:
         composed = find_composed(session.out, session.data.train)
         if composed:  # it is whole
             return write_summary(session, composed, None)

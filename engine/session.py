@@ -12,12 +12,13 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import ray
 import yaml
 
 from diffmix.config import Config, to_dict
 from diffmix.config_check import check
 from diffmix.datasets.prepare import Prepared, prepare
-from diffmix.errors import UserError
+from diffmix.errors import UserError, reason
 from diffmix.storage import Folder
 from engine import cluster, progress
 from engine.artifacts import bind_store, find_concept, uses_concept
@@ -50,7 +51,7 @@ def check_inputs(config: Config, trains: bool = False) -> tuple[Folder, Prepared
     the first thing that is wrong. Decodes all images on a first run.
     """
     from diffmix.base_model import check_base
-    from diffmix.classifier.model import build_model, describe
+    from diffmix.classifier.model import build_model, check_input_size, describe
     from diffmix.concept import prompt
     from diffmix.personalize.optimizer import check_optimizer
     from diffmix.samplers import check_sampler_lora
@@ -72,6 +73,7 @@ def check_inputs(config: Config, trains: bool = False) -> tuple[Folder, Prepared
         prompt(template, None, "class", "superclass")
     data = prepare(config.data, out.uri)
     describe(config.train, data.train.class_names)
+    check_input_size(config.train)
     if trains and (config.train.pretrained or config.train.checkpoint_path) and not (out / "classifier").exists("finished"):
         build_model(config.train, len(data.train.class_names))  # workers will; hours later it would be too late to find out
     check_gate(config)
@@ -104,17 +106,21 @@ def _check_space(config: Config, out: Folder, data: Prepared) -> None:
 
 
 @contextlib.contextmanager
-def open_session(config: Config, command: float | None = None, trains: bool = False) -> Iterator[Session]:
+def open_session(
+    config: Config, command: float | None = None, *, personalizes: bool = False, mixes: bool = False, trains: bool = False
+) -> Iterator[Session]:
     """Check everything cheap, connect to the cluster, check its size; then a session whose telemetry is collected in a thread.
 
-    `command` is when the command was given, in seconds since 1970; None: now. `trains`: as in `check_inputs`. Where `mix.batch` is auto, `config` has the
-    number that it means afterwards.
+    `command` is when the command was given, in seconds since 1970; None: now. `personalizes`, `mixes` and `trains` say which phases
+    the cluster has to have room for. Where `mixes`, `config` afterwards has the number that `mix.batch` auto means.
     """
     command = time.time() if command is None else command
     out, data = check_inputs(config, trains)
     cluster.connect(config)
-    cluster.preflight(config)
-    if config.mix.batch == "auto" and find_composed(out, data.train) is None:
+    if find_composed(out, data.train) is not None:  # all mixes are there
+        personalizes = mixes = False
+    cluster.preflight(config, personalizes=personalizes and uses_concept(config), mixes=mixes, trains=trains)
+    if mixes and config.mix.batch == "auto":
         config.mix.batch = measure_batch(config, len(make_plan(config, data.train)))
     out.write("config.yaml", yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False).encode())
     telemetry = Telemetry(out, f"telemetry-{uuid.uuid4().hex[:8]}", command)
@@ -123,7 +129,10 @@ def open_session(config: Config, command: float | None = None, trains: bool = Fa
 
     def collect() -> None:
         while not stop.wait(1.0):
-            display.show(telemetry.collect())
+            try:
+                display.show(telemetry.collect())
+            except (OSError, ray.exceptions.RayError) as error:  # an object store has bad moments; the next second tries again
+                log.warning("The telemetry could not be kept: %s", reason(error))
 
     thread = threading.Thread(target=collect, daemon=True, name="telemetry")
     thread.start()
@@ -134,4 +143,5 @@ def open_session(config: Config, command: float | None = None, trains: bool = Fa
         thread.join()
         with contextlib.suppress(Exception):  # the cluster may be what broke
             display.show(telemetry.collect())
+        with contextlib.suppress(Exception):
             telemetry.close()

@@ -5,6 +5,7 @@ One row in is one block and one task: a few chunks, which the mixer makes and st
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import threading
@@ -23,6 +24,7 @@ from PIL.Image import Image
 from diffmix import images
 from diffmix.config import Config, PlacementConfig
 from diffmix.datasets.real import RealSet
+from diffmix.errors import UserError
 from diffmix.plan import MixPlan, MixSpec
 from diffmix.quality import Gate, Scorer
 from diffmix.storage import Folder
@@ -135,6 +137,10 @@ def set_context(place: PlacementConfig) -> None:
     # Ray's pool counts one crash at an actor's start as the end of the job; a spot node's death must not be that.
     # Few, because an error of the settings comes back each time.
     context.max_consecutive_actor_init_deaths = 3
+    context.raise_original_map_exception = True  # Ray's own wrapper forgets what it wrapped
+    for name in ("exceptions", "_internal.execution.streaming_executor_state"):
+        # What they print is raised too, and is not, as they say, to be reported to Ray.
+        logging.getLogger(f"ray.data.{name}").disabled = True
 
 
 def execution_options(place: PlacementConfig) -> ray.data.ExecutionOptions:
@@ -189,12 +195,18 @@ class MixActor:
         self.name = f"mixer-{context.get_actor_id()[:12]}"
         self.restarted = context.was_current_actor_reconstructed
         started = time.time()
-        self.mixer = job.build(job)
-        self.scorer = Scorer(job.gate, inference_device()) if job.gate else None
+        self.unusable: UserError | None = None
+        try:
+            self.mixer = job.build(job)
+            self.scorer = Scorer(job.gate, inference_device()) if job.gate else None
+        except UserError as error:  # raised by the first call: of an actor that dies at its start Ray keeps no more than a text
+            self.unusable = error
         job.reporter.send("mixer_ready", actor=self.name, node=context.get_node_id(), start=started, end=time.time())
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """A row of `read_chunks` -> the chunk's mixes (columns of the store), or its number alone; the part is written then."""
+        if self.unusable is not None:
+            raise self.unusable
         chunk, specs, sources = row["chunk"][0].as_py(), row["specs"][0].as_py(), row["sources"][0].as_py()
         if self.restarted and self.store.holds(chunk):  # Ray repeats the whole task in which its predecessor died
             return self._passed(chunk, self.store.read(chunk).replace_schema_metadata())

@@ -14,6 +14,7 @@ import ray
 from diffmix.storage import Folder
 
 NAMESPACE = "diffmix"
+_REMOTE_SECONDS = 30.0  # an object store's file is written whole each time
 
 
 class _Collector:
@@ -59,6 +60,7 @@ class Telemetry:
         self._collector = ray.remote(_Collector).options(label_selector={"ray.io/node-id": node}, **options).remote()
         self.events = read_events(out)
         self._written = len(self.events)
+        self._last_write = time.monotonic()
         self._lock = threading.Lock()  # a thread collects while others record
         if out.exists("metrics.jsonl") and not out.read("metrics.jsonl").endswith(b"\n"):
             out.append("metrics.jsonl", b"\n")  # a killed writer's last line
@@ -70,18 +72,24 @@ class Telemetry:
             self.events.append({"event": kind, "time": time.time(), **values})
 
     def collect(self) -> list[dict]:
-        """Fetch what workers sent since the last call, and write `metrics.jsonl`."""
+        """Fetch what workers sent since the last call, and write `metrics.jsonl`: at once to a disk, now and then to an object store."""
         with self._lock:
             new = ray.get(self._collector.drain.remote())
             self.events += new
-            unwritten = self.events[self._written :]
-            if unwritten:
-                self.out.append("metrics.jsonl", "".join(json.dumps(event) + "\n" for event in unwritten).encode())
-                self._written = len(self.events)
+            if self.out.is_local or time.monotonic() - self._last_write >= _REMOTE_SECONDS:
+                self._write()
             return new
 
+    def _write(self) -> None:
+        unwritten = self.events[self._written :]
+        if unwritten:
+            self.out.append("metrics.jsonl", "".join(json.dumps(event) + "\n" for event in unwritten).encode())
+        self._written, self._last_write = len(self.events), time.monotonic()
+
     def close(self) -> None:
-        """End the collector; what it still holds is lost."""
+        """Write what is not written yet, and end the collector; what that still holds is lost."""
+        with self._lock:
+            self._write()
         ray.kill(self._collector)
 
 

@@ -16,6 +16,7 @@ import ray.data
 import ray.train
 
 from diffmix.config import Config
+from engine.failures import user_error
 from engine.pool import PoolWriter
 from engine.store import MixStore
 from engine.telemetry import Reporter
@@ -122,7 +123,7 @@ class Arrivals:
     def check(self) -> None:
         """Raise what stopped the stream, if anything did."""
         if self._error is not None:
-            raise RuntimeError("The stream of mixes broke off.") from self._error
+            raise user_error(self._error) or RuntimeError("The stream of mixes broke off.") from self._error
 
     def finish(self) -> None:
         """Take the rest of the stream: it makes every planned mix, also those that training no longer waits for."""

@@ -56,17 +56,43 @@ def describe(config: TrainConfig, class_names: list[str]) -> Classifier:
     )
 
 
+def _input_size(model_name: str, resolution: int) -> dict[str, int]:
+    """What `timm.create_model` has to be told about the input: a model of a fixed size (a ViT) is made for another one where that differs."""
+    default = timm.get_pretrained_cfg(model_name)
+    fixed = default is not None and default.fixed_input_size and default.input_size[-1] != resolution
+    return {"img_size": resolution} if fixed else {}
+
+
+def check_input_size(config: TrainConfig) -> None:
+    """Raise `UserError` where the model cannot take images of `train.resolution`. Costs a small forward pass where it is not the usual size."""
+    size = _input_size(config.model_name, config.resolution)
+    if not size:
+        return
+    try:
+        with torch.inference_mode():
+            timm.create_model(config.model_name, **size).eval()(torch.zeros(1, 3, config.resolution, config.resolution))
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        usual = timm.get_pretrained_cfg(config.model_name).input_size[-1]
+        raise UserError(
+            f"--train.model_name {config.model_name} cannot take images of --train.resolution {config.resolution} ({reason(error)}); "
+            f"{usual} is its usual size."
+        ) from error
+
+
 def bare_model(description: Classifier) -> torch.nn.Module:
     """The model with random weights, in fp32 on the CPU; `UserError` where it cannot have the head that it is to have."""
-    model = timm.create_model(description.model_name, num_classes=len(description.class_names))
+    size = _input_size(description.model_name, description.resolution)
+    model = timm.create_model(description.model_name, num_classes=len(description.class_names), **size)
     return model if description.cosine_scale is None else use_cosine_head(model, description.cosine_scale)
 
 
 def build_model(config: TrainConfig, num_classes: int) -> torch.nn.Module:
     """The model with its starting weights, in fp32 on the CPU; `UserError` where the weights cannot be had."""
+    pretrained = config.pretrained and not config.checkpoint_path
+    size = _input_size(config.model_name, config.resolution)
     try:
         # timm leaves out a head of another size only for hub weights; for a file that is `strict=False` below.
-        model = timm.create_model(config.model_name, pretrained=config.pretrained and not config.checkpoint_path, num_classes=num_classes)
+        model = timm.create_model(config.model_name, pretrained=pretrained, num_classes=num_classes, **size)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"The pre-trained weights of {config.model_name} cannot be had ({reason(error)}); "

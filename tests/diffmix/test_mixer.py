@@ -1,6 +1,7 @@
 """The mixer against the stock pipelines, mix by mix."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -388,3 +389,24 @@ def test_compiled_blocks_give_the_same_images_and_short_chunks_compile_nothing(t
     assert min(psnr(a, b) for a, b in zip(compiled, plain, strict=True)) > 40
     assert min(psnr(a, b) for a, b in zip(short, plain, strict=False)) > 40
     assert [image.tobytes() for image in mixer.mix(specs[:3], sources[:3])] == [image.tobytes() for image in short]
+
+
+def test_every_thread_has_the_cores_that_the_mixer_was_made_with(tiny_model, tiny_real):
+    def mixed() -> tuple[list[bytes], int]:
+        return [image.tobytes() for image in mixer.mix(specs, sources)], torch.get_num_threads()
+
+    torch.set_num_threads(2)
+    try:
+        mixer = mixer_of(tiny_model, tiny_real, batch=16)
+        specs = specs_of(tiny_real, 16)
+        sources = sources_of(tiny_real, specs)
+        with ThreadPoolExecutor(1) as first:  # begins before the mixer's own threads, as Ray's do
+            before = first.submit(mixed).result()
+            with ThreadPoolExecutor(1) as second:
+                after = second.submit(mixed).result()
+            assert before == after == first.submit(mixed).result() == mixed()
+            assert after[1] == 2
+            assert mixer._threads is not None
+            assert set(mixer._threads.map(lambda _: torch.get_num_threads(), range(2))) == {1}
+    finally:
+        torch.set_num_threads(1)

@@ -1,16 +1,22 @@
 """The classifier's protocols on a real cluster: what is trained when, which epoch is kept, and whose weights a run folder holds."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from ray.train import TrainingFailedError
 from safetensors.torch import load_file
 
 from diffmix.classifier.model import build_model
 from diffmix.datasets.real import RealSet
+from diffmix.errors import UserError
+from engine import phases
 from engine.run import run, train
+from engine.session import open_session
+from engine.train import build_loop
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -96,3 +102,29 @@ def test_long_tail_training_on_mixes(tmp_path, small_config):
     confusion = json.loads((tmp_path / "classifier" / "confusion.json").read_text())
     assert sum(map(sum, confusion)) == accuracy["images"]
     assert sum(confusion[i][i] for i in range(4)) == round(accuracy["top1"] * accuracy["images"])
+
+
+@dataclass(frozen=True)
+class StopsBeforeTheTest:
+    """`TrainJob.build`: the real loop, which ends with an error when all is trained."""
+
+    def __call__(self, job, pool, arrivals):
+        loop = build_loop(job, pool, arrivals)
+        loop._test = self.stop
+        return loop
+
+    def stop(self) -> None:
+        raise RuntimeError("stopped")
+
+
+def test_zero_goes_on_with_as_many_workers_only(tmp_path, small_config):
+    def config(trainers: int):
+        changes = {"placement.trainers": trainers, "placement.max_failures": 0, "train.zero_stage": 1, "train.epochs": 2}
+        return small_config(tmp_path, **changes, **{"train.loader_workers": trainers - 1})
+
+    with open_session(config(2), trains=True) as session, pytest.raises(TrainingFailedError, match="stopped"):
+        phases.train(session, None, streaming=False, build=StopsBeforeTheTest())
+    with pytest.raises(UserError, match=r"trained on 2 workers up to epoch 2.*--placement\.trainers 2"):
+        train(config(1))
+    train(config(2))
+    assert len(events(tmp_path, "train")) == 2 * 2, "nothing is trained again"

@@ -210,7 +210,14 @@ def test_too_few_gpus_is_one_sentence(tmp_path, small_config):
 
 def test_too_many_personalizers_is_one_sentence(tmp_path, small_config):
     with pytest.raises(UserError, match=r"--placement.personalizers 9 needs 9 GPUs but the cluster has 4"):
-        run(small_config(tmp_path / "out", **{"placement.personalizers": 9}))
+        run(small_config(tmp_path / "out", **{"placement.personalizers": 9, "mix.strategy": "diff-mix"}))
+
+
+def test_a_phase_alone_asks_for_its_own_gpus_only(tmp_path, small_config):
+    many = {"mix.count": 8, "placement.mixers": (9,), "placement.personalizers": 9}
+    train(small_config(tmp_path / "trained", **many))
+    few = {"mix.count": 8, "placement.trainers": 8, "placement.personalizers": 9}  # real-mix personalises nothing
+    assert synthesize(small_config(tmp_path / "mixed", **few))["plan"]["stored"] == 8
 
 
 def test_what_was_trained_on_a_part_of_the_mixes_is_trained_again_on_all(tmp_path, small_config):

@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from diffmix.classifier.model import build_model, describe, load_classifier, save_classifier
+from diffmix.classifier.model import build_model, check_input_size, describe, load_classifier, save_classifier
 from diffmix.config import TrainConfig
 from diffmix.errors import UserError
 from diffmix.storage import Folder
@@ -45,6 +45,23 @@ def test_weights_of_another_architecture(tmp_path):
     torch.save({"something": torch.zeros(3)}, path)
     with pytest.raises(UserError, match="another architecture"):
         build_model(TrainConfig(**{**vars(CONFIG), "checkpoint_path": str(path)}), 3)
+
+
+def test_a_model_of_fixed_size_is_made_for_the_resolution_that_is_asked_for(tmp_path):
+    config = TrainConfig(model_name="vit_tiny_patch16_224", pretrained=False, resolution=64, resize=64)
+    check_input_size(config)
+    model = build_model(config, 3).eval()
+    assert model.pos_embed.shape[1] == 1 + 4 * 4
+    folder = Folder(str(tmp_path))
+    save_classifier(folder, model.state_dict(), describe(config, ["a", "b", "c"]))
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(load_classifier(folder)[0](image), model(image))
+
+
+def test_a_resolution_that_a_model_cannot_have():
+    with pytest.raises(UserError, match=r"crossvit_tiny_240 cannot take images of --train\.resolution 192 .*240 is its usual size"):
+        check_input_size(TrainConfig(model_name="crossvit_tiny_240", pretrained=False, resolution=192))
 
 
 def test_unknown_model():

@@ -1,0 +1,22 @@
+"""Finding what the user can mend in an error that came through Ray's layers."""
+
+from __future__ import annotations
+
+from diffmix.errors import UserError
+
+
+def user_error(error: BaseException) -> UserError | None:
+    """The `UserError` that an error of Ray's or Ray Train's goes back to, with its own sentence alone; None where there is none."""
+    causes: list[BaseException | None] = [error, *getattr(error, "worker_failures", {}).values()]
+    seen: set[int] = set()
+    while causes:
+        cause = causes.pop()
+        if cause is None or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        # Ray raises a task's error as a kind of its own that also is of the error's, with the traceback in its text.
+        inner = getattr(cause, "cause", None)
+        if isinstance(cause, UserError) and not isinstance(inner, UserError):
+            return UserError(str(cause).partition("\n")[0])  # Ray Data adds lines about its retries
+        causes += [inner if isinstance(inner, BaseException) else None, cause.__cause__]
+    return None
