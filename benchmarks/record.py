@@ -40,10 +40,15 @@ def write(path: str | None, figures: dict[str, float], **more: object) -> None:
 
 def show(title: str, columns: list[str], rows: list[list[object]]) -> None:
     """Print a table; numbers are rounded to three digits."""
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row))
-    Console(soft_wrap=True).print(table)
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200  # a file has no width, and should lose nothing
+    console.print(table)
 
 
 def interleaved(ways: dict[str, Callable[[int], object]], repeats: int) -> dict[str, list[float]]:
