@@ -146,7 +146,7 @@ def _open_clip_names(name: str) -> tuple[str, str | None]:
 
 def _check_open_clip(name: str) -> None:
     if importlib.util.find_spec("open_clip") is None:
-        raise UserError(f"--gate.clip {name} needs open_clip, which is not installed; pip install 'diffmix-engine[clip]'.")
+        raise UserError(f"--gate.clip {name} needs open_clip, which is not installed; pip install -e '.[clip]' -c constraints.txt.")
     import open_clip
 
     model, weights = _open_clip_names(name)

@@ -117,7 +117,8 @@ class PersonalizeConfig:
     gradient_checkpointing: bool = False
     """Trade UNet recomputation for memory."""
     large_batch: int = 1
-    """Fold this many steps into one: batch_size times this, steps divided by this, learning rates times its square root."""
+    """Fold this many steps into one: batch_size times this, steps divided by this, learning rates and weight decay times its
+    square root."""
     compile: bool = False
     """Compile the UNet's blocks with torch.compile (on a GPU, pays off after some thousand steps)."""
     checkpoint_every: int = 500
@@ -248,7 +249,7 @@ class TrainConfig:
     batch_size: int = 64
     """Samples per step over all workers together. [C] 256, 64 or 32"""
     lr: float = 0.05
-    """Peak learning rate. [C] .005 to .1 by data set"""
+    """Peak learning rate. [C] .005 to .1 by data set for ResNets, 1e-5 to .001 for ViTs"""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimiser; SGD has Nesterov's momentum off. [C] sgd"""
     momentum: float = 0.9
@@ -344,7 +345,8 @@ class RunConfig:
     train_after: float = 0.05
     """Overlapped mode: share of the planned mixes that must be there before training starts, [0, 1]."""
     oracle: str | None = None
-    """Folder of a classifier that is only used to report the share of mixes that show their target class. None: off."""
+    """Folder of a classifier that is only used to report the share of mixes that show their target class, or `nano`, the one that
+    comes with the embedded data. None: off."""
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 It makes a Stable-Diffusion-shaped pipeline of five million parameters from the `pretrain` part of `diffmix.nano.data` alone:
 first the autoencoder, then U-Net and text encoder together on its latents. The same settings give the same weights on the
-same machine and library versions. It takes about an hour on two CPU cores.
+same machine and library versions. The shipped weights took two calls (docs/nano.md), of which the first has the defaults.
 """
 
 import argparse
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides the weights. The defaults made the shipped ones."""
+    """What decides the weights. The defaults are those of the first of two stages that made the shipped ones."""
 
     pictures: int = 24_000
     """Random compositions of the pre-training digits that are rendered once, for both trainings."""
