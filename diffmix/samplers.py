@@ -40,7 +40,7 @@ def fuse_sampler_lora(pipe: StableDiffusionPipeline, path: str) -> None:
 
     check_sampler_lora(path)
     try:
-        state, alphas = pipe.lora_state_dict(path)
+        state, alphas = pipe.lora_state_dict(path, unet_config=pipe.unet.config)
         if not any(key.startswith("unet.") for key in state):
             raise ValueError("it has no weights for a UNet")
         pipe.load_lora_into_unet(state, alphas, pipe.unet)

@@ -38,6 +38,7 @@ class PersonalizeJob:
 
 def personalize_loop(settings: dict) -> None:
     """Run by every worker; `settings["job"]` is a `PersonalizeJob`. Rank 0 writes the concept folder at the end."""
+    from diffmix.concept import CONCEPT_FILE
     from diffmix.personalize.large_batch import folded
     from diffmix.personalize.train import train_concept
 
@@ -75,7 +76,12 @@ def personalize_loop(settings: dict) -> None:
             on_step=on_step,
         )
         if rank == 0 and not out.is_local:
+            # Its description last: where it is, the weights are too.
+            description = Path(local, CONCEPT_FILE)
+            text = description.read_bytes()
+            description.unlink()
             out.upload(local)
+            out.write(CONCEPT_FILE, text)
 
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:

@@ -32,7 +32,9 @@ def run(config: Config, command: float | None = None) -> dict:
         concept = None
         store = find_composed(session.out, session.data.train)
         composed = store is not None
-        if store is None:
+        if store is not None:
+            finish_filter(config, store)
+        else:
             concept = phases.personalize(session)
             store = _bound_store(session, concept)
         job = phases.mix_job(session, concept, store)
@@ -76,7 +78,9 @@ def train(config: Config) -> dict:
     """The classifier alone, on the mixes that the run folder holds (none: on real images alone)."""
     with open_session(config, trains=True) as session:
         store, concept = find_composed(session.out, session.data.train), None
-        if store is None:
+        if store is not None:
+            finish_filter(config, store)
+        else:
             concept = find_concept(config, session.out, session.data.train)
             if not MixStore((session.out / "mixes").uri).stored_chunks():
                 phases.train(session, None, streaming=False)

@@ -45,9 +45,8 @@ def write_summary(session: Session, store: MixStore | None, concept: str | None)
     if session.config.run.oracle and store:
         from diffmix.classifier.oracle import oracle_share
 
-        summary["mixer"]["oracle_share"] = oracle_share(
-            session.config.run.oracle, store.tables(["image", "target_label"]), session.data.train.class_names
-        )
+        accepted = (table.filter(table["accepted"]) for table in store.tables(["image", "target_label", "accepted"]))
+        summary["mixer"]["oracle_share"] = oracle_share(session.config.run.oracle, accepted, session.data.train.class_names)
     session.out.write("summary.json", json.dumps(summary, indent=2).encode())
     from engine.report import write_report  # plots and pictures are needed only here, at the end
 

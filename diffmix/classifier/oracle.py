@@ -27,7 +27,7 @@ def oracle_share(oracle: str, tables: Iterable[pa.Table], class_names: list[str]
     own = torch.tensor([description.class_names.index(name) for name in class_names])
     transform = eval_transform(description)
     right = total = 0
-    for table in tables:
+    for table in filter(len, tables):
         batch = torch.stack([transform(images.decode(data)) for data in table["image"].to_pylist()])
         target = own[torch.tensor(table["target_label"].to_pylist())]
         right += int((model(batch.to(device)).argmax(1).cpu() == target).sum())
