@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -171,10 +173,15 @@ def _fit(session: Session, loop: Callable, settings: dict, name: str, workers: i
         datasets=datasets,
         dataset_config=_AsTheyCome(execution_options=execution_options(place)),
     )
+    interrupted = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise user_error(error) or error from error
+    finally:
+        # Ray Train leaves a handler behind that holds its controller, and by that the GPUs of a stream that broke off.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupted)
 
 
 class _AsTheyCome(ray.train.DataConfig):
