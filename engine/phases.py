@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import numpy as np
 import ray
@@ -173,15 +173,29 @@ def _fit(session: Session, loop: Callable, settings: dict, name: str, workers: i
         datasets=datasets,
         dataset_config=_AsTheyCome(execution_options=execution_options(place)),
     )
-    interrupted = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit()
+        _in_a_thread(trainer.fit)
     except ray.train.TrainingFailedError as error:
         raise user_error(error) or error from error
-    finally:
-        # Ray Train leaves a handler behind that holds its controller, and by that the GPUs of a stream that broke off.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, interrupted)
+
+
+def _in_a_thread(work: Callable[[], object]) -> None:
+    """Run Ray Train where it cannot take over Ctrl-C.
+
+    In the main thread it puts in a handler that ends the process without a word, and that stays when training has ended: it holds the
+    controller, and by that the GPUs of a stream that broke off.
+    """
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="ray-train").start()
+    done.result()
 
 
 class _AsTheyCome(ray.train.DataConfig):

@@ -1,4 +1,4 @@
-"""SIGKILL to the driver at several moments; the same command then finishes the job and makes no stored mix twice."""
+"""SIGKILL to the driver at several moments, and Ctrl-C; the same command then finishes the job and makes no stored mix twice."""
 
 import json
 import os
@@ -58,16 +58,22 @@ def test_killed_while_personalising_mixing_and_training(tmp_path, small_config):
     checkpoints = out / "checkpoints"
 
     moments = {
-        "personalising": lambda: any(checkpoints.glob("personalize-*/checkpoint_*/*")),
-        "mixing": lambda: len(parts(out)) >= 5,
-        "training": lambda: any(checkpoints.glob("classifier-*/checkpoint_*/epoch.json")),
+        "personalising": (signal.SIGKILL, lambda: any(checkpoints.glob("personalize-*/checkpoint_*/*"))),
+        "mixing": (signal.SIGKILL, lambda: len(parts(out)) >= 5),
+        "mixing more": (signal.SIGINT, lambda: len(parts(out)) >= 8),
+        "training": (signal.SIGKILL, lambda: any(checkpoints.glob("classifier-*/checkpoint_*/epoch.json"))),
     }
     kept: dict[str, int] = {}
-    for name, happened in moments.items():
+    for name, (ending, happened) in moments.items():
         process = start(recipe)
         wait_until(process, happened)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(ending)
+        if ending == signal.SIGKILL:
+            process.wait()  # what it leaves behind may hold its output for a while
+        else:
+            output, _ = process.communicate(timeout=DEADLINE)
+            assert process.returncode == 130
+            assert output.splitlines()[-1] == "diffmix: interrupted; the same command goes on from here."
         for part, inode in kept.items():
             assert parts(out)[part] == inode, f"{part} was made again after the kill while {name}"
         kept = parts(out)
