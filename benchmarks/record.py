@@ -14,7 +14,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from engine.summary import versions
+from diffmix.versions import versions
 
 
 def machine() -> dict:

@@ -86,7 +86,7 @@ def time_train_steps(config: Config, num_classes: int, workers: list[int]) -> di
     import torch
 
     from diffmix.classifier import loss as losses
-    from diffmix.classifier.model import build_model
+    from diffmix.classifier.model import build_model, input_layout
     from engine.deepspeed_config import build_optimizer, training_dtype
 
     limit_threads(config.placement.cpus_per_trainer)
@@ -97,7 +97,7 @@ def time_train_steps(config: Config, num_classes: int, workers: list[int]) -> di
     optimizer = build_optimizer(model, train)
 
     def seconds(batch: int) -> float:
-        images = torch.randn(batch, 3, train.resolution, train.resolution, device=device)
+        images = torch.randn(batch, 3, train.resolution, train.resolution, device=device).to(memory_format=input_layout(device))
         labels = torch.full((batch, num_classes), 1 / num_classes, device=device)
         times = []
         for _ in range(1 + _STEPS):

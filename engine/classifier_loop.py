@@ -21,7 +21,16 @@ from diffmix.classifier.batch_mix import BatchMix
 from diffmix.classifier.cmo import PasteSampler
 from diffmix.classifier.head import train_mode, unit_rows
 from diffmix.classifier.loss import Loss, learning_rate
-from diffmix.classifier.model import Classifier, bare_model, build_model, describe, load_classifier, load_description, save_classifier
+from diffmix.classifier.model import (
+    Classifier,
+    bare_model,
+    build_model,
+    describe,
+    input_layout,
+    load_classifier,
+    load_description,
+    save_classifier,
+)
 from diffmix.classifier.samples import MixedSampler, MixedSamples
 from diffmix.classifier.transforms import train_transform
 from diffmix.datasets.real import RealSet
@@ -111,7 +120,10 @@ class ClassifierLoop:
                 group["lr"] = rate
             device = self.engine.device
             images, labels = self.batch_mix(
-                images.to(device, self.dtype, non_blocking=True), labels.to(device, non_blocking=True), *self.seed, step
+                images.to(device, self.dtype, non_blocking=True, memory_format=input_layout(device.type)),
+                labels.to(device, non_blocking=True),
+                *self.seed,
+                step,
             )
             loss = self.loss(self.engine(images), labels, epoch)
             self.engine.backward(loss)

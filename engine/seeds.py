@@ -16,8 +16,8 @@ from diffmix.config_check import check
 from diffmix.errors import UserError
 from diffmix.report.html import render_report
 from diffmix.storage import Folder
+from diffmix.versions import versions
 from engine.run import run
-from engine.summary import versions
 
 log = logging.getLogger(__name__)
 

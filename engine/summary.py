@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 
+from diffmix.versions import versions
 from engine.composed import plan_of
 from engine.session import Session
 from engine.store import MixStore
 from engine.telemetry import figures
-
-PACKAGES = ("ray", "torch", "diffusers", "deepspeed", "timm", "peft", "transformers", "pyarrow", "xformers")
-
-
-def versions() -> dict[str, str | None]:
-    """Python's and the main packages' versions; None for one that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 def write_summary(session: Session, store: MixStore | None, concept: str | None) -> dict:

@@ -45,7 +45,7 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    from engine.summary import versions
+    from diffmix.versions import versions
 
     for name, version in versions().items():
         if version:

@@ -26,6 +26,12 @@ def test_record_has_the_fixed_form_and_no_host_name(tmp_path):
     assert platform.node() not in text
 
 
+def test_what_a_gpu_is_measured_with_needs_no_ray():
+    names = ", ".join(f"benchmarks.{name}" for name in ("mixer_throughput", "personalize_throughput", "cub_cost", "training_input"))
+    code = f"import sys; sys.modules.update(ray=None, deepspeed=None); import {names}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_ways_take_turns_after_a_warm_up():
     calls = []
     seconds = record.interleaved({"a": lambda repeat: calls.append(("a", repeat)), "b": lambda repeat: calls.append(("b", repeat))}, 2)
