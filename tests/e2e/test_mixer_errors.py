@@ -33,8 +33,7 @@ class Unusable:
         raise UserError(SENTENCE)
 
 
-@pytest.mark.parametrize("mode", ["staged", "overlapped"])
-@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(("mode", "at_once"), [("staged", True), ("overlapped", False)])
 def test_what_stops_a_mixer_reaches_the_user_as_one_sentence(tmp_path, small_config, monkeypatch, mode, at_once):
     make_job = phases.mix_job
     monkeypatch.setattr(phases, "mix_job", lambda *arguments: replace(make_job(*arguments), build=Unusable(at_once)))
