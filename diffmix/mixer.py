@@ -120,8 +120,7 @@ class Mixer:
         if model.compile:
             self.pipe.unet.compile_repeated_blocks(dynamic=False)
         self._text = PromptEncoder(self.pipe, self.resolution).encode([*self.prompts, mix.negative_prompt])
-        self.cores = torch.get_num_threads()
-        """CPU threads, of whatever thread calls later."""
+        self._cores = torch.get_num_threads()  # whatever thread calls later
         self._threads: ThreadPoolExecutor | None = None
         self._sources: OrderedDict[str, _Source] = OrderedDict()
         self._cached_bytes = 0
@@ -183,7 +182,7 @@ class Mixer:
 
         A core works through a part of its own a third faster than two cores share each of the UNet's small operations.
         """
-        threads = self.cores
+        threads = self._cores
         if self.device.type != "cpu" or self.compiled or threads == 1 or len(inputs) < _PART * threads:
             return self.pipe.unet(inputs, timestep, **text.unet_inputs(), return_dict=False)[0]
         if self._threads is None:

@@ -8,7 +8,7 @@ from diffmix.batch_size import LARGEST, saturating_batch
 from diffmix.config import Config
 from diffmix.storage import Folder
 from engine.cluster import GENERATE_LABEL
-from engine.failures import user_error
+from engine.failures import user_errors
 from engine.stages import limit_threads
 from engine.store import MixStore
 
@@ -36,10 +36,8 @@ def measure_batch(config: Config, planned: int) -> int:
         num_cpus=place.cpus_per_mixer,
         label_selector=GENERATE_LABEL if place.separate else None,
     )
-    try:
+    with user_errors():
         return ray.get(task.remote(config, most))
-    except ray.exceptions.RayTaskError as error:
-        raise user_error(error) or error from error
 
 
 def _measure(config: Config, most: int) -> int:

@@ -13,7 +13,7 @@ from diffmix.config import Config
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from engine import cluster
-from engine.failures import user_error
+from engine.failures import user_errors
 from engine.session import Session
 from engine.split import Rates, choose, from_calibration, measured
 from engine.stages import MixJob, limit_threads, make_plan
@@ -52,10 +52,8 @@ def calibrate(session: Session, job: MixJob, time_steps: StepTimer) -> Rates:
     mixing = ray.remote(time_mixer).options(**options).remote(job)
     options = {"num_gpus": place.gpus_per_trainer, "num_cpus": place.cpus_per_trainer}
     training = ray.remote(_call).options(**options).remote(time_steps, config, len(real.class_names), workers)
-    try:
+    with user_errors():
         rate, steps = ray.get([mixing, training])
-    except ray.exceptions.RayTaskError as error:
-        raise user_error(error) or error from error
     session.telemetry.record("calibration", mixer=rate, step_seconds={str(n): seconds for n, seconds in steps.items()})
     return from_calibration(config, session.telemetry.events[-1], len(real))
 
@@ -123,4 +121,4 @@ def time_train_steps(config: Config, num_classes: int, workers: list[int]) -> di
             f"A train step on {train.batch_size // max(workers)} images of {train.resolution} px does not fit in a GPU's memory; "
             "lower --train.batch_size or add GPUs."
         )
-    return found
+    return dict(sorted(found.items()))

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
+import ray
+import ray.train
+
 from diffmix.errors import UserError
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Raise the `UserError` that an error of Ray's in the block goes back to in its place; other errors as they are."""
+    try:
+        yield
+    except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
+        found = user_error(error)
+        if found is None:
+            raise
+        raise found from error
 
 
 def user_error(error: BaseException) -> UserError | None:

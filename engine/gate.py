@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.data
 import yaml
 
@@ -28,7 +27,7 @@ from diffmix.errors import UserError
 from diffmix.quality import Gate, Scorer, make_gate, quantile_cut
 from diffmix.storage import Folder
 from engine import cluster
-from engine.failures import user_error
+from engine.failures import user_errors
 from engine.progress import Display
 from engine.stages import inference_device, limit_threads, set_context
 from engine.store import MixStore
@@ -203,11 +202,9 @@ def _over_parts(config: Config, chunks: list[int], work: Any, arguments: dict) -
     set_context(place)
     numbers = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks))
     done = numbers.map_batches(work, batch_size=1, batch_format="pyarrow", **options)
-    try:
+    with user_errors():
         for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield batch["rows"].to_pylist()
-    except ray.exceptions.RayError as error:
-        raise user_error(error) or error from error
 
 
 class _ScorePart:

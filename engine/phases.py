@@ -11,7 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 import numpy as np
-import ray
 import ray.data
 import ray.train
 import ray.train.torch
@@ -23,7 +22,7 @@ from diffmix.storage import Folder, filesystem
 from engine import cluster
 from engine.artifacts import find_concept, uses_concept
 from engine.composed import is_composed
-from engine.failures import user_error
+from engine.failures import user_errors
 from engine.gate import Decision, gate_of
 from engine.personalize import PersonalizeJob, personalize_loop
 from engine.session import Session
@@ -73,11 +72,9 @@ def synthesize(session: Session, job: MixJob) -> None:
     plan = make_plan(session.config, session.data.train)
     missing = remaining_chunks(job, plan.num_chunks)
     if len(missing):
-        try:
+        with user_errors():
             for _ in stream(job, missing, pass_on=False).iter_batches(batch_size=None, batch_format="pyarrow"):
                 pass
-        except ray.exceptions.RayError as error:
-            raise user_error(error) or error from error
 
 
 def train(session: Session, job: MixJob | None, streaming: bool, baseline: bool = False, build: Callable = build_loop) -> None:
@@ -173,10 +170,8 @@ def _fit(session: Session, loop: Callable, settings: dict, name: str, workers: i
         datasets=datasets,
         dataset_config=_AsTheyCome(execution_options=execution_options(place)),
     )
-    try:
+    with user_errors():
         _in_a_thread(trainer.fit)
-    except ray.train.TrainingFailedError as error:
-        raise user_error(error) or error from error
 
 
 def _in_a_thread(work: Callable[[], object]) -> None:

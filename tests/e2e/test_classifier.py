@@ -120,7 +120,7 @@ class StopsBeforeTheTest:
 def test_zero_goes_on_with_as_many_workers_only(tmp_path, small_config):
     def config(trainers: int):
         changes = {"placement.trainers": trainers, "placement.max_failures": 0, "train.zero_stage": 1, "train.epochs": 2}
-        return small_config(tmp_path, **changes, **{"train.loader_workers": trainers - 1})
+        return small_config(tmp_path, **changes, **{"train.loader_workers": trainers - 1})  # which makes no other classifier of it
 
     with open_session(config(2), trains=True) as session, pytest.raises(TrainingFailedError, match="stopped"):
         phases.train(session, None, streaming=False, build=StopsBeforeTheTest())

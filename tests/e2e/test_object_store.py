@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load
 
 from diffmix.storage import Folder
+from engine import telemetry
 from engine.run import run
 
 BUCKET = "mixes"
@@ -70,3 +71,19 @@ def test_run_in_a_bucket_and_go_on_there(bucket, cluster, small_config):
     assert all(again[key] == kept[key] for key in parts[2:])
     with Folder(f"{out}/mixes").open(parts[0].rpartition("/")[2]) as file:
         assert pq.read_table(file).num_rows > 0
+
+
+def test_events_go_to_a_bucket_now_and_then_and_none_is_lost(bucket, cluster, monkeypatch):
+    out = Folder(f"s3://{BUCKET}/events").create()
+    events = telemetry.Telemetry(out, "telemetry-of-a-bucket")
+    events.collect()
+    assert not out.exists("metrics.jsonl"), "the first half minute is not over"
+    monkeypatch.setattr(telemetry, "_REMOTE_SECONDS", 0.0)
+    events.collect()
+    assert [event["event"] for event in telemetry.read_events(out)] == ["start"]
+    monkeypatch.setattr(telemetry, "_REMOTE_SECONDS", 30.0)
+    events.record("split")
+    events.collect()
+    assert len(telemetry.read_events(out)) == 1
+    events.close()
+    assert [event["event"] for event in telemetry.read_events(out)] == ["start", "split"]

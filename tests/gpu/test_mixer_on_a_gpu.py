@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.mixer_throughput import psnr
 from diffmix.batch_size import LARGEST, saturating_batch
 from diffmix.concept import prompt
 from diffmix.config import MixConfig
@@ -27,10 +28,6 @@ def mixed(model, real, batch: int = 4, **options) -> np.ndarray:
     sources = [real.image_bytes(i) for i in range(5)]
     calls = [mixer.mix(specs[i : i + batch], sources[i : i + batch]) for i in range(0, 5, batch)]
     return np.stack([np.asarray(image) for images in calls for image in images])
-
-
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / max(1e-9, ((one.astype(float) - other) ** 2).mean())))
 
 
 @pytest.fixture(scope="module")
