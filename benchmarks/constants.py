@@ -1,4 +1,6 @@
-"""The constants of docs/scale.md: what a task, a part, an event and a listing cost. Ray must be connected for some of them."""
+"""The constants of docs/scale.md: what a task, a part, an event and a listing cost. Ray must be
+connected for some of them.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,9 @@ import ray
 
 from benchmarks.simulated import SleepingMixer, mix_job, session
 from diffmix.config import Config
-from engine import phases, stages
-from engine.store import SCHEMA, MixStore, part_name
+from engine import phases
+from engine.mixing import stages
+from engine.mixing.store import SCHEMA, MixStore, part_name
 from engine.telemetry import spans
 
 _LISTED = 20_000
@@ -23,7 +26,9 @@ _EVENTS = 10_000
 
 
 def chunks_per_second(chunks: int, most_chunks: int) -> float:
-    """Chunks of one tiny mix that two mixers and a store can be fed with, at most `most_chunks` in a task: what a task costs."""
+    """Chunks of one tiny mix that two mixers and a store can be fed with, at most `most_chunks` in
+    a task: what a task costs.
+    """
     config = Config()
     config.mix = replace(config.mix, strategy="real-mix", count=chunks, batch=1)
     config.placement = replace(config.placement, mixers=(2,), cpus_per_mixer=0.5)
@@ -39,14 +44,19 @@ def chunks_per_second(chunks: int, most_chunks: int) -> float:
 
 
 def steady_rate(worked: list[tuple[float, float]], end: float) -> float:
-    """Chunks per second to `end`, from when a quarter of them have begun: until then workers still start."""
+    """Chunks per second to `end`, from when a quarter of them have begun: until then workers still
+    start.
+    """
     warm = len(worked) // 4
     return (len(worked) - warm) / (end - worked[warm][0])
 
 
 def part_seconds(mixes: int, image_bytes: int) -> float:
     """To write one part durably, one after the other."""
-    rows = {"mix_id": range(mixes), "image": [np.random.default_rng(i).bytes(image_bytes) for i in range(mixes)]}
+    rows = {
+        "mix_id": range(mixes),
+        "image": [np.random.default_rng(i).bytes(image_bytes) for i in range(mixes)],
+    }
     nulls = {name: [None] * mixes for name in SCHEMA.names if name not in rows}
     table = pa.table({**rows, **nulls}).select(SCHEMA.names).cast(SCHEMA)
     with tempfile.TemporaryDirectory(prefix="diffmix-benchmark-") as folder:

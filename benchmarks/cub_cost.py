@@ -1,8 +1,10 @@
-"""What the paper's full CUB experiment costs on this machine's GPU, added up from short runs of each phase at full size.
+"""What the paper's full CUB experiment costs on this machine's GPU, added up from short runs of
+each phase at full size.
 
-280,000 samples of personalising at 224 px (35,000 steps of 8), 30,000 mixes at 512 px and strength 0.7, 120 epochs of
-ResNet-50 at 448 px over 5,994 images. Stable Diffusion 1.5's architecture and ResNet-50 with random weights: the cost is the
-same. Rates are of steady work: loading, compiling and encoding the 5,994 images once are not in them. Needs a GPU.
+280,000 samples of personalizing at 224 px (35,000 steps of 8), 30,000 mixes at 512 px and strength
+0.7, 120 epochs of ResNet-50 at 448 px over 5,994 images. Stable Diffusion 1.5's architecture and
+ResNet-50 with random weights: the cost is the same. Rates are of steady work: loading, compiling
+and encoding the 5,994 images once are not in them. Needs a GPU.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from PIL import Image
 from benchmarks import record
 from benchmarks.mixer_throughput import CLASSES, SUPERCLASS, mix_all, paper_settings, tasks
 from benchmarks.random_base import write_sd15
-from diffmix.batch_size import saturating_batch
 from diffmix.classifier.loss import cross_entropy, soft_mean
 from diffmix.classifier.model import input_layout
 from diffmix.config import ModelConfig, PersonalizeConfig
 from diffmix.datasets.real import Example, RealSet
-from diffmix.mixer import Mixer
+from diffmix.generator.batch_size import saturating_batch
+from diffmix.generator.mixer import Mixer
 from diffmix.personalize.train import train_concept
 
 PERSONALIZE_SAMPLES = 280_000
@@ -36,7 +38,7 @@ CUB_CLASSES = 200
 
 
 def personalize_rate(model: ModelConfig, batch_size: int, steps: int) -> float:
-    """Samples a second of personalising, tokens and LoRA, after the first tenth of `steps`."""
+    """Samples a second of personalizing, tokens and LoRA, after the first tenth of `steps`."""
     random = np.random.default_rng(0)
     examples = []
     for i in range(2 * len(CLASSES)):
@@ -70,7 +72,8 @@ def mix_rate(model: ModelConfig, batch: int | None, chunks: int) -> float:
 
 
 def train_rate(resolution: int, batch_size: int, steps: int, device: str) -> float:
-    """Images a second of ResNet-50's forward, backward and SGD step in bf16 autocast, as the engine trains it, after the first tenth of `steps`.
+    """Images a second of ResNet-50's forward, backward and SGD step in bf16 autocast, as the engine
+    trains it, after the first tenth of `steps`.
 
     Images are there already.
     """
@@ -79,7 +82,9 @@ def train_rate(resolution: int, batch_size: int, steps: int, device: str) -> flo
     torch.manual_seed(0)
     model = timm.create_model("resnet50", num_classes=CUB_CLASSES).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    images = torch.randn(batch_size, 3, resolution, resolution, device=device).to(memory_format=input_layout(device))
+    images = torch.randn(batch_size, 3, resolution, resolution, device=device).to(
+        memory_format=input_layout(device)
+    )
     labels = torch.full((batch_size, CUB_CLASSES), 1 / CUB_CLASSES, device=device)
     first, start = steps // 10, 0.0
     for step in range(steps):
@@ -103,31 +108,52 @@ def gpu_hours(personalize: float, mix: float, train: float) -> dict[str, float]:
         "synthesize_gpu_hours": MIXES / mix / 3600,
         "train_gpu_hours": TRAIN_SAMPLES / train / 3600,
     }
-    rates = {"personalize_samples_per_second": personalize, "mixes_per_second": mix, "train_images_per_second": train}
+    rates = {
+        "personalize_samples_per_second": personalize,
+        "mixes_per_second": mix,
+        "train_images_per_second": train,
+    }
     return {**hours, "total_gpu_hours": sum(hours.values()), **rates}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", metavar="PATH", help="write the figures there")
-    parser.add_argument("--personalize-batch", type=int, default=8, help="samples in a step; the paper has 8 on four GPUs")
+    parser.add_argument(
+        "--personalize-batch",
+        type=int,
+        default=8,
+        help="samples in a step; the paper has 8 on four GPUs",
+    )
     parser.add_argument("--compile", action="store_true", help="mix with --model.compile")
-    parser.add_argument("--repeats", type=int, default=3, help="of each phase's short run; the median counts")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="of each phase's short run; the median counts"
+    )
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        print("There is no GPU here, so there are no figures: on a CPU this would take days and say nothing about GPUs.")
+        print(
+            "There is no GPU here, so there are no figures: on a CPU this would take days and say nothing about GPUs."
+        )
         record.write(options.json, {})
         return
     with tempfile.TemporaryDirectory(prefix="diffmix-sd15-") as folder:
         base = str(write_sd15(Path(folder)))
         short_runs = (
-            lambda: personalize_rate(ModelConfig(base=base, resolution=224), options.personalize_batch, 200),
+            lambda: personalize_rate(
+                ModelConfig(base=base, resolution=224), options.personalize_batch, 200
+            ),
             lambda: mix_rate(ModelConfig(base=base, compile=options.compile), None, 4),
             lambda: train_rate(448, 64, 100, "cuda"),
         )
         rates = [statistics.median(run() for _ in range(options.repeats)) for run in short_runs]
     figures = gpu_hours(*rates)
-    record.show(f"Full CUB on one GPU, medians of {options.repeats}", ["figure", "value"], [[*item] for item in figures.items()])
+    record.show(
+        f"Full CUB on one GPU, medians of {options.repeats}",
+        ["figure", "value"],
+        [[*item] for item in figures.items()],
+    )
     record.write(options.json, figures)
 
 

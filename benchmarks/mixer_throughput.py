@@ -1,9 +1,11 @@
-"""The mixer against the usual way: stock diffusers, one image in a call, as the reference implementation samples.
+"""The mixer against the usual way: stock diffusers, one image in a call, as the reference
+implementation samples.
 
-Both turn the same source files into the same images: 25 steps of DPM-Solver++, guidance 7.5, strength 0.7, five mixes of each
-source image as a plan has them. The usual way encodes the prompt and the source for every image. Without a GPU the base is
-nano; with one it is Stable Diffusion 1.5's architecture at 512 px with random weights, and the GPU's ceiling is what it
-reaches on a large matrix product in the same precision.
+Both turn the same source files into the same images: 25 steps of DPM-Solver++, guidance 7.5,
+strength 0.7, five mixes of each source image as a plan has them. The usual way encodes the prompt
+and the source for every image. Without a GPU the base is nano; with one it is Stable Diffusion
+1.5's architecture at 512 px with random weights, and the GPU's ceiling is what it reaches on a
+large matrix product in the same precision.
 """
 
 from __future__ import annotations
@@ -23,27 +25,37 @@ from PIL import Image
 
 from benchmarks import record
 from benchmarks.random_base import write_sd15
-from diffmix.base_model import base_path, device_and_dtype
-from diffmix.batch_size import saturating_batch
 from diffmix.config import MixConfig, ModelConfig
+from diffmix.generator.base_model import base_path, device_and_dtype
+from diffmix.generator.batch_size import saturating_batch
+from diffmix.generator.mixer import Mixer
 from diffmix.images import decode
-from diffmix.mixer import Mixer
 from diffmix.plan import MixSpec
 
 CLASSES = [f"class {i}" for i in range(10)]
 SUPERCLASS = "thing"
 MIXES_PER_SOURCE = 5
 SD15_TFLOP = 30.9
-"""TFLOP of one mix of Stable Diffusion 1.5 at 512 px with these settings: encode 1.12, 17 steps with guidance 0.803 x 2, decode 2.51."""
+"""TFLOP of one mix of Stable Diffusion 1.5 at 512 px with these settings: encode 1.12, 17 steps
+with guidance 0.803 x 2, decode 2.51.
+"""
 
 
 def paper_settings(batch: int | str = "auto") -> MixConfig:
     """The reference's: 25 steps, guidance 7.5, strength 0.7."""
-    return MixConfig(strategy="real-mix", strength=(0.7,), guidance_scale=7.5, num_inference_steps=25, batch=batch)  # type: ignore[arg-type]
+    return MixConfig(
+        strategy="real-mix",
+        strength=(0.7,),
+        guidance_scale=7.5,
+        num_inference_steps=25,
+        batch=batch,  # type: ignore[arg-type]
+    )
 
 
 def tasks(count: int, side: int, repeat: int) -> tuple[list[MixSpec], list[bytes]]:
-    """`count` mixes and their sources' JPEG files, `side` px; no source of one repeat is one of another, so no cache knows it."""
+    """`count` mixes and their sources' JPEG files, `side` px; no source of one repeat is one of
+    another, so no cache knows it.
+    """
     random = np.random.default_rng([repeat + 1, 0])
     files = []
     for _ in range(-(-count // MIXES_PER_SOURCE)):
@@ -53,7 +65,14 @@ def tasks(count: int, side: int, repeat: int) -> tuple[list[MixSpec], list[bytes
         files.append(buffer.getvalue())
     order = random.permutation(MIXES_PER_SOURCE * len(files))[:count] // MIXES_PER_SOURCE
     specs = [
-        MixSpec(i, f"{repeat}/{row}", int(row) % 10, int(random.integers(10)), float(np.float32(0.7)), int(random.integers(2**31)))
+        MixSpec(
+            i,
+            f"{repeat}/{row}",
+            int(row) % 10,
+            int(random.integers(10)),
+            float(np.float32(0.7)),
+            int(random.integers(2**31)),
+        )
         for i, row in enumerate(order)
     ]
     return specs, [files[row] for row in order]
@@ -62,7 +81,11 @@ def tasks(count: int, side: int, repeat: int) -> tuple[list[MixSpec], list[bytes
 def mix_all(mixer: Mixer, specs: list[MixSpec], sources: list[bytes]) -> list[Image.Image]:
     """Chunk by chunk."""
     size = mixer.batch
-    return [image for i in range(0, len(specs), size) for image in mixer.mix(specs[i : i + size], list(sources[i : i + size]))]
+    return [
+        image
+        for i in range(0, len(specs), size)
+        for image in mixer.mix(specs[i : i + size], list(sources[i : i + size]))
+    ]
 
 
 class OneAtATime:
@@ -72,7 +95,9 @@ class OneAtATime:
         from diffusers import DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipeline
 
         self.mixer = mixer
-        self.pipe = StableDiffusionImg2ImgPipeline.from_pretrained(model.base, safety_checker=None).to(mixer.device, mixer.dtype)
+        self.pipe = StableDiffusionImg2ImgPipeline.from_pretrained(
+            model.base, safety_checker=None
+        ).to(mixer.device, mixer.dtype)
         self.pipe.scheduler = DPMSolverMultistepScheduler.from_config(self.pipe.scheduler.config)
         self.pipe.set_progress_bar_config(disable=True)
 
@@ -95,7 +120,9 @@ class OneAtATime:
 
 def psnr(one: Image.Image, other: Image.Image) -> float:
     """Decibels; 100 for equal images."""
-    error = np.square(np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)).mean()
+    error = np.square(
+        np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
+    ).mean()
     return float(10 * np.log10(255**2 / max(error, 255**2 * 1e-10)))
 
 
@@ -104,7 +131,9 @@ def agreement(model: ModelConfig, mix: MixConfig, count: int) -> float:
     exact = ModelConfig(base=model.base, resolution=model.resolution, precision="fp32")
     mixer = Mixer(exact, mix, CLASSES, SUPERCLASS)
     specs, sources = tasks(count, mixer.resolution, 0)
-    pairs = zip(mix_all(mixer, specs, sources), OneAtATime(mixer, exact)(specs, sources), strict=True)
+    pairs = zip(
+        mix_all(mixer, specs, sources), OneAtATime(mixer, exact)(specs, sources), strict=True
+    )
     return min(psnr(one, other) for one, other in pairs)
 
 
@@ -124,7 +153,9 @@ def matmul_flops(dtype: torch.dtype, size: int = 8192, repeats: int = 20) -> flo
 
 @contextmanager
 def base_model(base: str | None) -> Iterator[str]:
-    """The folder of the base to measure: the given one, nano's without a GPU, else a temporary one with random weights."""
+    """The folder of the base to measure: the given one, nano's without a GPU, else a temporary one
+    with random weights.
+    """
     if base or not torch.cuda.is_available():
         yield base_path(ModelConfig(base=base or "nano"))
         return
@@ -132,8 +163,12 @@ def base_model(base: str | None) -> Iterator[str]:
         yield str(write_sd15(Path(folder)))
 
 
-def measure(model: ModelConfig, mix: MixConfig, mixes: int, alone: int, repeats: int) -> dict[str, float]:
-    """The figures. `mixes` and `alone`: images in each repeat, made by the mixer and by the usual way."""
+def measure(
+    model: ModelConfig, mix: MixConfig, mixes: int, alone: int, repeats: int
+) -> dict[str, float]:
+    """The figures. `mixes` and `alone`: images in each repeat, made by the mixer and by the usual
+    way.
+    """
     if mix.batch == "auto":
         mix.batch = saturating_batch(model, mix)
     mixer = Mixer(model, mix, CLASSES, SUPERCLASS)
@@ -145,7 +180,9 @@ def measure(model: ModelConfig, mix: MixConfig, mixes: int, alone: int, repeats:
         specs, sources = prepared[repeat]
         usual(specs[:alone], sources[:alone])
 
-    seconds = record.interleaved({"mixer": lambda repeat: mix_all(mixer, *prepared[repeat]), "alone": one_at_a_time}, repeats)
+    seconds = record.interleaved(
+        {"mixer": lambda repeat: mix_all(mixer, *prepared[repeat]), "alone": one_at_a_time}, repeats
+    )
     rates = [mixes / taken for taken in seconds["mixer"]]
     rates_alone = [alone / taken for taken in seconds["alone"]]
     figures = {
@@ -158,19 +195,33 @@ def measure(model: ModelConfig, mix: MixConfig, mixes: int, alone: int, repeats:
     if mixer.device.type == "cuda":
         ceiling = matmul_flops(mixer.dtype)
         figures["ceiling_tflops"] = ceiling / 1e12
-        is_sd15 = mixer.pipe.unet.config.block_out_channels == (320, 640, 1280, 1280) and mixer.resolution == 512
+        is_sd15 = (
+            mixer.pipe.unet.config.block_out_channels == (320, 640, 1280, 1280)
+            and mixer.resolution == 512
+        )
         if is_sd15:
-            figures["fraction_of_ceiling"] = figures["images_per_second"] * SD15_TFLOP * 1e12 / ceiling
+            figures["fraction_of_ceiling"] = (
+                figures["images_per_second"] * SD15_TFLOP * 1e12 / ceiling
+            )
     return figures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", metavar="PATH", help="write the figures there")
-    parser.add_argument("--base", help="a diffusers folder or nano; default: nano, or with a GPU random weights of SD 1.5")
+    parser.add_argument(
+        "--base",
+        help="a diffusers folder or nano; default: nano, or with a GPU random weights of SD 1.5",
+    )
     parser.add_argument("--batch", default="auto", help="mixes in a chunk, or auto")
-    parser.add_argument("--mixes", type=int, default=64, help="images that the mixer makes in each repeat")
-    parser.add_argument("--alone", type=int, default=8, help="images that the usual way makes in each repeat")
+    parser.add_argument(
+        "--mixes", type=int, default=64, help="images that the mixer makes in each repeat"
+    )
+    parser.add_argument(
+        "--alone", type=int, default=8, help="images that the usual way makes in each repeat"
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--compile", action="store_true", help="with --model.compile")
     options = parser.parse_args()

@@ -1,11 +1,14 @@
-"""Overlapped against staged, with simulated costs on a cluster of 8 nodes with one logical GPU each.
+"""Overlapped against staged, with simulated costs on a cluster of 8 nodes with one logical GPU
+each.
 
-G:T is the cost of mixing to the cost of training in GPU-seconds. The split of the 8 GPUs is the one that the engine chooses
-for training that scales perfectly. Every wall time counts from the first chunk's begin to the end of the last chunk or epoch;
-all are divided by the longer of the two phases when each runs alone on the same split (the staged run's own spans).
+G:T is the cost of mixing to the cost of training in GPU-seconds. The split of the 8 GPUs is the one
+that the engine chooses for training that scales perfectly. Every wall time counts from the first
+chunk's begin to the end of the last chunk or epoch; all are divided by the longer of the two phases
+when each runs alone on the same split (the staged run's own spans).
 
-"Staged on all GPUs" mixes on 8 and then trains on 8 GPUs, as if training scaled perfectly. "... training as it is" adds
-mixing on 8 GPUs to training on the split's own: what is left where training scales no further.
+"Staged on all GPUs" mixes on 8 and then trains on 8 GPUs, as if training scaled perfectly. "...
+training as it is" adds mixing on 8 GPUs to training on the split's own: what is left where training
+scales no further.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from benchmarks import record
 from benchmarks.simulated import SleepingLoop, SleepingMixer, mix_job, session
 from diffmix.config import Config
 from engine import phases
-from engine.split import Rates, choose
+from engine.placement.split import Rates, choose
 from engine.telemetry import figures, length, spans, union
 
 NODES = 8
@@ -63,7 +66,9 @@ class Costs:
 
     def split(self) -> tuple[int, int]:
         """Mixers and train workers."""
-        rates = Rates(BATCH / CHUNK_SECONDS, {n: self.train / n for n in (1, 2, 3, 4, 5, 6)}, "known")
+        rates = Rates(
+            BATCH / CHUNK_SECONDS, {n: self.train / n for n in (1, 2, 3, 4, 5, 6)}, "known"
+        )
         best = choose(config(1, 1, self.chunks), rates, self.mixes, NODES)
         return NODES - best.trainers, best.trainers
 
@@ -75,22 +80,34 @@ def timed_sleep(seconds: float) -> float:
 
 
 def costs(ratio: float, seconds: float) -> Costs:
-    """Costs of this ratio that keep all GPUs busy for `seconds`, so that at any ratio the longer phase takes about as long."""
+    """Costs of this ratio that keep all GPUs busy for `seconds`, so that at any ratio the longer
+    phase takes about as long.
+    """
     whole = seconds * NODES
     return Costs(whole * ratio / (1 + ratio), whole / (1 + ratio))
 
 
 def config(mixers: int, trainers: int, chunks: int, mode: str = "overlapped") -> Config:
     made = Config()
-    made.mix = replace(made.mix, strategy="real-mix", count=chunks * BATCH, batch=BATCH, synthetic_p=0.3)
+    made.mix = replace(
+        made.mix, strategy="real-mix", count=chunks * BATCH, batch=BATCH, synthetic_p=0.3
+    )
     made.train = replace(made.train, batch_size=TRAIN_BATCH, epochs=EPOCHS, loader_workers=0)
-    made.placement = replace(made.placement, mixers=(mixers,), trainers=trainers, cpus_per_mixer=0.5, cpus_per_trainer=0.5)
+    made.placement = replace(
+        made.placement,
+        mixers=(mixers,),
+        trainers=trainers,
+        cpus_per_mixer=0.5,
+        cpus_per_trainer=0.5,
+    )
     made.run = replace(made.run, mode=mode, train_after=TRAIN_AFTER)  # type: ignore[arg-type]
     return made
 
 
 def run(job_costs: Costs, mixers: int, trainers: int, mode: str) -> dict:
-    """Figures of one run: `engine.run.run`'s two phases with stand-ins for what costs; `wall` is as the module defines it."""
+    """Figures of one run: `engine.run.run`'s two phases with stand-ins for what costs; `wall` is as
+    the module defines it.
+    """
     with session(config(mixers, trainers, job_costs.chunks, mode), IMAGE_BYTES, REAL) as opened:
         job = mix_job(opened, SleepingMixer(CHUNK_SECONDS, IMAGE_BYTES))
         if mode == "staged":
@@ -98,9 +115,13 @@ def run(job_costs: Costs, mixers: int, trainers: int, mode: str) -> dict:
         phases.train(opened, job, streaming=mode == "overlapped", build=job_costs.loop())
         phases.synthesize(opened, job)
         opened.telemetry.collect()
-        mixing, training = spans(opened.telemetry.events, "mix"), spans(opened.telemetry.events, "train")
+        mixing, training = (
+            spans(opened.telemetry.events, "mix"),
+            spans(opened.telemetry.events, "train"),
+        )
         found = figures(opened.telemetry.events)
-        # Staged, the time between the phases is spent on starting train workers: that is start-up, not work.
+        # Staged, the time between the phases is spent on starting train workers: that is start-up,
+        # not work.
         busy = length(union(mixing, 5.0)), length(union(training, 5.0))
         last = max(end for _, end in [*mixing, *training])
         found["wall"] = sum(busy) if mode == "staged" else last - mixing[0][0]
@@ -127,12 +148,23 @@ def eight_nodes() -> Iterator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", help="file to write the figures to")
     parser.add_argument(
-        "--seconds", type=float, default=60.0, help="work of both phases for all GPUs: about the length of the longer phase"
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="work of both phases for all GPUs: about the length of the longer phase",
     )
-    parser.add_argument("--ratios", nargs="+", choices=list(RATIOS), default=list(RATIOS), help="costs of mixing : training")
+    parser.add_argument(
+        "--ratios",
+        nargs="+",
+        choices=list(RATIOS),
+        default=list(RATIOS),
+        help="costs of mixing : training",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
     measured: dict[str, float] = {}
@@ -156,14 +188,25 @@ def main() -> None:
                 kinds["overlapped"].append(overlapped["wall"] / longer)
                 kinds["staged_same_split"].append(same["wall"] / longer)
                 kinds["staged_all_gpus"].append(everything["wall"] / longer)
-                kinds["staged_all_gpus_train_as_is"].append((everything["phases"][0] + same["phases"][1]) / longer)
+                kinds["staged_all_gpus_train_as_is"].append(
+                    (everything["phases"][0] + same["phases"][1]) / longer
+                )
                 waits.append(overlapped["trainer"]["data_wait_fraction"])
                 busy.append(overlapped["mixer"]["busy_fraction"])
-                print(f"{name}: { ({kind: values[-1] for kind, values in kinds.items()}) }", file=sys.stderr, flush=True)
+                print(
+                    f"{name}: { ({kind: values[-1] for kind, values in kinds.items()}) }",
+                    file=sys.stderr,
+                    flush=True,
+                )
             medians = {kind: statistics.median(values) for kind, values in kinds.items()}
             measured |= {f"{kind}_over_longer_{name}": value for kind, value in medians.items()}
-            rows.append([name.replace("_", ":"), f"{mixers} + {trainers}", longer, *medians.values()])
-    measured["trainer_wait_fraction"], measured["mixer_busy_fraction"] = statistics.median(waits), statistics.median(busy)
+            rows.append(
+                [name.replace("_", ":"), f"{mixers} + {trainers}", longer, *medians.values()]
+            )
+    measured["trainer_wait_fraction"], measured["mixer_busy_fraction"] = (
+        statistics.median(waits),
+        statistics.median(busy),
+    )
     print(__doc__)
     columns = [
         "G:T",
@@ -175,7 +218,9 @@ def main() -> None:
         "... training as it is",
     ]
     record.show("wall time over the longer phase", columns, rows)
-    print(f"trainer waits for data {measured['trainer_wait_fraction']:.2%}, mixers busy {measured['mixer_busy_fraction']:.1%} of the time")
+    print(
+        f"trainer waits for data {measured['trainer_wait_fraction']:.2%}, mixers busy {measured['mixer_busy_fraction']:.1%} of the time"
+    )
     record.write(chosen.json, measured)
 
 

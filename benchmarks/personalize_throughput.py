@@ -1,4 +1,5 @@
-"""Personalisation's samples per second against the usual way: same weights, same number of samples, same final loss.
+"""Personalization's samples per second against the usual way: same weights, same number of samples,
+same final loss.
 
     python -m benchmarks.personalize_throughput --json PATH
     python -m benchmarks.personalize_throughput --device cuda --architecture sd15 --json PATH
@@ -9,8 +10,9 @@ Three ways train on the same images from the same base, in turn, once for each r
 - same batch: ours, batches of 2
 - large batch: ours with `personalize.large_batch`, the opt-in preset
 
-A way's time is all of it: loading the base, encoding the images once or at every step, training. Losses are those of the
-trained concepts, on one fixed set of images, noise and time steps; the usual way's spread over the repeats says what is noise.
+A way's time is all of it: loading the base, encoding the images once or at every step, training.
+Losses are those of the trained concepts, on one fixed set of images, noise and time steps; the
+usual way's spread over the repeats says what is noise.
 """
 
 from __future__ import annotations
@@ -27,16 +29,32 @@ from benchmarks import random_base, record
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, required=True, help="file to write the figures to")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--architecture", choices=("nano", "sd15"), default="nano", help="sd15 has random weights")
+    parser.add_argument(
+        "--architecture", choices=("nano", "sd15"), default="nano", help="sd15 has random weights"
+    )
     parser.add_argument("--side", type=int, help="pixels; default: 32 for nano, 224 for sd15")
     parser.add_argument("--samples", type=int, default=1600, help="samples that each way trains on")
-    parser.add_argument("--large-batch", type=int, default=16, help="steps of 2 that the large-batch way folds into one")
+    parser.add_argument(
+        "--large-batch",
+        type=int,
+        default=16,
+        help="steps of 2 that the large-batch way folds into one",
+    )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="of all three ways")
-    parser.add_argument("--compile", action="store_true", help="compile the UNet's blocks in both of ours")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="of all three ways",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the UNet's blocks in both of ours"
+    )
     options = parser.parse_args()
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
@@ -46,7 +64,11 @@ def main() -> None:
         raise SystemExit("There is no GPU here; leave --device out.")
     with tempfile.TemporaryDirectory(prefix="diffmix-benchmark-") as folder:
         figures = measure(options, Path(folder))
-    record.write(options.json, figures, options={key: value for key, value in vars(options).items() if key != "json"})
+    record.write(
+        options.json,
+        figures,
+        options={key: value for key, value in vars(options).items() if key != "json"},
+    )
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict:
@@ -54,19 +76,32 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
 
     nano = options.architecture == "nano"
     base = "nano" if nano else str(random_base.write_sd15(folder / "base" / "sd15"))
-    model = ModelConfig(base=base, precision=options.precision, resolution=options.side or (32 if nano else 224))
+    model = ModelConfig(
+        base=base, precision=options.precision, resolution=options.side or (32 if nano else 224)
+    )
     real = _photos(folder, large=not nano)
     # The demo's learning rates, which are for batches of 16, at the usual batch of 2.
     config = PersonalizeConfig(
-        steps=options.samples // 2, batch_size=2, lora_rank=8, lora_lr=5e-4 / 8**0.5, token_lr=4e-2 / 8**0.5, flip=False
+        steps=options.samples // 2,
+        batch_size=2,
+        lora_rank=8,
+        lora_lr=5e-4 / 8**0.5,
+        token_lr=4e-2 / 8**0.5,
+        flip=False,
     )
     ways = {
         "usual": lambda seed, out: _usual(model, config, real, out, seed),
-        "same batch": lambda seed, out: _ours(model, config, real, out, seed, compile=options.compile),
-        "large batch": lambda seed, out: _ours(model, config, real, out, seed, compile=options.compile, large_batch=options.large_batch),
+        "same batch": lambda seed, out: _ours(
+            model, config, real, out, seed, compile=options.compile
+        ),
+        "large batch": lambda seed, out: _ours(
+            model, config, real, out, seed, compile=options.compile, large_batch=options.large_batch
+        ),
     }
     evaluation = Evaluation(model, config, real)
-    before = evaluation.loss(_ours(model, config, real, folder / "before", 0, steps=1, lora_lr=0.0, token_lr=0.0))
+    before = evaluation.loss(
+        _ours(model, config, real, folder / "before", 0, steps=1, lora_lr=0.0, token_lr=0.0)
+    )
     rates: dict[str, list[float]] = {name: [] for name in ways}
     losses: dict[str, list[float]] = {name: [] for name in ways}
     for seed in range(options.repeats):
@@ -75,15 +110,32 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
             concept = train(seed, folder / f"{name} {seed}")
             rates[name].append(2 * config.steps / (time.perf_counter() - start))
             losses[name].append(evaluation.loss(concept))
-            print(f"repeat {seed}, {name}: {rates[name][-1]:.1f} samples/s, loss {losses[name][-1]:.4f}", flush=True)
-    print(f"\n{2 * config.steps} samples, medians of {options.repeats}; loss before training {before:.4f}")
-    print(f"{'way':<12} {'samples/s':>10} {'ratio':>6} {'loss (mean)':>12} {'least':>8} {'most':>8}")
+            print(
+                f"repeat {seed}, {name}: {rates[name][-1]:.1f} samples/s, loss {losses[name][-1]:.4f}",
+                flush=True,
+            )
+    print(
+        f"\n{2 * config.steps} samples, medians of {options.repeats}; loss before training {before:.4f}"
+    )
+    print(
+        f"{'way':<12} {'samples/s':>10} {'ratio':>6} {'loss (mean)':>12} {'least':>8} {'most':>8}"
+    )
     rate = {name: statistics.median(values) for name, values in rates.items()}
     # Within a repeat, so that a machine that slows down for a while does so for both.
-    ratio = {name: statistics.median(own / usual for own, usual in zip(rates[name], rates["usual"], strict=True)) for name in ways}
+    ratio = {
+        name: statistics.median(
+            own / usual for own, usual in zip(rates[name], rates["usual"], strict=True)
+        )
+        for name in ways
+    }
     for name, seen in losses.items():
-        print(f"{name:<12} {rate[name]:10.1f} {ratio[name]:6.2f} {statistics.mean(seen):12.4f} {min(seen):8.4f} {max(seen):8.4f}")
-    figures = {"ratio_to_usual_way": ratio["large batch"], "ratio_at_the_same_batch": ratio["same batch"]}
+        print(
+            f"{name:<12} {rate[name]:10.1f} {ratio[name]:6.2f} {statistics.mean(seen):12.4f} {min(seen):8.4f} {max(seen):8.4f}"
+        )
+    figures = {
+        "ratio_to_usual_way": ratio["large batch"],
+        "ratio_at_the_same_batch": ratio["same batch"],
+    }
     for name in ways:
         key = name.replace(" ", "_")
         figures[f"samples_per_second_{key}"] = rate[name]
@@ -93,7 +145,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
 
 
 def _photos(folder: Path, large: bool):
-    """Nano's training images, 10 of each class; `large` enlarges them to JPEG files of 500 x 375, as photographs are."""
+    """Nano's training images, 10 of each class; `large` enlarges them to JPEG files of 500 x 375,
+    as photographs are.
+    """
     from PIL import Image
 
     from diffmix.config import DataConfig
@@ -106,7 +160,9 @@ def _photos(folder: Path, large: bool):
 
     def enlarged(index: int) -> Example:
         file = io.BytesIO()
-        Image.open(io.BytesIO(real.image_bytes(index))).convert("RGB").resize((500, 375)).save(file, "JPEG")
+        Image.open(io.BytesIO(real.image_bytes(index))).convert("RGB").resize((500, 375)).save(
+            file, "JPEG"
+        )
         return Example(f"{index}.jpg", file.getvalue(), int(real.labels[index]))
 
     examples = (enlarged(index) for index in range(len(real)))
@@ -117,12 +173,14 @@ def _usual(model, config, real, out: Path, seed: int):
     import torch
 
     from benchmarks import usual_personalization
-    from diffmix.base_model import base_fingerprint, device_and_dtype, load_base
-    from diffmix.concept import Concept
+    from diffmix.generator.base_model import base_fingerprint, device_and_dtype, load_base
+    from diffmix.generator.concept import Concept
 
     device, dtype = device_and_dtype(model.precision)
     pipe = load_base(model, "cpu", torch.float32)
-    tokens, rows, lora = usual_personalization.train(pipe, real, config, model.resolution, seed, device, dtype)
+    tokens, rows, lora = usual_personalization.train(
+        pipe, real, config, model.resolution, seed, device, dtype
+    )
     concept = Concept(
         class_names=real.class_names,
         superclass=real.superclass,
@@ -148,12 +206,14 @@ def _ours(model, config, real, out: Path, seed: int, **changes):
 
 
 class Evaluation:
-    """The denoising loss of a concept on 512 draws of image, noise and time step, the same for every concept."""
+    """The denoising loss of a concept on 512 draws of image, noise and time step, the same for
+    every concept.
+    """
 
     def __init__(self, model, config, real):
         import torch
 
-        from diffmix.base_model import device_and_dtype, load_base
+        from diffmix.generator.base_model import device_and_dtype, load_base
         from diffmix.personalize.batches import Batches
         from diffmix.personalize.latents import LatentCache
 
@@ -162,23 +222,32 @@ class Evaluation:
         pipe = load_base(model, self.device, torch.float32)
         cache = LatentCache(pipe.vae, real, model.resolution, flip=False)
         draws = Batches(cache, real.labels, config, 1000, seed=2**31, global_batch=512)
-        self.batches = [draws.draw(0, range(first, first + 16), len(real.class_names)) for first in range(0, 512, 16)]
+        self.batches = [
+            draws.draw(0, range(first, first + 16), len(real.class_names))
+            for first in range(0, 512, 16)
+        ]
 
     def loss(self, concept) -> float:
         import torch
 
-        from diffmix.base_model import load_base
-        from diffmix.concept import prompt
+        from diffmix.generator.base_model import load_base
+        from diffmix.generator.concept import prompt
         from diffmix.personalize.modules import DenoisingLoss
 
         pipe = load_base(self.model, "cpu", torch.float32)
         concept.apply(pipe)
         pipe.to(self.device)
         names, superclass = self.real.class_names, self.real.superclass
-        prompts = [prompt(self.config.prompts[0], concept.tokens[name], name, superclass) for name in names]
-        loss = DenoisingLoss(pipe, prompts, self.model.resolution, trains_text=False, snr_gamma=None)
+        prompts = [
+            prompt(self.config.prompts[0], concept.tokens[name], name, superclass) for name in names
+        ]
+        loss = DenoisingLoss(
+            pipe, prompts, self.model.resolution, trains_text=False, snr_gamma=None
+        )
         with torch.no_grad():
-            return statistics.mean(loss(*(tensor.to(self.device) for tensor in batch)).item() for batch in self.batches)
+            return statistics.mean(
+                loss(*(tensor.to(self.device) for tensor in batch)).item() for batch in self.batches
+            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Fewer FLOPs by choice: what each option saves, what it does to the images, and what that does to the classifier.
+"""Fewer FLOPs by choice: what each option saves, what it does to the images, and what that does to
+the classifier.
 
-The demo's recipe on nano, with the paper's 25 steps, and a concept personalised for each seed. Speed against the exact
-profile; distance to the exact profile's images for the same noise, as mean PSNR; the share of mixes in which an oracle sees the
-target class; and the top-1 accuracy of the demo's classifier on the demo's number of mixes, over the seeds. The few-step samplers run
-without a distilled LoRA unless one is given: then they show what a base that was not made for them does.
+The demo's recipe on nano, with the paper's 25 steps, and a concept personalized for each seed.
+Speed against the exact profile; distance to the exact profile's images for the same noise, as mean
+PSNR; the share of mixes in which an oracle sees the target class; and the top-1 accuracy of the
+demo's classifier on the demo's number of mixes, over the seeds. The few-step samplers run without a
+distilled LoRA unless one is given: then they show what a base that was not made for them does.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import os
 import statistics
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +28,11 @@ from benchmarks.mixer_throughput import psnr
 from benchmarks.strategies import RECIPE, changed, config, interval, run_arm
 from benchmarks.tiny_vae import distil
 from diffmix import images
-from diffmix.base_model import load_base
 from diffmix.classifier.oracle import oracle_share
 from diffmix.config import Config, ModelConfig
 from diffmix.datasets.prepare import prepare
-from diffmix.mixer import Mixer
+from diffmix.generator.base_model import load_base
+from diffmix.generator.mixer import Mixer
 from diffmix.nano import data
 from diffmix.personalize.train import train_concept
 from diffmix.plan import MixSpec
@@ -78,18 +81,31 @@ def tasks(strength: float, count: int) -> tuple[list[MixSpec], list[bytes]]:
     for i in range(count):
         picture = pictures[i % len(pictures)]
         target = (picture.label + int(random.integers(1, 10))) % 10
-        specs.append(MixSpec(i, picture.image_id, picture.label, target, float(np.float32(strength)), 1000 + i))
+        specs.append(
+            MixSpec(
+                i, picture.image_id, picture.label, target, float(np.float32(strength)), 1000 + i
+            )
+        )
         sources.append(picture.image)
     return specs, sources
 
 
-def measure(recipe: Config, chosen: dict[str, dict[str, Any]], concept: str, count: int, repeats: int) -> dict[str, float]:
+def measure(
+    recipe: Config, chosen: dict[str, dict[str, Any]], concept: str, count: int, repeats: int
+) -> dict[str, float]:
     """Speed and pictures: four figures for each profile; `count` mixes in each repeat."""
     specs, sources = tasks(recipe.mix.strength[0], count)
     mixers = {}
     for name, changes in chosen.items():
         own = changed(recipe, changes)
-        mixers[name] = Mixer(own.model, own.mix, data.CLASS_NAMES, data.SUPERCLASS, concept, own.personalize.prompts[0])
+        mixers[name] = Mixer(
+            own.model,
+            own.mix,
+            data.CLASS_NAMES,
+            data.SUPERCLASS,
+            concept,
+            own.personalize.prompts[0],
+        )
 
     made: dict[str, list] = {}
 
@@ -98,10 +114,15 @@ def measure(recipe: Config, chosen: dict[str, dict[str, Any]], concept: str, cou
         made[name] = [
             image
             for start in range(0, count, mixer.batch)
-            for image in mixer.mix(specs[start : start + mixer.batch], list(sources[start : start + mixer.batch]))
+            for image in mixer.mix(
+                specs[start : start + mixer.batch], list(sources[start : start + mixer.batch])
+            )
         ]
 
-    seconds = record.interleaved({name: (lambda repeat, name=name: run(name)) for name in mixers}, repeats)  # type: ignore[misc]
+    def measured(name: str) -> Callable[[int], object]:
+        return lambda repeat: run(name)
+
+    seconds = record.interleaved({name: measured(name) for name in mixers}, repeats)
     figures: dict[str, float] = {}
     for name in mixers:
         table = pa.table(
@@ -112,13 +133,19 @@ def measure(recipe: Config, chosen: dict[str, dict[str, Any]], concept: str, cou
         )
         figures[f"{name}_images_per_second"] = count / statistics.median(seconds[name])
         figures[f"{name}_speedup"] = record.median_ratio(seconds["exact"], seconds[name])
-        figures[f"{name}_psnr_db"] = statistics.mean(psnr(a, b) for a, b in zip(made["exact"], made[name], strict=True))
+        figures[f"{name}_psnr_db"] = statistics.mean(
+            psnr(a, b) for a, b in zip(made["exact"], made[name], strict=True)
+        )
         figures[f"{name}_oracle_share"] = oracle_share("nano", [table], data.CLASS_NAMES)
     return figures
 
 
-def accuracy(recipe: Config, chosen: dict[str, dict[str, Any]], seeds: list[int], folder: str) -> dict[str, float]:
-    """What the classifier reaches on each profile's mixes, in percent, and its distance to the exact profile's, in points."""
+def accuracy(
+    recipe: Config, chosen: dict[str, dict[str, Any]], seeds: list[int], folder: str
+) -> dict[str, float]:
+    """What the classifier reaches on each profile's mixes, in percent, and its distance to the
+    exact profile's, in points.
+    """
     top1: dict[str, list[float]] = {name: [] for name in chosen}
     for seed in seeds:
         concept = concept_of(recipe, seed, folder)
@@ -136,32 +163,61 @@ def accuracy(recipe: Config, chosen: dict[str, dict[str, Any]], seeds: list[int]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", metavar="PATH", help="write the figures there")
-    parser.add_argument("--mixes", type=int, default=128, help="in each repeat of the measurement of speed and pictures")
+    parser.add_argument(
+        "--mixes",
+        type=int,
+        default=128,
+        help="in each repeat of the measurement of speed and pictures",
+    )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the classifier's accuracy; none: not measured")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="*",
+        default=[0, 1, 2],
+        help="of the classifier's accuracy; none: not measured",
+    )
     parser.add_argument("--sampler-lora", metavar="PATH", help="LoRA for the few-step samplers")
-    parser.add_argument("--tiny-vae-steps", type=int, default=600, help="of distilling a tiny VAE from nano's")
-    parser.add_argument("--keep", metavar="FOLDER", help="keep the runs there; the same command then goes on where it was stopped")
+    parser.add_argument(
+        "--tiny-vae-steps", type=int, default=600, help="of distilling a tiny VAE from nano's"
+    )
+    parser.add_argument(
+        "--keep",
+        metavar="FOLDER",
+        help="keep the runs there; the same command then goes on where it was stopped",
+    )
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     recipe = changed(load(str(RECIPE)), {"mix.num_inference_steps": STEPS})
     with tempfile.TemporaryDirectory(prefix="diffmix-profiles-") as temporary:
         folder = os.path.abspath(options.keep or temporary)
         tiny = Path(folder, "tiny-vae")
-        reconstruction = distil(load_base(ModelConfig(base="nano"), "cpu", torch.float32).vae, tiny, options.tiny_vae_steps)
+        reconstruction = distil(
+            load_base(ModelConfig(base="nano"), "cpu", torch.float32).vae,
+            tiny,
+            options.tiny_vae_steps,
+        )
         chosen = profiles(str(tiny), options.sampler_lora)
-        figures = measure(recipe, chosen, concept_of(recipe, 0, folder), options.mixes, options.repeats)
+        figures = measure(
+            recipe, chosen, concept_of(recipe, 0, folder), options.mixes, options.repeats
+        )
         if options.seeds:
             figures |= accuracy(recipe, chosen, options.seeds, folder)
     columns = ["images_per_second", "speedup", "psnr_db", "oracle_share"]
     columns += ["top1", "top1_over_exact", "top1_over_exact_ci"] if options.seeds else []
-    rows: list[list[object]] = [[name, *(figures[f"{name}_{column}"] for column in columns)] for name in PROFILES]
+    rows: list[list[object]] = [
+        [name, *(figures[f"{name}_{column}"] for column in columns)] for name in PROFILES
+    ]
     title = f"nano, strength {recipe.mix.strength[0]}, medians of {options.repeats}, accuracy over {len(options.seeds)} seeds"
     record.show(title, ["profile", *columns], rows)
     print(f"The tiny VAE reconstructs nano's pictures with {reconstruction:.1f} dB.")
-    record.write(options.json, {**figures, "tiny_vae_reconstruction_db": reconstruction}, seeds=options.seeds)
+    record.write(
+        options.json, {**figures, "tiny_vae_reconstruction_db": reconstruction}, seeds=options.seeds
+    )
 
 
 if __name__ == "__main__":

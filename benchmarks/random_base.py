@@ -1,4 +1,6 @@
-"""A base model of Stable Diffusion 1.5's architecture with random weights: as costly as the real one, from no download."""
+"""A base model of Stable Diffusion 1.5's architecture with random weights: as costly as the real
+one, from no download.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,12 @@ VOCABULARY = 49_408
 def write_sd15(folder: Path) -> Path:
     """Write it as a diffusers folder (4 GB). Its tokenizer has CLIP's size and nano's words."""
     import torch
-    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        PNDMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
@@ -37,9 +44,26 @@ def write_sd15(folder: Path) -> Path:
         layers_per_block=2,
         sample_size=512,
     )
-    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)  # all else is SD 1.5's by default
-    scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1)
-    pipe = StableDiffusionPipeline(vae, CLIPTextModel(text), tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
+    unet = UNet2DConditionModel(
+        sample_size=64, cross_attention_dim=768, attention_head_dim=8
+    )  # all else is SD 1.5's by default
+    scheduler = PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
+    )
+    pipe = StableDiffusionPipeline(
+        vae,
+        CLIPTextModel(text),
+        tokenizer,
+        unet,
+        scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
+    )
     pipe.save_pretrained(folder)
     return folder
 
@@ -48,16 +72,27 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
     """Nano's tokenizer, filled up with words that never occur."""
     from transformers import CLIPTokenizer
 
-    from diffmix.base_model import NANO_FOLDER
+    from diffmix.generator.base_model import NANO_FOLDER
 
     nano = NANO_FOLDER / "tokenizer"
     vocabulary = json.loads((nano / "vocab.json").read_text(encoding="utf-8"))
     special = ["<|startoftext|>", "<|endoftext|>"]
     words = [word for word in sorted(vocabulary, key=vocabulary.__getitem__) if word not in special]
-    words += [f"unused{number}</w>" for number in range(VOCABULARY - len(words) - len(special))] + special
+    words += [
+        f"unused{number}</w>" for number in range(VOCABULARY - len(words) - len(special))
+    ] + special
     folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}), encoding="utf-8")
+    (folder / "vocab.json").write_text(
+        json.dumps({word: number for number, word in enumerate(words)}), encoding="utf-8"
+    )
     (folder / "merges.txt").write_bytes((nano / "merges.txt").read_bytes())
-    names = {"bos_token": special[0], "eos_token": special[1], "unk_token": special[1], "pad_token": special[1]}
-    (folder / "tokenizer_config.json").write_text(json.dumps({**names, "tokenizer_class": "CLIPTokenizer", "model_max_length": 77}))
+    names = {
+        "bos_token": special[0],
+        "eos_token": special[1],
+        "unk_token": special[1],
+        "pad_token": special[1],
+    }
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**names, "tokenizer_class": "CLIPTokenizer", "model_max_length": 77})
+    )
     return CLIPTokenizer.from_pretrained(folder)

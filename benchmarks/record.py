@@ -21,7 +21,10 @@ def machine() -> dict:
     """The processor, its cores, the memory in GB and the GPUs' names."""
     import torch
 
-    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")),
+        platform.processor(),
+    )
     return {
         "system": platform.platform(terse=True),
         "cpu": model,
@@ -32,9 +35,13 @@ def machine() -> dict:
 
 
 def write(path: str | None, figures: dict[str, float], **more: object) -> None:
-    """Write `{"machine", "versions", "figures", **more}` to a JSON file; nothing where `path` is None."""
+    """Write `{"machine", "versions", "figures", **more}` to a JSON file; nothing where `path` is
+    None.
+    """
     if path:
-        text = json.dumps({"machine": machine(), "versions": versions(), "figures": figures, **more}, indent=2)
+        text = json.dumps(
+            {"machine": machine(), "versions": versions(), "figures": figures, **more}, indent=2
+        )
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 
@@ -44,7 +51,9 @@ def show(title: str, columns: list[str], rows: list[list[object]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row))
+        table.add_row(
+            *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row)
+        )
     console = Console(soft_wrap=True)
     if not console.is_terminal:
         console.width = 200  # a file has no width, and should lose nothing
@@ -52,9 +61,11 @@ def show(title: str, columns: list[str], rows: list[list[object]]) -> None:
 
 
 def interleaved(ways: dict[str, Callable[[int], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each way's `repeats` calls. They take turns, so that what else the machine does meets them alike.
+    """Seconds of each way's `repeats` calls. They take turns, so that what else the machine does
+    meets them alike.
 
-    A way is called with the number of its repeat, after one call with -1 that warms it up and does not count.
+    A way is called with the number of its repeat, after one call with -1 that warms it up and does
+    not count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(-1, repeats):

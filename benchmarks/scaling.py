@@ -1,10 +1,13 @@
-"""How far one stream scales: 1 to 64 mixers with a simulated cost, and how many mixes a second everything around them carries.
+"""How far one stream scales: 1 to 64 mixers with a simulated cost, and how many mixes a second
+everything around them carries.
 
-Efficiency is chunks x a chunk's cost / (mixers x time), from the moment the last mixer is ready (they begin together) to the
-end of the stream's last chunk, its tail included. 1 is a mixer that never waits.
+Efficiency is chunks x a chunk's cost / (mixers x time), from the moment the last mixer is ready
+(they begin together) to the end of the stream's last chunk, its tail included. 1 is a mixer that
+never waits.
 
-The control path is plan, read, store, split and pool with a mixer that costs nothing: mixes / (chunk begun -> last mix in the
-train worker's pool), from the chunk on with which a quarter has begun, because workers still start until then. The constants after it are those of docs/scale.md.
+The control path is plan, read, store, split and pool with a mixer that costs nothing: mixes /
+(chunk begun -> last mix in the train worker's pool), from the chunk on with which a quarter has
+begun, because workers still start until then. The constants after it are those of docs/scale.md.
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ from benchmarks import constants, record
 from benchmarks.simulated import SleepingMixer, TakeAll, mix_job, session, start_ray
 from diffmix.config import Config
 from engine import phases
-from engine.stages import MOST_CHUNKS
+from engine.mixing.stages import MOST_CHUNKS
 from engine.telemetry import spans
 
 BATCH = 16
 SCALED_IMAGE_BYTES = 5_000
-"""Of the scaled stream: on a cluster each mixer's node moves its own bytes, here two cores would move those of 64."""
+"""Of the scaled stream: on a cluster each mixer's node moves its own bytes, here two cores would
+move those of 64.
+"""
 IMAGE_BYTES = 50_000
 """Of the control path."""
 CONTROL_MIXERS = 2
@@ -42,7 +47,9 @@ def efficiency(mixers: int, chunk_seconds: float, seconds: float) -> float:
     """Of `mixers` that work for about `seconds` each."""
     chunks = int(mixers * seconds / chunk_seconds)
     with session(config(mixers, chunks * BATCH), SCALED_IMAGE_BYTES) as opened:
-        phases.synthesize(opened, mix_job(opened, SleepingMixer(chunk_seconds, SCALED_IMAGE_BYTES, mixers)))
+        phases.synthesize(
+            opened, mix_job(opened, SleepingMixer(chunk_seconds, SCALED_IMAGE_BYTES, mixers))
+        )
         opened.telemetry.collect()
         return measured_efficiency(opened.telemetry.events, mixers, chunk_seconds)
 
@@ -60,7 +67,12 @@ def measured_efficiency(events: list[dict], mixers: int, chunk_seconds: float) -
 def control_path(mixes: int) -> float:
     """Mixes per second through everything but a mixer."""
     with session(config(CONTROL_MIXERS, mixes), IMAGE_BYTES) as opened:
-        phases.train(opened, mix_job(opened, SleepingMixer(0.0, IMAGE_BYTES)), streaming=True, build=TakeAll())
+        phases.train(
+            opened,
+            mix_job(opened, SleepingMixer(0.0, IMAGE_BYTES)),
+            streaming=True,
+            build=TakeAll(),
+        )
         opened.telemetry.collect()
         events = opened.telemetry.events
         arrived = max(event["end"] for event in events if event["event"] == "arrived")
@@ -68,11 +80,16 @@ def control_path(mixes: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", help="file to write the figures to")
     parser.add_argument("--mixers", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument(
-        "--chunk-seconds", type=float, default=0.6, help="cost of a chunk of 16: 0.6 is SD 1.5 on a GPU that makes 26 a second"
+        "--chunk-seconds",
+        type=float,
+        default=0.6,
+        help="cost of a chunk of 16: 0.6 is SD 1.5 on a GPU that makes 26 a second",
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="work of each mixer")
     parser.add_argument("--mixes", type=int, default=30_000, help="mixes through the control path")
@@ -82,11 +99,19 @@ def main() -> None:
     rows: list[list[object]] = []
     for mixers in chosen.mixers:
         start_ray(mixers, mixers // 2 + 4)
-        found = [efficiency(mixers, chosen.chunk_seconds, chosen.seconds) for _ in range(chosen.repeats)]
+        found = [
+            efficiency(mixers, chosen.chunk_seconds, chosen.seconds) for _ in range(chosen.repeats)
+        ]
         ray.shutdown()
         figures[f"efficiency_{mixers}"] = statistics.median(found)
         print(f"{mixers} mixers: {found}", file=sys.stderr, flush=True)
-        rows.append([f"{mixers} mixers: efficiency", figures[f"efficiency_{mixers}"], f"{min(found):.3f} to {max(found):.3f}"])
+        rows.append(
+            [
+                f"{mixers} mixers: efficiency",
+                figures[f"efficiency_{mixers}"],
+                f"{min(found):.3f} to {max(found):.3f}",
+            ]
+        )
     if chosen.mixes:
         start_ray(CONTROL_MIXERS + 1, 6)
         measures = {
@@ -102,7 +127,9 @@ def main() -> None:
             found = [measure() for _ in range(chosen.repeats)]
             figures[name] = statistics.median(found)
             print(f"{name}: {found}", file=sys.stderr, flush=True)
-            rows.append([name.replace("_", " "), figures[name], f"{min(found):.3g} to {max(found):.3g}"])
+            rows.append(
+                [name.replace("_", " "), figures[name], f"{min(found):.3g} to {max(found):.3g}"]
+            )
         ray.shutdown()
     print(__doc__)
     record.show(

@@ -1,4 +1,6 @@
-"""Stand-ins with a known cost: a mixer that sleeps, a train step that sleeps. All around them is the engine's own code."""
+"""Stand-ins with a known cost: a mixer that sleeps, a train step that sleeps. All around them is
+the engine's own code.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +27,20 @@ from diffmix.datasets.prepare import Prepared
 from diffmix.datasets.real import Example, RealSet
 from diffmix.plan import MixSpec
 from diffmix.storage import Folder
-from engine.pool import PoolReader, PoolWriter
+from engine.mixing.stages import MixJob
+from engine.mixing.store import MixStore
 from engine.session import Session
-from engine.stages import MixJob
-from engine.store import MixStore
 from engine.telemetry import Telemetry
-from engine.train import Arrivals, TrainJob
+from engine.training.pool import PoolReader, PoolWriter
+from engine.training.worker import Arrivals, TrainJob
 
 CLASSES = 20
 
 
 class Ready(Image.Image):
-    """A picture that is encoded already, so that encoding costs nothing: `save` writes the given file."""
+    """A picture that is encoded already, so that encoding costs nothing: `save` writes the given
+    file.
+    """
 
     def __init__(self, file: bytes):
         super().__init__()
@@ -48,10 +52,11 @@ class Ready(Image.Image):
 
 @dataclass(frozen=True)
 class SleepingMixer:
-    """`MixJob.build` and what it builds: a mixer whose every chunk takes `seconds` and gives files of `image_bytes`.
+    """`MixJob.build` and what it builds: a mixer whose every chunk takes `seconds` and gives files
+    of `image_bytes`.
 
-    With `together`, no chunk begins before so many mixers are there: one machine takes a minute to start 64 of them, in
-    which the first would do the work of the last.
+    With `together`, no chunk begins before so many mixers are there: one machine takes a minute to
+    start 64 of them, in which the first would do the work of the last.
     """
 
     seconds: float
@@ -77,7 +82,9 @@ class SleepingMixer:
 
 @dataclass(frozen=True)
 class TakeAll:
-    """`TrainJob.build` and the loop it builds: no training at all, only the pool, to the stream's end."""
+    """`TrainJob.build` and the loop it builds: no training at all, only the pool, to the stream's
+    end.
+    """
 
     job: TrainJob | None = None
     arrivals: Arrivals | None = None
@@ -94,7 +101,8 @@ class TakeAll:
 
 @dataclass(frozen=True)
 class SleepingLoop:
-    """`TrainJob.build` and the loop it builds: epochs of steps that take `seconds` on one worker and 1/n of that on n.
+    """`TrainJob.build` and the loop it builds: epochs of steps that take `seconds` on one worker
+    and 1/n of that on n.
 
     What a step is fed comes the engine's own way: the sampler, the pool and the real images' file.
     """
@@ -113,11 +121,23 @@ class SleepingLoop:
         assert self.job is not None
         assert self.pool is not None
         assert self.arrivals is not None
-        config, real, reader = self.job.config, RealSet.open(self.job.train), PoolReader(self.pool.folder)
+        config, real, reader = (
+            self.job.config,
+            RealSet.open(self.job.train),
+            PoolReader(self.pool.folder),
+        )
         context = ray.train.get_context()
         rank, workers = context.get_world_rank(), context.get_world_size()
         size = config.train.batch_size
-        sampler = MixedSampler(len(real), config.mix.synthetic_p, self.pool.__len__, size, config.run.seed, rank, workers)
+        sampler = MixedSampler(
+            len(real),
+            config.mix.synthetic_p,
+            self.pool.__len__,
+            size,
+            config.run.seed,
+            rank,
+            workers,
+        )
         self.arrivals.wait_for(int(config.run.train_after * self.job.planned / workers))
         for epoch in range(config.train.epochs):
             self.arrivals.check()
@@ -148,12 +168,16 @@ class SleepingLoop:
 
 @contextmanager
 def session(config: Config, image_bytes: int, images: int = 500) -> Iterator[Session]:
-    """A session on the connected cluster, in a folder that is deleted afterwards, with real images of random bytes."""
+    """A session on the connected cluster, in a folder that is deleted afterwards, with real images
+    of random bytes.
+    """
     out = tempfile.mkdtemp(prefix="diffmix-benchmark-")
     random = np.random.default_rng(0)
     try:
         examples = [Example(f"{i}", random.bytes(image_bytes), i % CLASSES) for i in range(images)]
-        real = RealSet.write(f"{out}/train.arrow", examples, [f"class {i}" for i in range(CLASSES)], "thing")
+        real = RealSet.write(
+            f"{out}/train.arrow", examples, [f"class {i}" for i in range(CLASSES)], "thing"
+        )
         telemetry = Telemetry(Folder(out), f"telemetry-{uuid.uuid4().hex[:8]}")
         yield Session(replace(config, out=out), Folder(out), Prepared(real, None, real), telemetry)
         telemetry.close()
@@ -163,7 +187,9 @@ def session(config: Config, image_bytes: int, images: int = 500) -> Iterator[Ses
 
 def mix_job(opened: Session, mixer: SleepingMixer) -> MixJob:
     """The job of a session's mixers, with an empty store."""
-    from engine import phases  # imports torch, which the workers that unpickle a stand-in do without
+    from engine import (
+        phases,  # imports torch, which the workers that unpickle a stand-in do without
+    )
 
     store = MixStore((opened.out / "mixes").uri)
     store.bind({})
@@ -171,7 +197,9 @@ def mix_job(opened: Session, mixer: SleepingMixer) -> MixJob:
 
 
 def start_ray(gpus: int, cpus: int, **settings: object) -> None:
-    """One node with logical GPUs. Its workers start a few at a time: two cores cannot start 64 within Ray's time limit."""
+    """One node with logical GPUs. Its workers start a few at a time: two cores cannot start 64
+    within Ray's time limit.
+    """
     ray.init(
         address="local",
         num_gpus=gpus,

@@ -1,7 +1,9 @@
-"""The split that `placement.auto` chooses: what was predicted, and what then happened, beside the other ways to share out 8 GPUs.
+"""The split that `placement.auto` chooses: what was predicted, and what then happened, beside the
+other ways to share out 8 GPUs.
 
-Costs are simulated as in `benchmarks/overlap.py`; the engine's calibration times the stand-ins on the cluster before it
-predicts, as it would time the real ones. Walls count from the first chunk's begin.
+Costs are simulated as in `benchmarks/overlap.py`; the engine's calibration times the stand-ins on
+the cluster before it predicts, as it would time the real ones. Walls count from the first chunk's
+begin.
 """
 
 from __future__ import annotations
@@ -11,12 +13,23 @@ import statistics
 from dataclasses import replace
 
 from benchmarks import record
-from benchmarks.overlap import CHUNK_SECONDS, IMAGE_BYTES, NODES, RATIOS, REAL, Costs, config, costs, eight_nodes, run
+from benchmarks.overlap import (
+    CHUNK_SECONDS,
+    IMAGE_BYTES,
+    NODES,
+    RATIOS,
+    REAL,
+    Costs,
+    config,
+    costs,
+    eight_nodes,
+    run,
+)
 from benchmarks.simulated import SleepingMixer, mix_job, session
 from diffmix.config import Config
-from engine import calibrate
-from engine.cluster import available_gpus
-from engine.split import Rates, Split, choose, predict
+from engine.placement import calibrate
+from engine.placement.cluster import available_gpus
+from engine.placement.split import Rates, Split, choose, predict
 
 
 def calibrated(job_costs: Costs, made: Config) -> Rates:
@@ -28,20 +41,35 @@ def calibrated(job_costs: Costs, made: Config) -> Rates:
 
 def others(made: Config, rates: Rates, planned: int, best: Split) -> list[Split]:
     """Two other ways to use all GPUs: one with more and one with fewer train workers."""
-    all_ways = [predict(made, rates, planned, NODES - n, n) for n in rates.train_seconds if n < NODES]
+    all_ways = [
+        predict(made, rates, planned, NODES - n, n) for n in rates.train_seconds if n < NODES
+    ]
     fewer = [way for way in all_ways if way.trainers < best.trainers]
     more = [way for way in all_ways if way.trainers > best.trainers]
     return fewer[-1:] + more[:1]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", help="file to write the figures to")
     parser.add_argument(
-        "--seconds", type=float, default=60.0, help="work of both phases for all GPUs: about the length of the longer phase"
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="work of both phases for all GPUs: about the length of the longer phase",
     )
-    parser.add_argument("--ratios", nargs="+", choices=list(RATIOS), default=list(RATIOS), help="costs of mixing : training")
-    parser.add_argument("--repeats", type=int, default=3, help="of each way's run; the median counts")
+    parser.add_argument(
+        "--ratios",
+        nargs="+",
+        choices=list(RATIOS),
+        default=list(RATIOS),
+        help="costs of mixing : training",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="of each way's run; the median counts"
+    )
     chosen = parser.parse_args()
     figures: dict[str, float] = {}
     rows: list[list[object]] = []
@@ -55,7 +83,8 @@ def main() -> None:
             walls = {}
             for way in [best, *others(made, rates, job_costs.mixes, best)]:
                 walls[way] = statistics.median(
-                    run(job_costs, way.mixers, way.trainers, "overlapped")["wall"] for _ in range(chosen.repeats)
+                    run(job_costs, way.mixers, way.trainers, "overlapped")["wall"]
+                    for _ in range(chosen.repeats)
                 )
                 rows.append(
                     [
@@ -71,7 +100,15 @@ def main() -> None:
             figures[f"actual_over_predicted_{name}"] = walls[best] / best.wall
             figures[f"chosen_over_best_tried_{name}"] = walls[best] / min(walls.values())
     print(__doc__)
-    columns = ["G:T", "mixers + trainers", "mixing s", "training s", "predicted wall s", "actual wall s", "actual / predicted"]
+    columns = [
+        "G:T",
+        "mixers + trainers",
+        "mixing s",
+        "training s",
+        "predicted wall s",
+        "actual wall s",
+        "actual / predicted",
+    ]
     record.show(f"{NODES} GPUs", columns, rows)
     record.write(chosen.json, figures)
 

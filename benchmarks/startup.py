@@ -1,8 +1,10 @@
-"""From the command to the first mix and to the first train step: `diffmix run` on the embedded data and model.
+"""From the command to the first mix and to the first train step: `diffmix run` on the embedded data
+and model.
 
-Two commands are timed. The first trains on mixes of the base model alone, so that what stands between the command and the first mix is
-start-up and nothing else. The second personalises for a few steps first; `seconds_personalized_to_first_mix` is then the
-time between the end of personalising and the first mix. Processes are timed from outside, the interpreter's start included.
+Two commands are timed. The first trains on mixes of the base model alone, so that what stands
+between the command and the first mix is start-up and nothing else. The second personalizes for a
+few steps first; `seconds_personalized_to_first_mix` is then the time between the end of
+personalizing and the first mix. Processes are timed from outside, the interpreter's start included.
 """
 
 from __future__ import annotations
@@ -19,19 +21,42 @@ from pathlib import Path
 from benchmarks import record
 
 RECIPE = Path(__file__).parent.parent / "jobs" / "recipes" / "nano" / "demo.yaml"
-SMALL = ["--mix.count", "64", "--train.epochs", "2", "--train.baseline", "False", "--run.oracle", "None"]
+SMALL = [
+    "--mix.count",
+    "64",
+    "--train.epochs",
+    "2",
+    "--train.baseline",
+    "False",
+    "--run.oracle",
+    "None",
+]
 
 
 def run(out: str, *options: str) -> dict[str, float]:
     """Seconds from the command to moments of one run."""
-    command = [sys.executable, "-m", "jobs.cli", "run", "--config", str(RECIPE), *SMALL, *options, "--out", out]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.cli",
+        "run",
+        "--config",
+        str(RECIPE),
+        *SMALL,
+        *options,
+        "--out",
+        out,
+    ]
     started = time.time()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ended = time.time()
     events = [json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
 
     def first(kind: str, moment: str) -> float:
-        return min((event[moment] for event in events if event["event"] == kind), default=float("nan")) - started
+        return (
+            min((event[moment] for event in events if event["event"] == kind), default=float("nan"))
+            - started
+        )
 
     return {
         "session": first("start", "time"),
@@ -47,12 +72,16 @@ def run(out: str, *options: str) -> dict[str, float]:
 def help_seconds() -> float:
     """`diffmix --help`, from outside."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "jobs.cli", "--help"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "--help"], check=True, stdout=subprocess.DEVNULL
+    )
     return time.perf_counter() - start
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", help="file to write the figures to")
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
@@ -63,13 +92,24 @@ def main() -> None:
             personalized.append(run(f"{folder}/personalized", "--personalize.steps", "20"))
     rows: list[list[object]] = []
     for name in plain[0]:
-        rows.append([name.replace("_", " "), *(statistics.median(found[name] for found in runs) for runs in (plain, personalized))])
-    figures = {f"seconds_to_{name}": statistics.median(found[name] for found in plain) for name in ("first_mix", "first_step")}
+        rows.append(
+            [
+                name.replace("_", " "),
+                *(
+                    statistics.median(found[name] for found in runs)
+                    for runs in (plain, personalized)
+                ),
+            ]
+        )
+    figures = {
+        f"seconds_to_{name}": statistics.median(found[name] for found in plain)
+        for name in ("first_mix", "first_step")
+    }
     gaps = [found["first_mix"] - found["personalized"] for found in personalized]
     figures["seconds_personalized_to_first_mix"] = statistics.median(gaps)
     figures["help_seconds"] = statistics.median(help_seconds() for _ in range(5))
     print(__doc__)
-    record.show("seconds since the command", ["moment", "base model", "personalised"], rows)
+    record.show("seconds since the command", ["moment", "base model", "personalized"], rows)
     record.show("figures", ["name", "median"], [[name, value] for name, value in figures.items()])
     record.write(chosen.json, figures)
 

@@ -1,9 +1,11 @@
-"""What mixes do for accuracy on nano: no mixes, MixUp, CutMix, real-mix, diff-aug and diff-mix, over several seeds.
+"""What mixes do for accuracy on nano: no mixes, MixUp, CutMix, real-mix, diff-aug and diff-mix,
+over several seeds.
 
-Every arm is the demo's recipe, which was tuned on the validation set for the classifier without mixes, with its augmentation and
-its number of training steps. A seed draws its own ten shots a class, personalises on them, plans, mixes and trains; its arms
-share images and concept, so that they are compared in pairs. Intervals are Student's, at 95 %, over the seeds. Mixes
-are made before training starts (`--run.mode staged`), so that figures do not depend on who was faster.
+Every arm is the demo's recipe, which was tuned on the validation set for the classifier without
+mixes, with its augmentation and its number of training steps. A seed draws its own ten shots a
+class, personalizes on them, plans, mixes and trains; its arms share images and concept, so that
+they are compared in pairs. Intervals are Student's, at 95 %, over the seeds. Mixes are made before
+training starts (`--run.mode staged`), so that figures do not depend on who was faster.
 """
 
 from __future__ import annotations
@@ -50,7 +52,13 @@ def changed(base: Config, changes: dict[str, Any]) -> Config:
 
 def config(arm: str, seed: int, out: str, concept: str | None, recipe: Config) -> Config:
     """One arm of one seed."""
-    common = {"data.seed": seed, "run.seed": seed, "run.mode": "staged", "train.baseline": False, "personalize.concept": concept}
+    common = {
+        "data.seed": seed,
+        "run.seed": seed,
+        "run.mode": "staged",
+        "train.baseline": False,
+        "personalize.concept": concept,
+    }
     return changed(replace(recipe, out=f"{out}/seed-{seed}/{arm}"), {**common, **ARMS[arm]})
 
 
@@ -65,7 +73,9 @@ def run_arm(arm: str, chosen: Config) -> dict:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % confidence interval (Student's t, n - 1 degrees of freedom); NaN for one value."""
+    """Mean, and half the width of its 95 % confidence interval (Student's t, n - 1 degrees of
+    freedom); NaN for one value.
+    """
     if len(values) < 2:
         return float(np.mean(values)), float("nan")
     half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
@@ -73,29 +83,46 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def figures_of(summaries: dict[str, list[dict]]) -> dict[str, float]:
-    """Figures of the arms' summaries, which are in the order of the seeds: accuracies in percent, differences in points."""
+    """Figures of the arms' summaries, which are in the order of the seeds: accuracies in percent,
+    differences in points.
+    """
     figures: dict[str, float] = {}
-    accuracy = {arm: [100 * summary["accuracy"]["top1"] for summary in found] for arm, found in summaries.items()}
+    accuracy = {
+        arm: [100 * summary["accuracy"]["top1"] for summary in found]
+        for arm, found in summaries.items()
+    }
     for arm, found in summaries.items():
         figures[f"{arm}_top1"], figures[f"{arm}_top1_ci"] = interval(accuracy[arm])
-        figures[f"{arm}_worst_group"], figures[f"{arm}_worst_group_ci"] = interval([100 * s["accuracy"]["worst_group"] for s in found])
+        figures[f"{arm}_worst_group"], figures[f"{arm}_worst_group_ci"] = interval(
+            [100 * s["accuracy"]["worst_group"] for s in found]
+        )
         if arm != "no_mixes":
-            gain = [one - other for one, other in zip(accuracy[arm], accuracy["no_mixes"], strict=True)]
+            gain = [
+                one - other for one, other in zip(accuracy[arm], accuracy["no_mixes"], strict=True)
+            ]
             figures[f"{arm}_gain"], figures[f"{arm}_gain_ci"] = interval(gain)
         if arm not in ("no_mixes", "diff_mix") and "diff_mix" in accuracy:
-            ahead = [one - other for one, other in zip(accuracy["diff_mix"], accuracy[arm], strict=True)]
+            ahead = [
+                one - other for one, other in zip(accuracy["diff_mix"], accuracy[arm], strict=True)
+            ]
             figures[f"diff_mix_over_{arm}"], figures[f"diff_mix_over_{arm}_ci"] = interval(ahead)
         if all("oracle_share" in summary.get("mixer", {}) for summary in found):
-            figures[f"{arm}_oracle_share"] = 100 * statistics.mean(summary["mixer"]["oracle_share"] for summary in found)
+            figures[f"{arm}_oracle_share"] = 100 * statistics.mean(
+                summary["mixer"]["oracle_share"] for summary in found
+            )
     return figures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", metavar="PATH", help="write the figures there")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--recipe", default=str(RECIPE), help="a YAML file that every arm starts from")
+    parser.add_argument(
+        "--recipe", default=str(RECIPE), help="a YAML file that every arm starts from"
+    )
     parser.add_argument(
         "--keep",
         metavar="FOLDER",
@@ -110,27 +137,37 @@ def main() -> None:
         summaries: dict[str, list[dict]] = {arm: [] for arm in chosen.arms}
         for seed in chosen.seeds:
             concept = None
-            # The arm that personalises comes first.
+            # The arm that personalizes comes first.
             for arm in sorted(chosen.arms, key=lambda name: name != "diff_mix"):
                 uses = ARMS[arm].get("mix.strategy", "").startswith("diff-")
                 made = config(arm, seed, out, concept if uses else None, recipe)
                 summaries[arm].append(run_arm(arm, made))
                 if uses and concept is None:
                     concept = f"{made.out}/concept"
-                print(f"seed {seed}, {arm}: {summaries[arm][-1]['accuracy']['top1']:.4f}", flush=True)
+                print(
+                    f"seed {seed}, {arm}: {summaries[arm][-1]['accuracy']['top1']:.4f}", flush=True
+                )
     figures = figures_of(summaries)
     print(__doc__)
     rows: list[list[object]] = []
     for arm in chosen.arms:
         cells = [
-            f"{figures[f'{arm}_{name}']:.1f} ± {figures[f'{arm}_{name}_ci']:.1f}" if f"{arm}_{name}" in figures else ""
+            f"{figures[f'{arm}_{name}']:.1f} ± {figures[f'{arm}_{name}_ci']:.1f}"
+            if f"{arm}_{name}" in figures
+            else ""
             for name in ("top1", "gain", "worst_group")
         ]
         share = figures.get(f"{arm}_oracle_share")
         rows.append([arm.replace("_", " "), *cells, f"{share:.0f}" if share is not None else ""])
     columns = ["arm", "top-1 %", "over no mixes", "worst group %", "mixes that show their target %"]
-    record.show(f"nano, {recipe.data.shots} shots a class, {len(chosen.seeds)} seeds, 1,200 test pictures", columns, rows)
-    top1 = {arm: [summary["accuracy"]["top1"] for summary in found] for arm, found in summaries.items()}
+    record.show(
+        f"nano, {recipe.data.shots} shots a class, {len(chosen.seeds)} seeds, 1,200 test pictures",
+        columns,
+        rows,
+    )
+    top1 = {
+        arm: [summary["accuracy"]["top1"] for summary in found] for arm, found in summaries.items()
+    }
     record.write(chosen.json, figures, seeds=chosen.seeds, top1=top1)
 
 

@@ -1,4 +1,6 @@
-"""A tiny VAE for nano, distilled from nano's own in a minute, so that `model.tiny_vae` has something to be measured with."""
+"""A tiny VAE for nano, distilled from nano's own in a minute, so that `model.tiny_vae` has
+something to be measured with.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from diffmix.base_model import to_tensor
+from diffmix.generator.base_model import to_tensor
 from diffmix.images import decode
 from diffmix.nano import data
 
@@ -18,19 +20,31 @@ if TYPE_CHECKING:
 
 
 def distil(vae: AutoencoderKL, folder: str | Path, steps: int, seed: int = 0) -> float:
-    """Save an AutoencoderTiny whose latents are `vae`'s, scaled, and whose pictures are nano's; gives its last reconstruction PSNR in dB.
+    """Save an AutoencoderTiny whose latents are `vae`'s, scaled, and whose pictures are nano's;
+    gives its last reconstruction PSNR in dB.
 
     Trained on nano's pre-training pictures with Adam and one cycle of the learning rate.
     """
     from diffusers import AutoencoderTiny
 
     torch.manual_seed(seed)
-    pixels = torch.stack([to_tensor(decode(example.image), data.RESOLUTION) for example in data.examples("pretrain", seed)])
+    pixels = torch.stack(
+        [
+            to_tensor(decode(example.image), data.RESOLUTION)
+            for example in data.examples("pretrain", seed)
+        ]
+    )
     with torch.no_grad():
-        wanted = torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(128)]) * vae.config.scaling_factor
+        wanted = (
+            torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(128)])
+            * vae.config.scaling_factor
+        )
     width = (32, 32, 32)
     tiny = AutoencoderTiny(
-        encoder_block_out_channels=width, decoder_block_out_channels=width, num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1)
+        encoder_block_out_channels=width,
+        decoder_block_out_channels=width,
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
     )
     optimizer = torch.optim.AdamW(tiny.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)

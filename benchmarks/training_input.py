@@ -1,9 +1,10 @@
-"""The pool and its DataLoader against torchvision's ImageFolder and DataLoader: same JPEG files, same transforms, same workers.
+"""The pool and its DataLoader against torchvision's ImageFolder and DataLoader: same JPEG files,
+same transforms, same workers.
 
-Half of our samples come from the pool of mixes and half from the file of real images; both hold the files that the image
-folder holds. Then the pool grows to a million mixes. Memory is what the training process and its workers hold for
-themselves (`RssAnon`): pages of the pool's files that the kernel keeps mapped, and drops when it needs the memory, are
-counted apart.
+Half of our samples come from the pool of mixes and half from the file of real images; both hold the
+files that the image folder holds. Then the pool grows to a million mixes. Memory is what the
+training process and its workers hold for themselves (`RssAnon`): pages of the pool's files that the
+kernel keeps mapped, and drops when it needs the memory, are counted apart.
 """
 
 from __future__ import annotations
@@ -28,19 +29,28 @@ from diffmix.classifier.samples import MixedSampler, MixedSamples
 from diffmix.classifier.transforms import train_transform
 from diffmix.config import MixConfig, TrainConfig
 from diffmix.datasets.real import Example, RealSet
-from engine.pool import PoolReader, PoolWriter
+from engine.training.pool import PoolReader, PoolWriter
 
 CLASSES = 200
 SMALL_POOL = 10_000
 
 
 class Inputs:
-    """Both ways to feed a classifier, over `count` JPEG files of `side` px that are written to `folder`."""
+    """Both ways to feed a classifier, over `count` JPEG files of `side` px that are written to
+    `folder`.
+    """
 
     def __init__(self, folder: Path, count: int, side: int, workers: int, batch_size: int):
         self.files = jpegs(count, side)
         resolution = side * 7 // 8
-        classifier = Classifier("resnet50", [f"{i:03d}" for i in range(CLASSES)], resolution, [0.5] * 3, [0.25] * 3, side)
+        classifier = Classifier(
+            "resnet50",
+            [f"{i:03d}" for i in range(CLASSES)],
+            resolution,
+            [0.5] * 3,
+            [0.25] * 3,
+            side,
+        )
         train = TrainConfig(resolution=resolution, resize=side)
         transform = train_transform(train, classifier)
         for i, file in enumerate(self.files):
@@ -51,7 +61,7 @@ class Inputs:
         self.pool = PoolWriter(str(folder / "pool"))
         self.sampler = MixedSampler(count, 0.5, self.pool.__len__, batch_size, seed=0)
         samples = MixedSamples(real, PoolReader(self.pool.folder), transform, MixConfig(), train)
-        # As engine/classifier_loop.py makes it.
+        # As engine/training/classifier_loop.py makes it.
         common = {
             "batch_size": batch_size,
             "num_workers": workers,
@@ -59,7 +69,9 @@ class Inputs:
             "persistent_workers": workers > 0,
         }
         self.ours = DataLoader(samples, sampler=self.sampler, **common)
-        self.usual = DataLoader(ImageFolder(str(folder / "images"), transform), shuffle=True, **common)
+        self.usual = DataLoader(
+            ImageFolder(str(folder / "images"), transform), shuffle=True, **common
+        )
 
     def grow(self, size: int) -> None:
         """Add mixes until the pool has `size`."""
@@ -68,7 +80,12 @@ class Inputs:
             ids = np.arange(len(self.pool), min(size, len(self.pool) + 512))
             labels = pa.array(ids % CLASSES, pa.int32())
             image = files.take(pa.array(ids % len(self.files)))
-            table = {"image": image, "source_label": labels, "target_label": labels, "strength": np.full(len(ids), 0.7, np.float32)}
+            table = {
+                "image": image,
+                "source_label": labels,
+                "target_label": labels,
+                "strength": np.full(len(ids), 0.7, np.float32),
+            }
             self.pool.add(pa.table(table))
             self.pool.flush()
 
@@ -93,7 +110,9 @@ def jpegs(count: int, side: int) -> list[bytes]:
 
 
 def memory_mb() -> tuple[float, float]:
-    """What this process and its children hold for themselves, and what they have mapped from files, in MB."""
+    """What this process and its children hold for themselves, and what they have mapped from files,
+    in MB.
+    """
     process = psutil.Process()
     own = mapped = 0
     for each in (process, *process.children(recursive=True)):
@@ -105,18 +124,26 @@ def memory_mb() -> tuple[float, float]:
     return own / 1024, mapped / 1024
 
 
-def measure(folder: Path, images: int, side: int, workers: int, batch_size: int, repeats: int, largest: int) -> dict[str, float]:
-    """The figures; `images` in an epoch, the pool grows from `SMALL_POOL` (or a tenth) to `largest` mixes."""
+def measure(
+    folder: Path, images: int, side: int, workers: int, batch_size: int, repeats: int, largest: int
+) -> dict[str, float]:
+    """The figures; `images` in an epoch, the pool grows from `SMALL_POOL` (or a tenth) to `largest`
+    mixes.
+    """
     inputs = Inputs(folder, images, side, workers, batch_size)
     inputs.grow(min(SMALL_POOL, largest // 10))
     per_epoch = len(inputs.sampler)
-    seconds = record.interleaved({"usual": inputs.epoch_of_usual, "ours": inputs.epoch_of_ours}, repeats)
+    seconds = record.interleaved(
+        {"usual": inputs.epoch_of_usual, "ours": inputs.epoch_of_ours}, repeats
+    )
     # An epoch of ours is a whole number of batches, so a few images more.
     usual = [images / taken for taken in seconds["usual"]]
     ours = [per_epoch / taken for taken in seconds["ours"]]
     own, mapped = memory_mb()
     inputs.grow(largest)
-    grown = record.interleaved({"usual": inputs.epoch_of_usual, "ours": inputs.epoch_of_ours}, repeats)
+    grown = record.interleaved(
+        {"usual": inputs.epoch_of_usual, "ours": inputs.epoch_of_ours}, repeats
+    )
     usual_grown = [images / taken for taken in grown["usual"]]
     ours_grown = [per_epoch / taken for taken in grown["ours"]]
     own_grown, mapped_grown = memory_mb()
@@ -134,19 +161,43 @@ def measure(folder: Path, images: int, side: int, workers: int, batch_size: int,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", metavar="PATH", help="write the figures there")
     parser.add_argument("--images", type=int, default=3200, help="files, and images in an epoch")
-    parser.add_argument("--side", type=int, default=64, help="of the files, in pixels; small ones make what is not decoding count")
+    parser.add_argument(
+        "--side",
+        type=int,
+        default=64,
+        help="of the files, in pixels; small ones make what is not decoding count",
+    )
     parser.add_argument("--workers", type=int, default=2, help="DataLoader processes")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--largest", type=int, default=1_000_000, help="mixes that the pool grows to (2.4 KB of disk each at 64 px)")
+    parser.add_argument(
+        "--largest",
+        type=int,
+        default=1_000_000,
+        help="mixes that the pool grows to (2.4 KB of disk each at 64 px)",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)  # the workers need the cores
     with tempfile.TemporaryDirectory(prefix="diffmix-input-") as folder:
-        figures = measure(Path(folder), options.images, options.side, options.workers, options.batch_size, options.repeats, options.largest)
-    record.show(f"JPEGs of {options.side} px, {options.workers} workers", ["figure", "value"], [[*item] for item in figures.items()])
+        figures = measure(
+            Path(folder),
+            options.images,
+            options.side,
+            options.workers,
+            options.batch_size,
+            options.repeats,
+            options.largest,
+        )
+    record.show(
+        f"JPEGs of {options.side} px, {options.workers} workers",
+        ["figure", "value"],
+        [[*item] for item in figures.items()],
+    )
     record.write(options.json, figures)
 
 

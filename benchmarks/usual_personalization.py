@@ -1,7 +1,8 @@
-"""Personalisation the usual way, in stock diffusers and peft, as the paper's code does it: what ours is measured against.
+"""Personalization the usual way, in stock diffusers and peft, as the paper's code does it: what
+ours is measured against.
 
-Images are decoded and encoded by the VAE at every step, prompts are encoded at every step, and the whole embedding table is
-in the optimizer; after each step the rows that are not new are put back.
+Images are decoded and encoded by the VAE at every step, prompts are encoded at every step, and the
+whole embedding table is in the optimizer; after each step the rows that are not new are put back.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from diffmix.concept import prompt
+from diffmix.generator.concept import prompt
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -44,9 +45,17 @@ class Photos(torch.utils.data.Dataset):
 
 
 def train(
-    pipe: StableDiffusionPipeline, real: RealSet, config: PersonalizeConfig, side: int, seed: int, device: str, dtype: torch.dtype
+    pipe: StableDiffusionPipeline,
+    real: RealSet,
+    config: PersonalizeConfig,
+    side: int,
+    seed: int,
+    device: str,
+    dtype: torch.dtype,
 ) -> tuple[dict[str, str], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Train tokens and LoRA for `config.steps` of `config.batch_size`; gives class -> token, token -> rows, and the LoRA."""
+    """Train tokens and LoRA for `config.steps` of `config.batch_size`; gives class -> token, token
+    -> rows, and the LoRA.
+    """
     from diffusers import DDPMScheduler
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
@@ -56,7 +65,9 @@ def train(
     unet, vae, encoder, tokenizer = pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer
     schedule = DDPMScheduler.from_config(pipe.scheduler.config)
     tokens = {name: f"<class_{label}>" for label, name in enumerate(real.class_names)}
-    start = tokenizer(prompt(config.initializer, None, "", real.superclass), add_special_tokens=False).input_ids
+    start = tokenizer(
+        prompt(config.initializer, None, "", real.superclass), add_special_tokens=False
+    ).input_ids
     tokenizer.add_tokens(list(tokens.values()))
     new = tokenizer.convert_tokens_to_ids(list(tokens.values()))
     encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -72,7 +83,14 @@ def train(
     others = torch.ones(len(tokenizer), dtype=torch.bool)
     others[new] = False
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
-    unet.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, init_lora_weights="gaussian", target_modules=targets))
+    unet.add_adapter(
+        LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_rank,
+            init_lora_weights="gaussian",
+            target_modules=targets,
+        )
+    )
     lora = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     for parameter in lora:
         parameter.data = parameter.data.float()
@@ -95,18 +113,33 @@ def train(
     for pixels, labels in itertools.islice(_again_and_again(loader), config.steps):
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             with torch.no_grad():
-                latents = vae.encode(pixels.to(device, dtype)).latent_dist.sample().float() * vae.config.scaling_factor
+                latents = (
+                    vae.encode(pixels.to(device, dtype)).latent_dist.sample().float()
+                    * vae.config.scaling_factor
+                )
             noise = torch.randn_like(latents)
-            timesteps = torch.randint(0, schedule.config.num_train_timesteps, (len(latents),), device=device)
+            timesteps = torch.randint(
+                0, schedule.config.num_train_timesteps, (len(latents),), device=device
+            )
             noisy = schedule.add_noise(latents, noise, timesteps)
             names = [real.class_names[label] for label in labels]
-            texts = [prompt(config.prompts[0], tokens[name], name, real.superclass) for name in names]
+            texts = [
+                prompt(config.prompts[0], tokens[name], name, real.superclass) for name in names
+            ]
             ids = tokenizer(
-                texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+                texts,
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
             ).input_ids
             hidden = encoder(ids.to(device))[0]
             predicted = unet(noisy.to(dtype), timesteps, encoder_hidden_states=hidden).sample
-            target = noise if schedule.config.prediction_type == "epsilon" else schedule.get_velocity(latents, noise, timesteps)
+            target = (
+                noise
+                if schedule.config.prediction_type == "epsilon"
+                else schedule.get_velocity(latents, noise, timesteps)
+            )
             loss = functional.mse_loss(predicted.float(), target)
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
@@ -116,7 +149,9 @@ def train(
         optimizer.zero_grad()
         with torch.no_grad():
             table.weight[others] = original[others]
-    rows = {token: table.weight[[row]].detach() for token, row in zip(tokens.values(), new, strict=True)}
+    rows = {
+        token: table.weight[[row]].detach() for token, row in zip(tokens.values(), new, strict=True)
+    }
     return tokens, rows, convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
 
 

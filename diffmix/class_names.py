@@ -13,20 +13,25 @@ _SPACES = re.compile(r"[\s_/\\∕⁄／]+")  # slashes, and what file systems' u
 
 
 def spoken(class_name: str) -> str:
-    """A class name as it is said in a prompt: `001.Black_footed_Albatross` is `Black footed Albatross`."""
+    """A class name as it is said in a prompt: `001.Black_footed_Albatross` is `Black footed
+    Albatross`.
+    """
     return re.sub(r"^\d+\.\s*(?=\D)", "", class_name).replace("_", " ").strip() or class_name
 
 
 def plain(name: str) -> str:
-    """What is left of a class name when spaces, underscores, slashes, a leading number and upper case do not count.
+    """What is left of a class name when spaces, underscores, slashes, a leading number and upper
+    case do not count.
 
-    `001.Black_footed_Albatross` and `black footed albatross` are one, and so are `F/A-18` and `F_A-18`.
+    `001.Black_footed_Albatross` and `black footed albatross` are one, and so are `F/A-18` and
+    `F_A-18`.
     """
     return _SPACES.sub(" ", unicodedata.normalize("NFC", spoken(name))).strip().casefold()
 
 
 def match(names: Iterable[str], class_names: list[str], where: str) -> dict[str, int]:
-    """Each of `names`, found at `where`, and its place in `class_names`: the same name, or else the one that is `plain`ly the same.
+    """Each of `names`, found at `where`, and its place in `class_names`: the same name, or else the
+    one that is `plain`ly the same.
 
     Raises `UserError` for a name that none or several of the classes could be.
     """
@@ -43,6 +48,8 @@ def match(names: Iterable[str], class_names: list[str], where: str) -> dict[str,
             )
         if len(candidates) > 1:
             both = " and ".join(repr(class_names[label]) for label in candidates[:2])
-            raise UserError(f"{where} has mixes of the class {name!r}, which could be {both}; rename one of the two.")
+            raise UserError(
+                f"{where} has mixes of the class {name!r}, which could be {both}; rename one of the two."
+            )
         found[name] = candidates[0]
     return found

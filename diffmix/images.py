@@ -9,7 +9,14 @@ from PIL import ExifTags, Image
 
 ImageFormat = Literal["jpeg", "png", "webp"]
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # a list of our own: Pillow also knows formats that start programs (EPS)
+_FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "TIFF",
+    "GIF",
+)  # a list of our own: Pillow also knows formats that start programs (EPS)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -20,7 +27,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# `decode` compares the size with its own limit before it decodes; Pillow's fixed one would overrule a larger `max_pixels`.
+# `decode` compares the size with its own limit before it decodes; Pillow's fixed one would overrule
+# a larger `max_pixels`.
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -31,17 +39,21 @@ class BadImage(ValueError):  # noqa: N818 (it is caught and logged, not an error
 def decode(data: bytes, max_pixels: float = math.inf) -> Image.Image:
     """The picture in an image file's bytes, upright: mode RGB, 8 bits a channel.
 
-    JPEG, PNG, WebP, BMP, TIFF and GIF; of several frames or pages the first. EXIF rotation is applied, transparency is laid
-    over white, CMYK is converted without its ICC profile. 16-bit grey is divided by 257, so that white stays white; 32-bit
-    and float grey is scaled by the first of the usual ranges that holds it (see `_to_8_bit`). Raises `BadImage` for an empty
-    file, other content, a broken or truncated file, and a picture of more than `max_pixels` pixels, whose pixels are never decoded.
-    Images of a `RealSet` or of a store need no limit: it was kept when they came in.
+    JPEG, PNG, WebP, BMP, TIFF and GIF; of several frames or pages the first. EXIF rotation is
+    applied, transparency is laid over white, CMYK is converted without its ICC profile. 16-bit gray
+    is divided by 257, so that white stays white; 32-bit and float gray is scaled by the first of
+    the usual ranges that holds it (see `_to_8_bit`). Raises `BadImage` for an empty file, other
+    content, a broken or truncated file, and a picture of more than `max_pixels` pixels, whose
+    pixels are never decoded. Images of a `RealSet` or of a store need no limit: it was kept when
+    they came in.
     """
     if not data:
         raise BadImage("empty file")
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except Exception as error:  # each of Pillow's parsers has its own kinds of errors for broken headers
+    except (
+        Exception
+    ) as error:  # each of Pillow's parsers has its own kinds of errors for broken headers
         raise BadImage("not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from error
     if image.width * image.height > max_pixels:
         raise BadImage(f"{image.width} x {image.height} pixels, more than {max_pixels}")
@@ -59,8 +71,9 @@ def decode(data: bytes, max_pixels: float = math.inf) -> Image.Image:
 def encode(image: Image.Image, format: ImageFormat, quality: int) -> bytes:
     """The file of an RGB image, always the same bytes for the same pixels and library versions.
 
-    `quality` is 1 to 100 for JPEG and WebP; PNG keeps every pixel and ignores it. JPEG keeps colour at full resolution
-    (4:4:4): what tells fine-grained classes apart is often a small patch of colour.
+    `quality` is 1 to 100 for JPEG and WebP; PNG keeps every pixel and ignores it. JPEG keeps color
+    at full resolution (4:4:4): what tells fine-grained classes apart is often a small patch of
+    color.
     """
     buffer = io.BytesIO()
     if format == "jpeg":
@@ -73,7 +86,9 @@ def encode(image: Image.Image, format: ImageFormat, quality: int) -> bytes:
 
 
 def _orientation(image: Image.Image) -> int:
-    if image.format == "JPEG" and "exif" not in image.info:  # the usual case, which would be parsed in vain
+    if (
+        image.format == "JPEG" and "exif" not in image.info
+    ):  # the usual case, which would be parsed in vain
         return 1
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -90,17 +105,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_8_bit(grey: np.ndarray) -> np.ndarray:
-    """Grey values of more than 8 bits as uint8.
+def _to_8_bit(gray: np.ndarray) -> np.ndarray:
+    """Gray values of more than 8 bits as uint8.
 
-    uint16 is taken to use its full range. Of other types nobody knows the range: it is the smallest of 0..1 (floats only),
-    0..255 and 0..65535 that holds all values, else the least to the greatest value.
+    uint16 is taken to use its full range. Of other types nobody knows the range: it is the smallest
+    of 0..1 (floats only), 0..255 and 0..65535 that holds all values, else the least to the greatest
+    value.
     """
-    if grey.dtype.kind == "f" and not np.isfinite(grey).all():
+    if gray.dtype.kind == "f" and not np.isfinite(gray).all():
         raise BadImage("has pixels that are not finite numbers")
-    low, high = float(grey.min()), float(grey.max())
-    if grey.dtype.itemsize == 2:
+    low, high = float(gray.min()), float(gray.max())
+    if gray.dtype.itemsize == 2:
         low, high = 0.0, 65535.0
     elif low >= 0 and high <= 65535:
-        low, high = 0.0, next(top for top in (1.0, 255.0, 65535.0) if high <= top and (top > 1 or grey.dtype.kind == "f"))
-    return np.rint((grey.astype(np.float64) - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
+        low, high = (
+            0.0,
+            next(
+                top
+                for top in (1.0, 255.0, 65535.0)
+                if high <= top and (top > 1 or gray.dtype.kind == "f")
+            ),
+        )
+    return np.rint((gray.astype(np.float64) - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)

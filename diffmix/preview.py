@@ -1,4 +1,6 @@
-"""A contact sheet of a concept before GPU-days are spent: a few sources, several targets, strength rising from left to right."""
+"""A contact sheet of a concept before GPU-days are spent: a few sources, several targets, strength
+rising from left to right.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffmix import images
-from diffmix.base_model import base_path
-from diffmix.clip import check_clip
 from diffmix.config import Config, MixConfig
 from diffmix.config_check import check
 from diffmix.datasets.prepare import prepare
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
+from diffmix.gates.clip import check_clip
+from diffmix.gates.gate import Scorer, make_gate
+from diffmix.generator.base_model import base_path
 from diffmix.plan import MixSpec, denoising_steps
-from diffmix.quality import Scorer, make_gate
 from diffmix.report.html import png
 from diffmix.report.pictures import Mixed, Row, mix_sheet, short
 from diffmix.storage import Folder
 
 if TYPE_CHECKING:
-    from diffmix.mixer import Mixer
+    from diffmix.generator.mixer import Mixer
 
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
 """What is shown where the configuration has a single strength."""
@@ -32,12 +34,14 @@ DRAWS = 5
 
 
 def preview(config: Config) -> dict:
-    """Make `<out>/preview.png` with the concept of `personalize.concept` or `<out>/concept`, in this process and without a cluster.
+    """Make `<out>/preview.png` with the concept of `personalize.concept` or `<out>/concept`, in
+    this process and without a cluster.
 
-    Gives what was shown: `picture` (the path), `sources` and `targets` (class names), `strengths`, `images` (their number),
-    `scores` (with a gate: the mean at each strength, that of the real images at 0.0; else empty).
-    Another `run.seed` shows other sources and targets. Raises `UserError` where there is no concept and the strategy needs
-    one, and for whatever else makes a run impossible. Decodes all images on a first run in `out`, as a run would.
+    Gives what was shown: `picture` (the path), `sources` and `targets` (class names), `strengths`,
+    `images` (their number), `scores` (with a gate: the mean at each strength, that of the real
+    images at 0.0; else empty). Another `run.seed` shows other sources and targets. Raises
+    `UserError` where there is no concept and the strategy needs one, and for whatever else makes a
+    run impossible. Decodes all images on a first run in `out`, as a run would.
     """
     check(config)
     if not config.out:
@@ -48,28 +52,43 @@ def preview(config: Config) -> dict:
         check_clip(config.gate.clip)
     concept = _concept(config, out)
     real = prepare(config.data, out.uri).train
-    from diffmix.mixer import Mixer
+    from diffmix.generator.mixer import Mixer
 
-    mixer = Mixer(config.model, config.mix, real.class_names, real.superclass, concept, config.personalize.prompts[0])
+    mixer = Mixer(
+        config.model,
+        config.mix,
+        real.class_names,
+        real.superclass,
+        concept,
+        config.personalize.prompts[0],
+    )
     rows = preview_rows(mixer, real, config.run.seed)
     if gate := make_gate(config.gate, real.superclass):
         rows = score_rows(rows, Scorer(gate, mixer.device.type))
-    what = "each row is one class, made from noise" if mixer.kind == "gen" else "each row has the same noise, and strength rises"
+    what = (
+        "each row is one class, made from noise"
+        if mixer.kind == "gen"
+        else "each row has the same noise, and strength rises"
+    )
     out.write("preview.png", png(mix_sheet(rows, f"{config.mix.strategy}: {what}")))
     return {
         "picture": f"{out.uri}/preview.png",
         "sources": list(dict.fromkeys(row.source_class for row in rows if row.source)),
         "targets": list(dict.fromkeys(mix.target for row in rows for mix in row.mixes)),
-        "strengths": list(dict.fromkeys(float(short(mix.strength)) for row in rows for mix in row.mixes)),
+        "strengths": list(
+            dict.fromkeys(float(short(mix.strength)) for row in rows for mix in row.mixes)
+        ),
         "images": sum(len(row.mixes) for row in rows),
         "scores": _mean_scores(rows),
     }
 
 
 def preview_rows(mixer: Mixer, real: RealSet, seed: int) -> list[Row]:
-    """The sheet's rows: one source and target each, at every strength with the same noise, so that only the strength differs.
+    """The sheet's rows: one source and target each, at every strength with the same noise, so that
+    only the strength differs.
 
-    For strategies from noise a row is one class, drawn several times. The mixer is called once or more for each strength.
+    For strategies from noise a row is one class, drawn several times. The mixer is called once or
+    more for each strength.
     """
     pairs = _pairs(mixer.kind, real, np.random.default_rng(seed))
     strengths = [1.0] * DRAWS if mixer.kind == "gen" else preview_strengths(mixer.config)
@@ -80,7 +99,9 @@ def preview_rows(mixer: Mixer, real: RealSet, seed: int) -> list[Row]:
     ]
     size = mixer.batch
     for column, strength in enumerate(strengths):
-        noise = 1000 * seed + (100 * column if mixer.kind == "gen" else 0)  # from noise, draws have nothing else to differ in
+        noise = 1000 * seed + (
+            100 * column if mixer.kind == "gen" else 0
+        )  # from noise, draws have nothing else to differ in
         specs = [
             MixSpec(
                 column * len(pairs) + row,
@@ -93,26 +114,44 @@ def preview_rows(mixer: Mixer, real: RealSet, seed: int) -> list[Row]:
             for row, (index, target) in enumerate(pairs)
         ]
         for first in range(0, len(specs), size):
-            for spec, image in zip(specs[first:], mixer.mix(specs[first : first + size], sources[first : first + size]), strict=False):
-                rows[spec.mix_id % len(pairs)].mixes.append(Mixed(image, real.class_names[spec.target_label], strength))
+            for spec, image in zip(
+                specs[first:],
+                mixer.mix(specs[first : first + size], sources[first : first + size]),
+                strict=False,
+            ):
+                rows[spec.mix_id % len(pairs)].mixes.append(
+                    Mixed(image, real.class_names[spec.target_label], strength)
+                )
     return rows
 
 
 def score_rows(rows: list[Row], scorer: Scorer) -> list[Row]:
-    """The same rows with the gate's score of each picture, the real ones too: they show what a good score is."""
+    """The same rows with the gate's score of each picture, the real ones too: they show what a good
+    score is.
+    """
     scored = []
     for row in rows:
-        mixes = [mix._replace(score=float(score)) for mix, score in zip(row.mixes, scorer.score([m.image for m in row.mixes]), strict=True)]
+        mixes = [
+            mix._replace(score=float(score))
+            for mix, score in zip(
+                row.mixes, scorer.score([m.image for m in row.mixes]), strict=True
+            )
+        ]
         source = float(scorer.score([row.source])[0]) if row.source else None
         scored.append(row._replace(mixes=mixes, source_score=source))
     return scored
 
 
 def _mean_scores(rows: list[Row]) -> dict[float, float]:
-    """Strength -> mean score of the rows' mixes, rising, with the real images as strength 0; empty where nothing was scored."""
+    """Strength -> mean score of the rows' mixes, rising, with the real images as strength 0; empty
+    where nothing was scored.
+    """
     scores: dict[float, list[float]] = {}
     for row in rows:
-        pictures = [(0.0, row.source_score), *((float(short(mix.strength)), mix.score) for mix in row.mixes)]
+        pictures = [
+            (0.0, row.source_score),
+            *((float(short(mix.strength)), mix.score) for mix in row.mixes),
+        ]
         for strength, score in pictures:
             if score is not None:
                 scores.setdefault(strength, []).append(score)
@@ -120,10 +159,16 @@ def _mean_scores(rows: list[Row]) -> dict[float, float]:
 
 
 def preview_strengths(mix: MixConfig) -> list[float]:
-    """The strengths to show, rising: the configuration's if it has several, else `STRENGTHS`; at least one denoising step each."""
+    """The strengths to show, rising: the configuration's if it has several, else `STRENGTHS`; at
+    least one denoising step each.
+    """
     chosen = mix.strength if len(mix.strength) > 1 and mix.strength_beta is None else STRENGTHS
     # float32, as a plan's strengths are: a mix of the run at this strength does exactly the same.
-    return [float(np.float32(strength)) for strength in sorted(set(chosen)) if denoising_steps(strength, mix.num_inference_steps) >= 1]
+    return [
+        float(np.float32(strength))
+        for strength in sorted(set(chosen))
+        if denoising_steps(strength, mix.num_inference_steps) >= 1
+    ]
 
 
 def _pairs(kind: str, real: RealSet, generator: np.random.Generator) -> list[tuple[int, int]]:
@@ -132,11 +177,17 @@ def _pairs(kind: str, real: RealSet, generator: np.random.Generator) -> list[tup
     if kind == "gen":
         return [(-1, target) for target in classes[: SOURCES + TARGETS]]
     several = SOURCES * TARGETS if kind == "aug" else SOURCES
-    sources = [int(generator.choice(np.flatnonzero(real.labels == label))) for label in classes[:several]]
+    sources = [
+        int(generator.choice(np.flatnonzero(real.labels == label))) for label in classes[:several]
+    ]
     if kind == "aug":
         return [(index, int(real.labels[index])) for index in sources]
     # Targets come from the far end, so that with enough classes none of them is a source.
-    return [(index, target) for index in sources for target in [c for c in classes[::-1] if c != real.labels[index]][:TARGETS]]
+    return [
+        (index, target)
+        for index in sources
+        for target in [c for c in classes[::-1] if c != real.labels[index]][:TARGETS]
+    ]
 
 
 def _concept(config: Config, out: Folder) -> str | None:
@@ -145,5 +196,7 @@ def _concept(config: Config, out: Folder) -> str | None:
         return None
     given = config.personalize.concept
     if not given and not (out / "concept").exists("concept.json"):
-        raise UserError(f"There is no concept in {out.uri}; set --personalize.concept to one, or run diffmix personalize first.")
+        raise UserError(
+            f"There is no concept in {out.uri}; set --personalize.concept to one, or run diffmix personalize first."
+        )
     return (Folder(given) if given else out / "concept").fetch()

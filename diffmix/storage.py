@@ -21,8 +21,8 @@ from diffmix.errors import UserError, reason
 class Folder:
     """Files of one folder, by name. Writes are atomic: a reader sees the whole file or none.
 
-    Object stores show an object when it is complete; on a disk a file is written beside its place, synced and renamed.
-    Holds no open files; cheap to make, picklable.
+    Object stores show an object when it is complete; on a disk a file is written beside its place,
+    synced and renamed. Holds no open files; cheap to make, picklable.
     """
 
     def __init__(self, uri: str):
@@ -51,12 +51,16 @@ class Folder:
             if self.is_local and not os.access(path, os.W_OK):
                 raise PermissionError(f"no permission to write in {path}")
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"The folder {self.uri} cannot be made or written to ({reason(error)}); choose another --out.") from error
+            raise UserError(
+                f"The folder {self.uri} cannot be made or written to ({reason(error)}); choose another --out."
+            ) from error
         return self
 
     def exists(self, name: str = "") -> bool:
         remote, path = filesystem(self.uri)
-        return remote.get_file_info(f"{path}/{name}" if name else path).type != pafs.FileType.NotFound
+        return (
+            remote.get_file_info(f"{path}/{name}" if name else path).type != pafs.FileType.NotFound
+        )
 
     def names(self) -> list[str]:
         """The names of the files and folders in it, sorted; none where it does not exist."""
@@ -86,10 +90,14 @@ class Folder:
                 local.flush()
                 os.fsync(local.fileno())
         except OSError as error:
-            raise UserError(f"{self.uri}/{name} cannot be written ({reason(error)}); free some space or choose another --out.") from error
+            raise UserError(
+                f"{self.uri}/{name} cannot be written ({reason(error)}); free some space or choose another --out."
+            ) from error
 
     def append(self, name: str, data: bytes) -> None:
-        """Add to the end of a file. An object store cannot: there the file is read and written again, so append rarely."""
+        """Add to the end of a file. An object store cannot: there the file is read and written
+        again, so append rarely.
+        """
         if self.is_local:
             with builtins.open(f"{self.path}/{name}", "ab") as file:
                 file.write(data)
@@ -97,7 +105,9 @@ class Folder:
             self.write(name, (self.read(name) if self.exists(name) else b"") + data)
 
     def fetch(self) -> str:
-        """A local folder with the same files: itself where it is local, else a copy that this machine downloads once (see `local_copy`)."""
+        """A local folder with the same files: itself where it is local, else a copy that this
+        machine downloads once (see `local_copy`).
+        """
         if self.is_local:
             return self.path
         remote, path = filesystem(self.uri)
@@ -108,7 +118,9 @@ class Folder:
             os.makedirs(temporary)
             try:
                 pafs.copy_files(path, temporary, source_filesystem=remote)
-                with contextlib.suppress(OSError):  # another process was faster, with the same files
+                with contextlib.suppress(
+                    OSError
+                ):  # another process was faster, with the same files
                     os.rename(temporary, copy)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -129,21 +141,27 @@ def local_path(uri: str) -> str | None:
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a path or URI, and the path in it. `UserError` for a URI that pyarrow does not know."""
+    """The file system of a path or URI, and the path in it. `UserError` for a URI that pyarrow does
+    not know.
+    """
     local = local_path(uri)
     if local is not None:
         return pafs.LocalFileSystem(), local
     try:
         return pafs.FileSystem.from_uri(urllib.parse.quote(uri, safe=":/?&=%@+~!$,;"))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{uri} cannot be opened ({reason(error)}); use a path, s3:// or gs://.") from error
+        raise UserError(
+            f"{uri} cannot be opened ({reason(error)}); use a path, s3:// or gs://."
+        ) from error
 
 
 def local_copy(uri: str) -> str:
-    """A local file with the content of one: itself where it is local, else a copy that this machine downloads once.
+    """A local file with the content of one: itself where it is local, else a copy that this machine
+    downloads once.
 
-    Copies lie in the system's temporary folder under a name made of URI, sizes and modification times, so what has changed is
-    downloaded again. Raises FileNotFoundError where there is no such file.
+    Copies lie in the system's temporary folder under a name made of URI, sizes and modification
+    times, so what has changed is downloaded again. Raises FileNotFoundError where there is no such
+    file.
     """
     local = local_path(uri)
     if local is not None:
@@ -155,19 +173,28 @@ def local_copy(uri: str) -> str:
     copy = _cached(uri, info.size, info.mtime_ns)
     if not os.path.exists(copy):
         with writing(copy) as temporary:
-            pafs.copy_files(path, temporary, source_filesystem=remote, destination_filesystem=pafs.LocalFileSystem())
+            pafs.copy_files(
+                path,
+                temporary,
+                source_filesystem=remote,
+                destination_filesystem=pafs.LocalFileSystem(),
+            )
     return copy
 
 
 def _cached(*identity: object) -> str:
-    """The local path for a copy of something. Machines are shared, so each user has a folder that only they can write to."""
+    """The local path for a copy of something. Machines are shared, so each user has a folder that
+    only they can write to.
+    """
     key = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
     return os.path.join(tempfile.gettempdir(), f"diffmix-cache-{os.getuid()}", key)
 
 
 @contextlib.contextmanager
 def writing(uri: str) -> Iterator[str]:
-    """The name of a local file to write in the block; it becomes the file `uri`, whole, when the block ends without an error."""
+    """The name of a local file to write in the block; it becomes the file `uri`, whole, when the
+    block ends without an error.
+    """
     local = local_path(uri)
     folder = os.path.dirname(local) if local is not None else tempfile.gettempdir()
     os.makedirs(folder, exist_ok=True)
@@ -179,7 +206,12 @@ def writing(uri: str) -> Iterator[str]:
         else:
             remote, path = filesystem(uri)
             remote.create_dir(os.path.dirname(path), recursive=True)
-            pafs.copy_files(temporary, path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=remote)
+            pafs.copy_files(
+                temporary,
+                path,
+                source_filesystem=pafs.LocalFileSystem(),
+                destination_filesystem=remote,
+            )
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)

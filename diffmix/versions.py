@@ -5,7 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
-PACKAGES = ("ray", "torch", "diffusers", "deepspeed", "timm", "peft", "transformers", "pyarrow", "xformers")
+PACKAGES = (
+    "ray",
+    "torch",
+    "diffusers",
+    "deepspeed",
+    "timm",
+    "peft",
+    "transformers",
+    "pyarrow",
+    "xformers",
+)
 
 
 def versions() -> dict[str, str | None]:

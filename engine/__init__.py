@@ -1,1 +1,3 @@
-"""Diff-Mix on a Ray cluster: Ray Data makes the mixes while Ray Train and DeepSpeed train the classifier on them."""
+"""Diff-Mix on a Ray cluster: Ray Data makes the mixes while Ray Train and DeepSpeed train the
+classifier on them.
+"""

@@ -13,7 +13,9 @@ from diffmix.errors import UserError
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Raise the `UserError` that an error of Ray's in the block goes back to in its place; other errors as they are."""
+    """Raise the `UserError` that an error of Ray's in the block goes back to in its place; other
+    errors as they are.
+    """
     try:
         yield
     except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
@@ -24,7 +26,9 @@ def user_errors() -> Iterator[None]:
 
 
 def user_error(error: BaseException) -> UserError | None:
-    """The `UserError` that an error of Ray's or Ray Train's goes back to, with its own sentence alone; None where there is none."""
+    """The `UserError` that an error of Ray's or Ray Train's goes back to, with its own sentence
+    alone; None where there is none.
+    """
     causes: list[BaseException | None] = [error, *getattr(error, "worker_failures", {}).values()]
     seen: set[int] = set()
     while causes:
@@ -32,7 +36,8 @@ def user_error(error: BaseException) -> UserError | None:
         if cause is None or id(cause) in seen:
             continue
         seen.add(id(cause))
-        # Ray raises a task's error as a kind of its own that also is of the error's, with the traceback in its text.
+        # Ray raises a task's error as a kind of its own that also is of the error's, with the
+        # traceback in its text.
         inner = getattr(cause, "cause", None)
         if isinstance(cause, UserError) and not isinstance(inner, UserError):
             return UserError(str(cause).partition("\n")[0])  # Ray Data adds lines about its retries

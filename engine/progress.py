@@ -7,7 +7,9 @@ import time
 
 
 class Display:
-    """Turns telemetry events into a line every few seconds, on standard error. Owned by the session's telemetry thread."""
+    """Turns telemetry events into a line every few seconds, on standard error. Owned by the
+    session's telemetry thread.
+    """
 
     def __init__(self, every_seconds: float = 5.0):
         self.every_seconds = every_seconds
@@ -21,13 +23,19 @@ class Display:
             self._note(event)
         if self._state and time.monotonic() - self._last >= self.every_seconds:
             self._last = time.monotonic()
-            print(f"[{time.time() - self._started:5.0f} s] " + " | ".join(self._state.values()), file=sys.stderr, flush=True)
+            print(
+                f"[{time.time() - self._started:5.0f} s] " + " | ".join(self._state.values()),
+                file=sys.stderr,
+                flush=True,
+            )
             self._state.clear()
 
     def _note(self, event: dict) -> None:
         kind = event["event"]
         if kind == "personalize_step":
-            self._state[kind] = f"personalising: step {event['step']}/{event['steps']}, loss {event['loss']:.3f}"
+            self._state[kind] = (
+                f"personalizing: step {event['step']}/{event['steps']}, loss {event['loss']:.3f}"
+            )
         elif kind == "mix":
             self._mixes += event["mixes"]
             self._state[kind] = f"mixing: {self._mixes} made"
@@ -35,4 +43,6 @@ class Display:
             self._state[kind] = f"scoring: {event['scored']} of {event['mixes']} mixes"
         elif kind in ("train", "baseline"):
             name = "training" if kind == "train" else "training without mixes"
-            self._state[kind] = f"{name}: epoch {event['epoch'] + 1}, loss {event['loss']:.3f}, {event['pool']} mixes at hand"
+            self._state[kind] = (
+                f"{name}: epoch {event['epoch'] + 1}, loss {event['loss']:.3f}, {event['pool']} mixes at hand"
+            )

@@ -1,4 +1,4 @@
-"""The whole job: personalise, then make mixes while the classifier trains on them."""
+"""The whole job: personalize, then make mixes while the classifier trains on them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ import ray
 
 from diffmix.config import Config
 from engine import phases
-from engine.artifacts import bind_store, find_concept
-from engine.calibrate import with_best_split
-from engine.composed import find_composed
-from engine.gate import check_streaming, finish_filter, settle
+from engine.mixing.filter import check_streaming, finish_filter, settle
+from engine.mixing.mix_source import find_composed
+from engine.mixing.store import MixStore
+from engine.placement.calibrate import with_best_split
+from engine.results.summary import write_summary
+from engine.run_folder import bind_store, find_concept
 from engine.session import Session, open_session
-from engine.store import MixStore
-from engine.summary import write_summary
 
 log = logging.getLogger(__name__)
 
 
 def run(config: Config, command: float | None = None) -> dict:
-    """Everything, going on where an earlier run of the same folder ended. Gives what `summary.json` then holds.
+    """Everything, going on where an earlier run of the same folder ended. Gives what `summary.json`
+    then holds.
 
-    On mixes that `diffmix compose` has put there, this trains and no more. `command` is when the command was given, in seconds
-    since 1970; None: now. Raises `UserError` for anything that the user can mend.
+    On mixes that `diffmix compose` has put there, this trains and no more. `command` is when the
+    command was given, in seconds since 1970; None: now. Raises `UserError` for anything that the
+    user can mend.
     """
     check_streaming(config)
     with open_session(config, command, personalizes=True, mixes=True, trains=True) as session:
@@ -62,7 +64,7 @@ def personalize(config: Config) -> str:
 
 
 def synthesize(config: Config) -> dict:
-    """All mixes, personalising first where that is not done. Gives the summary so far."""
+    """All mixes, personalizing first where that is not done. Gives the summary so far."""
     with open_session(config, personalizes=True, mixes=True) as session:
         composed = find_composed(session.out, session.data.train)
         if composed:  # it is whole
@@ -99,7 +101,9 @@ def _bound_store(session: Session, concept: str | None) -> MixStore:
 
 
 class _Baseline:
-    """The same classifier without mixes: beside personalisation where the cluster has room for both, else at the end."""
+    """The same classifier without mixes: beside personalization where the cluster has room for
+    both, else at the end.
+    """
 
     def __init__(self, session: Session):
         self._session = session

@@ -23,18 +23,22 @@ log = logging.getLogger(__name__)
 
 
 def run_seeds(config: Config) -> dict:
-    """`run` for each of `run.seeds` in `OUT/seed-N`, on one cluster; `OUT/summary.json` gets `aggregate`'s figures and is given.
+    """`run` for each of `run.seeds` in `OUT/seed-N`, on one cluster; `OUT/summary.json` gets
+    `aggregate`'s figures and is given.
 
-    Each seed personalises, plans, mixes and trains anew, so that the deviation is that of the whole method and not of its last
-    step alone. Data splits have a seed of their own (`data.seed`), so that all seeds compare on the same images. To study the
-    classifier's deviation with one generator, give all seeds a finished one (`personalize.concept`). A second call goes on where
+    Each seed personalizes, plans, mixes and trains anew, so that the deviation is that of the whole
+    method and not of its last step alone. Data splits have a seed of their own (`data.seed`), so
+    that all seeds compare on the same images. To study the classifier's deviation with one
+    generator, give all seeds a finished one (`personalize.concept`). A second call goes on where
     the first was stopped.
     """
     check(config)
     if not config.out:
         raise UserError("--out is not set: name the folder that the runs are to be kept in.")
     out = Folder(config.out).create()
-    out.write("config.yaml", yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False).encode())
+    out.write(
+        "config.yaml", yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False).encode()
+    )
     summaries = {}
     for seed in config.run.seeds:
         log.info("seed %d of %s", seed, config.run.seeds)
@@ -59,9 +63,9 @@ def of_seed(config: Config, seed: int) -> Config:
 def aggregate(summaries: dict[int, dict]) -> dict:
     """One summary of several runs' (by seed), in the form of one run's.
 
-    `accuracy` and `baseline` hold means and `std` the same with sample standard deviations (n - 1; 0 for one seed), `seeds`
-    each seed's top-1 accuracy. Counts and seconds are added up; the times to the first mix and step, `mixer`, `trainer` and
-    `overlap` are means.
+    `accuracy` and `baseline` hold means and `std` the same with sample standard deviations (n - 1;
+    0 for one seed), `seeds` each seed's top-1 accuracy. Counts and seconds are added up; the times
+    to the first mix and step, `mixer`, `trainer` and `overlap` are means.
     """
     runs = list(summaries.values())
     arms = [arm for arm in ("accuracy", "baseline") if all(arm in run for run in runs)]
@@ -69,11 +73,18 @@ def aggregate(summaries: dict[int, dict]) -> dict:
     seconds = [run["seconds"] for run in runs]
     return {
         "plan": _merge([run["plan"] for run in runs], sum),
-        "seconds": _merge(seconds, sum) | {key: value for key, value in _merge(seconds, _mean).items() if key.startswith("to_")},
-        **{key: _merge([run[key] for run in runs], _mean) for key in ("mixer", "trainer", "overlap")},
+        "seconds": _merge(seconds, sum)
+        | {key: value for key, value in _merge(seconds, _mean).items() if key.startswith("to_")},
+        **{
+            key: _merge([run[key] for run in runs], _mean)
+            for key in ("mixer", "trainer", "overlap")
+        },
         **{arm: {**_merge(figures[arm], _mean), "chosen": _chosen(runs, arm)} for arm in arms},
         "std": {arm: _merge(figures[arm], _deviation) for arm in arms},
-        "seeds": {str(seed): {arm: run[arm]["top1"] for arm in arms if "top1" in run[arm]} for seed, run in summaries.items()},
+        "seeds": {
+            str(seed): {arm: run[arm]["top1"] for arm in arms if "top1" in run[arm]}
+            for seed, run in summaries.items()
+        },
     }
 
 
@@ -81,9 +92,13 @@ _FIGURES = ("top1", "top5", "per_class", "per_group", "worst_group", "per_size")
 
 
 def _figures(result: dict) -> dict:
-    """What of a classifier's result may be averaged: an epoch may not, nor bins, which hold other images in each run."""
+    """What of a classifier's result may be averaged: an epoch may not, nor bins, which hold other
+    images in each run.
+    """
     found = {key: result[key] for key in _FIGURES if key in result}
-    return found | ({"calibration": {"ece": result["calibration"]["ece"]}} if "calibration" in result else {})
+    return found | (
+        {"calibration": {"ece": result["calibration"]["ece"]}} if "calibration" in result else {}
+    )
 
 
 def _chosen(runs: list[dict], arm: str) -> dict:
@@ -93,7 +108,11 @@ def _chosen(runs: list[dict], arm: str) -> dict:
 def _merge(values: list[Any], how: Callable[[list], float]) -> Any:
     """Nested dicts of numbers as one, leaf by leaf; keys that not all of them have are left out."""
     if isinstance(values[0], dict):
-        return {key: _merge([value[key] for value in values], how) for key in values[0] if all(key in value for value in values)}
+        return {
+            key: _merge([value[key] for value in values], how)
+            for key in values[0]
+            if all(key in value for value in values)
+        }
     return how(values)
 
 

@@ -1,4 +1,6 @@
-"""One run's surroundings: its folder, its data, its cluster, its telemetry. Everything cheap is checked here, first."""
+"""One run's surroundings: its folder, its data, its cluster, its telemetry. Everything cheap is
+checked here, first.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,15 @@ from diffmix.config import Config, to_dict
 from diffmix.config_check import check
 from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.errors import UserError, reason
+from diffmix.plan import make_plan
 from diffmix.storage import Folder
-from engine import cluster, progress
-from engine.artifacts import bind_store, find_concept, uses_concept
-from engine.batch_size import measure_batch, stored_batch
-from engine.composed import find_composed, plan_of
-from engine.gate import check_gate
-from engine.stages import make_plan
-from engine.store import MixStore
+from engine import progress
+from engine.mixing.batch_size import measure_batch, stored_batch
+from engine.mixing.filter import check_gate
+from engine.mixing.mix_source import find_composed, plan_of
+from engine.mixing.store import MixStore
+from engine.placement import cluster
+from engine.run_folder import bind_store, find_concept, uses_concept
 from engine.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -45,17 +48,19 @@ class Session:
 
 
 def check_inputs(config: Config, trains: bool = False) -> tuple[Folder, Prepared]:
-    """Everything that can be known without a cluster: options, the run folder and what it holds, every image, the models' names.
+    """Everything that can be known without a cluster: options, the run folder and what it holds,
+    every image, the models' names.
 
-    With `trains` also that the classifier's starting weights can be had, which downloads those of the hub. Raises `UserError` for
-    the first thing that is wrong. Decodes all images on a first run.
+    With `trains` also that the classifier's starting weights can be had, which downloads those of
+    the hub. Raises `UserError` for the first thing that is wrong. Decodes all images on a first
+    run.
     """
-    from diffmix.base_model import check_base
     from diffmix.classifier.model import build_model, check_input_size, describe
-    from diffmix.concept import prompt
+    from diffmix.generator.base_model import check_base
+    from diffmix.generator.concept import prompt
+    from diffmix.generator.samplers import check_sampler_lora
+    from diffmix.generator.tiny_vae import check_tiny_vae
     from diffmix.personalize.optimizer import check_optimizer
-    from diffmix.samplers import check_sampler_lora
-    from diffmix.tiny_vae import check_tiny_vae
 
     check(config)
     if not config.out:
@@ -74,8 +79,14 @@ def check_inputs(config: Config, trains: bool = False) -> tuple[Folder, Prepared
     data = prepare(config.data, out.uri)
     describe(config.train, data.train.class_names)
     check_input_size(config.train)
-    if trains and (config.train.pretrained or config.train.checkpoint_path) and not (out / "classifier").exists("finished"):
-        build_model(config.train, len(data.train.class_names))  # workers will; hours later it would be too late to find out
+    if (
+        trains
+        and (config.train.pretrained or config.train.checkpoint_path)
+        and not (out / "classifier").exists("finished")
+    ):
+        build_model(
+            config.train, len(data.train.class_names)
+        )  # workers will; hours later it would be too late to find out
     check_gate(config)
     if config.mix.batch == "auto":
         config.mix.batch = stored_batch(out) or "auto"
@@ -89,13 +100,17 @@ def check_inputs(config: Config, trains: bool = False) -> tuple[Folder, Prepared
 
 
 def _check_space(config: Config, out: Folder, data: Prepared) -> None:
-    """Raise `UserError` where a local run folder's disk cannot hold the mixes, going by the size of the real images."""
+    """Raise `UserError` where a local run folder's disk cannot hold the mixes, going by the size of
+    the real images.
+    """
     if not out.is_local:
         return
     per_image = os.path.getsize(data.train.path) / max(1, len(data.train))
     store = MixStore((out / "mixes").uri)
     plan = plan_of(config, data.train, store)
-    stored = len(store.stored_chunks())  # none where mix.batch is still auto, and the plan without chunks
+    stored = len(
+        store.stored_chunks()
+    )  # none where mix.batch is still auto, and the plan without chunks
     missing = len(plan) * (1 - stored / plan.num_chunks) if stored else len(plan)
     need = max(0, missing) * per_image + _SPARE_BYTES
     free = shutil.disk_usage(out.path).free
@@ -107,22 +122,33 @@ def _check_space(config: Config, out: Folder, data: Prepared) -> None:
 
 @contextlib.contextmanager
 def open_session(
-    config: Config, command: float | None = None, *, personalizes: bool = False, mixes: bool = False, trains: bool = False
+    config: Config,
+    command: float | None = None,
+    *,
+    personalizes: bool = False,
+    mixes: bool = False,
+    trains: bool = False,
 ) -> Iterator[Session]:
-    """Check everything cheap, connect to the cluster, check its size; then a session whose telemetry is collected in a thread.
+    """Check everything cheap, connect to the cluster, check its size; then a session whose
+    telemetry is collected in a thread.
 
-    `command` is when the command was given, in seconds since 1970; None: now. `personalizes`, `mixes` and `trains` say which phases
-    the cluster has to have room for. Where `mixes`, `config` afterwards has the number that `mix.batch` auto means.
+    `command` is when the command was given, in seconds since 1970; None: now. `personalizes`,
+    `mixes` and `trains` say which phases the cluster has to have room for. Where `mixes`, `config`
+    afterwards has the number that `mix.batch` auto means.
     """
     command = time.time() if command is None else command
     out, data = check_inputs(config, trains)
     cluster.connect(config)
     if find_composed(out, data.train) is not None:  # all mixes are there
         personalizes = mixes = False
-    cluster.preflight(config, personalizes=personalizes and uses_concept(config), mixes=mixes, trains=trains)
+    cluster.preflight(
+        config, personalizes=personalizes and uses_concept(config), mixes=mixes, trains=trains
+    )
     if mixes and config.mix.batch == "auto":
         config.mix.batch = measure_batch(config, len(make_plan(config, data.train)))
-    out.write("config.yaml", yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False).encode())
+    out.write(
+        "config.yaml", yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False).encode()
+    )
     telemetry = Telemetry(out, f"telemetry-{uuid.uuid4().hex[:8]}", command)
     stop = threading.Event()
     display = progress.Display()
@@ -131,7 +157,10 @@ def open_session(
         while not stop.wait(1.0):
             try:
                 display.show(telemetry.collect())
-            except (OSError, ray.exceptions.RayError) as error:  # an object store has bad moments; the next second tries again
+            except (
+                OSError,
+                ray.exceptions.RayError,
+            ) as error:  # an object store has bad moments; the next second tries again
                 log.warning("The telemetry could not be kept: %s", reason(error))
 
     thread = threading.Thread(target=collect, daemon=True, name="telemetry")

@@ -1,4 +1,6 @@
-"""What happened when: events from mixers and train workers, kept in `metrics.jsonl`, and the figures made of them."""
+"""What happened when: events from mixers and train workers, kept in `metrics.jsonl`, and the
+figures made of them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _REMOTE_SECONDS = 30.0  # an object store's file is written whole each time
 
 
 class _Collector:
-    """The actor that workers send events to. Lives on the driver's node; the driver empties it into the run folder."""
+    """The actor that workers send events to. Lives on the driver's node; the driver empties it into
+    the run folder.
+    """
 
     def __init__(self) -> None:
         self.events: list[dict] = []
@@ -32,7 +36,9 @@ class _Collector:
 
 
 class Reporter:
-    """A worker's side: sends events without waiting. Picklable; a lost collector costs the figures, never the run."""
+    """A worker's side: sends events without waiting. Picklable; a lost collector costs the figures,
+    never the run.
+    """
 
     def __init__(self, name: str):
         self.name = name
@@ -50,14 +56,26 @@ class Reporter:
 
 
 class Telemetry:
-    """The driver's side: owns the collector and `metrics.jsonl`. Earlier attempts' events are kept and read back."""
+    """The driver's side: owns the collector and `metrics.jsonl`. Earlier attempts' events are kept
+    and read back.
+    """
 
     def __init__(self, out: Folder, name: str, command: float | None = None):
         """`command` is when the command was given, in seconds since 1970; None: now."""
         self.out, self.reporter = out, Reporter(name)
         node = ray.get_runtime_context().get_node_id()
-        options = {"num_cpus": 0, "name": name, "namespace": NAMESPACE, "get_if_exists": True, "max_restarts": -1}
-        self._collector = ray.remote(_Collector).options(label_selector={"ray.io/node-id": node}, **options).remote()
+        options = {
+            "num_cpus": 0,
+            "name": name,
+            "namespace": NAMESPACE,
+            "get_if_exists": True,
+            "max_restarts": -1,
+        }
+        self._collector = (
+            ray.remote(_Collector)
+            .options(label_selector={"ray.io/node-id": node}, **options)
+            .remote()
+        )
         self.events = read_events(out)
         self._written = len(self.events)
         self._last_write = time.monotonic()
@@ -72,7 +90,9 @@ class Telemetry:
             self.events.append({"event": kind, "time": time.time(), **values})
 
     def collect(self) -> list[dict]:
-        """Fetch what workers sent since the last call, and write `metrics.jsonl`: at once to a disk, now and then to an object store."""
+        """Fetch what workers sent since the last call, and write `metrics.jsonl`: at once to a
+        disk, now and then to an object store.
+        """
         with self._lock:
             new = ray.get(self._collector.drain.remote())
             self.events += new
@@ -83,7 +103,9 @@ class Telemetry:
     def _write(self) -> None:
         unwritten = self.events[self._written :]
         if unwritten:
-            self.out.append("metrics.jsonl", "".join(json.dumps(event) + "\n" for event in unwritten).encode())
+            self.out.append(
+                "metrics.jsonl", "".join(json.dumps(event) + "\n" for event in unwritten).encode()
+            )
         self._written, self._last_write = len(self.events), time.monotonic()
 
     def close(self) -> None:
@@ -94,9 +116,15 @@ class Telemetry:
 
 
 def read_events(out: Folder) -> list[dict]:
-    """The events of `metrics.jsonl`, none where it is missing. A line that a killed writer cut off is left out."""
+    """The events of `metrics.jsonl`, none where it is missing. A line that a killed writer cut off
+    is left out.
+    """
     events = []
-    for line in out.read("metrics.jsonl").decode(errors="replace").splitlines() if out.exists("metrics.jsonl") else []:
+    for line in (
+        out.read("metrics.jsonl").decode(errors="replace").splitlines()
+        if out.exists("metrics.jsonl")
+        else []
+    ):
         with contextlib.suppress(ValueError):
             events.append(json.loads(line))
     return events
@@ -128,7 +156,9 @@ def overlap(first: list[tuple[float, float]], second: list[tuple[float, float]])
 
 
 def wall_seconds(events: list[dict]) -> float:
-    """From the start of each attempt to its last event, added up; a killed attempt counts to the last thing it did."""
+    """From the start of each attempt to its last event, added up; a killed attempt counts to the
+    last thing it did.
+    """
     total, start, last = 0.0, None, 0.0
     for event in events:
         if event["event"] == "start":
@@ -139,7 +169,9 @@ def wall_seconds(events: list[dict]) -> float:
 
 
 def since_command(events: list[dict], kind: str, moment: str) -> float | None:
-    """Seconds from the command to the first `moment` of an event of a kind, in the last attempt that has one; None without."""
+    """Seconds from the command to the first `moment` of an event of a kind, in the last attempt
+    that has one; None without.
+    """
     command: float | None = None
     firsts: dict[float, float] = {}
     for event in events:
@@ -153,10 +185,11 @@ def since_command(events: list[dict], kind: str, moment: str) -> float | None:
 def figures(events: list[dict]) -> dict:
     """The figures of `summary.json` that come from events.
 
-    A phase's seconds are the length of the union of its spans over all attempts; `to_first_mix` and `to_first_step` count
-    from the command and are there where it came to that. `mixer.busy_fraction` is the time in mixer calls over the mixers'
-    time between their first and last chunk; `overlap.concurrent_fraction` is the share of the shorter phase's span in
-    which both ran.
+    A phase's seconds are the length of the union of its spans over all attempts; `to_first_mix` and
+    `to_first_step` count from the command and are there where it came to that.
+    `mixer.busy_fraction` is the time in mixer calls over the mixers' time between their first and
+    last chunk; `overlap.concurrent_fraction` is the share of the shorter phase's span in which both
+    ran.
     """
     pauses = 60.0  # a pause of more than this between chunks or epochs is another attempt, not work
     mix, train = spans(events, "mix"), spans(events, "train")
@@ -165,7 +198,10 @@ def figures(events: list[dict]) -> dict:
     for event in events:
         if event["event"] == "mix":
             actors.setdefault(event["actor"], []).append((event["start"], event["end"]))
-    held = sum(max(end for _, end in spans_) - min(start for start, _ in spans_) for spans_ in actors.values())
+    held = sum(
+        max(end for _, end in spans_) - min(start for start, _ in spans_)
+        for spans_ in actors.values()
+    )
     busy = sum(end - start for start, end in mix)
     mixed = [event for event in events if event["event"] == "mix"]
     trained = [event for event in events if event["event"] == "train"]
@@ -173,7 +209,10 @@ def figures(events: list[dict]) -> dict:
     loop = sum(event["end"] - event["start"] for event in trained)
     shorter = min(length(mixing), length(training))
     generate = length(mixing)
-    first = {"to_first_mix": since_command(events, "mix", "end"), "to_first_step": since_command(events, "train", "first_step")}
+    first = {
+        "to_first_mix": since_command(events, "mix", "end"),
+        "to_first_step": since_command(events, "train", "first_step"),
+    }
     return {
         "seconds": {
             "personalize": length(union(spans(events, "personalize"))),
@@ -184,15 +223,21 @@ def figures(events: list[dict]) -> dict:
             **{name: value for name, value in first.items() if value is not None},
         },
         "mixer": {
-            "images_per_second": sum(event["mixes"] for event in mixed) / generate if generate else 0.0,
-            "images_per_busy_second": sum(event["mixes"] for event in mixed) / busy if busy else 0.0,
+            "images_per_second": sum(event["mixes"] for event in mixed) / generate
+            if generate
+            else 0.0,
+            "images_per_busy_second": sum(event["mixes"] for event in mixed) / busy
+            if busy
+            else 0.0,
             "busy_fraction": busy / held if held else 0.0,
         },
         "trainer": {
             "workers": 1 + max((event.get("rank", 0) for event in trained), default=-1),
             "images_per_second": images / length(training) if training else 0.0,
             "data_wait_fraction": sum(event["wait"] for event in trained) / loop if loop else 0.0,
-            "synthetic_share": sum(event["synthetic"] for event in trained) / images if images else 0.0,
+            "synthetic_share": sum(event["synthetic"] for event in trained) / images
+            if images
+            else 0.0,
         },
         "overlap": {"concurrent_fraction": overlap(mixing, training) / shorter if shorter else 0.0},
     }

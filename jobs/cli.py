@@ -8,7 +8,7 @@ from collections.abc import Callable
 from diffmix.errors import UserError
 
 COMMANDS = {
-    "run": "The whole job: personalise, then make mixes while the classifier trains on them.",
+    "run": "The whole job: personalize, then make mixes while the classifier trains on them.",
     "personalize": "Teach the base model the classes: tokens and LoRA, into OUT/concept.",
     "preview": "Make a contact sheet from a concept, into OUT/preview.png; needs no cluster.",
     "synthesize": "Make all mixes of the plan, into OUT/mixes.",
@@ -24,7 +24,9 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Exit code 0, 2 for anything that the user can mend (one sentence on standard error), 1 for a defect."""
+    """Run one command. Exit code 0, 2 for anything that the user can mend (one sentence on standard
+    error), 1 for a defect.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -35,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
             import difflib
 
             close = difflib.get_close_matches(command, COMMANDS, n=1)
-            raise UserError(f"{command} is not a command{f'; did you mean {close[0]}?' if close else '.'} See diffmix --help.")
+            raise UserError(
+                f"{command} is not a command{f'; did you mean {close[0]}?' if close else '.'} See diffmix --help."
+            )
         if command == "doctor":
             from jobs.doctor import doctor
 
@@ -45,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
         config = parse(rest, command, COMMANDS[command])
         if config.run.seeds and command != "run":
             one = f"{config.out}/seed-{config.run.seeds[0]}/config.yaml"
-            raise UserError(f"--run.seeds is for diffmix run; diffmix {command} takes one seed's configuration, such as --config {one}.")
+            raise UserError(
+                f"--run.seeds is for diffmix run; diffmix {command} takes one seed's configuration, such as --config {one}."
+            )
         from jobs import commands
 
         action: Callable = getattr(commands, command)
@@ -65,7 +71,7 @@ def _usage() -> str:
         [
             "usage: diffmix COMMAND [--config FILE.yaml] [--GROUP.OPTION VALUE ...]",
             "",
-            "Better classifiers for fine-grained classes: personalised diffusion makes inter-class mixes while the classifier trains.",
+            "Better classifiers for fine-grained classes: personalized diffusion makes inter-class mixes while the classifier trains.",
             "",
             *lines,
             "",

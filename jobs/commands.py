@@ -31,7 +31,11 @@ def personalize(config: Config) -> None:
 
     _require_shared_out(config)
     concept = run_personalize(config)
-    print(f"The concept is in {concept}." if concept else f"{config.mix.strategy} uses the base model as it is: nothing to personalise.")
+    print(
+        f"The concept is in {concept}."
+        if concept
+        else f"{config.mix.strategy} uses the base model as it is: nothing to personalize."
+    )
 
 
 def preview(config: Config) -> None:
@@ -41,14 +45,19 @@ def preview(config: Config) -> None:
     shown = make_preview(config)
     strengths = ", ".join(f"{strength:g}" for strength in shown["strengths"])
     sources = f"{', '.join(shown['sources'])} into " if shown["sources"] else ""
-    print(f"{shown['images']} images, {sources}{', '.join(shown['targets'])} at strength {strengths}: {shown['picture']}")
+    print(
+        f"{shown['images']} images, {sources}{', '.join(shown['targets'])} at strength {strengths}: {shown['picture']}"
+    )
     if shown["scores"]:
-        words = (f"{score:.2f} {f'at {strength:g}' if strength else 'of the real images'}" for strength, score in shown["scores"].items())
+        words = (
+            f"{score:.2f} {f'at {strength:g}' if strength else 'of the real images'}"
+            for strength, score in shown["scores"].items()
+        )
         print(f"mean CLIP score: {', '.join(words)}")
 
 
 def report(config: Config) -> None:
-    from engine.report import report as make_report
+    from engine.results.report import report as make_report
 
     print(make_report(config))
 
@@ -58,11 +67,13 @@ def synthesize(config: Config) -> None:
 
     _require_shared_out(config)
     plan = run_synthesize(config)["plan"]
-    print(f"{plan['stored']} mixes are in {config.out}/mixes ({plan['rejected']} more were rejected).")
+    print(
+        f"{plan['stored']} mixes are in {config.out}/mixes ({plan['rejected']} more were rejected)."
+    )
 
 
 def filter(config: Config) -> None:
-    from engine.gate import filter_store
+    from engine.mixing.filter import filter_store
 
     _require_shared_out(config)
     done = filter_store(config)
@@ -81,39 +92,50 @@ def train(config: Config) -> None:
 
 
 def evaluate(config: Config) -> None:
-    from engine.evaluate import evaluate as run_evaluate
+    from engine.results.evaluate import evaluate as run_evaluate
 
     print(json.dumps(run_evaluate(config), indent=2))
 
 
 def compose(config: Config) -> None:
-    from engine.compose import compose as run_compose
+    from engine.mixing.compose import compose as run_compose
 
     _require_shared_out(config)
     made = run_compose(config)
     for source in made["composed"]:
-        print(f"{source['taken']} of {source['mixes']} mixes of {source['from']} ({source['format']})")
+        print(
+            f"{source['taken']} of {source['mixes']} mixes of {source['from']} ({source['format']})"
+        )
     print(
         f"{made['planned']} mixes of {len(made['class_names'])} classes are in {config.out}/mixes; diffmix train --out {config.out} trains on them."
     )
 
 
 def export(config: Config) -> None:
-    from engine.export import export as run_export
+    from engine.results.export import export as run_export
 
-    print(f"{run_export(config)} of {config.out} went to {config.export.to} as {config.export.format}.")
+    print(
+        f"{run_export(config)} of {config.out} went to {config.export.to} as {config.export.format}."
+    )
 
 
 def plan(config: Config) -> None:
-    from engine.forecast import forecast
+    from engine.placement.forecast import forecast
     from jobs.table import print_forecast
 
     print_forecast(forecast(config))
 
 
 def _require_shared_out(config: Config) -> None:
-    """A submitted job runs in a copy of the working directory that is deleted: a relative run folder would go with it."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and config.out and "://" not in config.out and not os.path.isabs(config.out):
+    """A submitted job runs in a copy of the working directory that is deleted: a relative run
+    folder would go with it.
+    """
+    if (
+        "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        and config.out
+        and "://" not in config.out
+        and not os.path.isabs(config.out)
+    ):
         raise UserError(
             f"--out {config.out} is relative, but a submitted job's folder is deleted afterwards; give an absolute path or a URI."
         )

@@ -28,9 +28,9 @@ def doctor() -> int:
     console, bad = Console(highlight=False, soft_wrap=True), 0
     for check in (_packages, _devices, _attention, _deepspeed, _ray, _disk):
         for finding in _guarded(check):
-            colour = {"ok": "green", "note": "yellow", "bad": "red"}[finding.state]
+            color = {"ok": "green", "note": "yellow", "bad": "red"}[finding.state]
             text = finding.what + (f"\n      -> {finding.advice}" if finding.advice else "")
-            console.print(f"[{colour}]{finding.state:>4}[/]  {escape(text)}")
+            console.print(f"[{color}]{finding.state:>4}[/]  {escape(text)}")
             bad += finding.state == "bad"
     return 1 if bad else 0
 
@@ -40,7 +40,9 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
         yield from check()
     except Exception as error:
         yield Finding(
-            "bad", f"{check.__name__.strip('_')}: {type(error).__name__}: {error}", "reinstall with the versions of constraints.txt"
+            "bad",
+            f"{check.__name__.strip('_')}: {type(error).__name__}: {error}",
+            "reinstall with the versions of constraints.txt",
         )
 
 
@@ -70,9 +72,16 @@ def _devices() -> Iterator[Finding]:
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         number = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        yield Finding("ok", f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB, `auto` precision is {number}")
+        yield Finding(
+            "ok",
+            f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB, `auto` precision is {number}",
+        )
     if not torch.cuda.is_available():
-        yield Finding("note", "no CUDA device: logical GPUs run on the CPU", "fine for `nano`; a real base model needs a GPU")
+        yield Finding(
+            "note",
+            "no CUDA device: logical GPUs run on the CPU",
+            "fine for `nano`; a real base model needs a GPU",
+        )
 
 
 def _attention() -> Iterator[Finding]:
@@ -102,18 +111,24 @@ def _attention() -> Iterator[Finding]:
 
 
 def _deepspeed() -> Iterator[Finding]:
-    from engine.deepspeed_config import prepare_environment
+    from engine.training.deepspeed_config import prepare_environment
 
     prepare_environment()
     import deepspeed  # noqa: F401 - importing it is the check
 
-    yield Finding("ok", "deepspeed imports; training uses torch's optimisers, so it has nothing to build")
+    yield Finding(
+        "ok", "deepspeed imports; training uses torch's optimizers, so it has nothing to build"
+    )
     compiler = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
     ninja = shutil.which("ninja")
     if compiler and ninja:
-        yield Finding("ok", f"DeepSpeed's own ops and torch.compile could be built: {compiler}, {ninja}")
+        yield Finding(
+            "ok", f"DeepSpeed's own ops and torch.compile could be built: {compiler}, {ninja}"
+        )
     else:
-        missing = " and ".join(name for name, found in (("C++ compiler", compiler), ("ninja", ninja)) if not found)
+        missing = " and ".join(
+            name for name, found in (("C++ compiler", compiler), ("ninja", ninja)) if not found
+        )
         yield Finding(
             "note",
             f"no {missing} on PATH: DeepSpeed's own ops and torch.compile cannot be built",
@@ -124,7 +139,10 @@ def _deepspeed() -> Iterator[Finding]:
 def _ray() -> Iterator[Finding]:
     address = os.environ.get("RAY_ADDRESS")
     yield Finding(
-        "ok", f"a cluster is named in RAY_ADDRESS: {address}" if address else "no RAY_ADDRESS: `diffmix run` starts Ray on this machine"
+        "ok",
+        f"a cluster is named in RAY_ADDRESS: {address}"
+        if address
+        else "no RAY_ADDRESS: `diffmix run` starts Ray on this machine",
     )
 
 

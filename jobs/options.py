@@ -14,7 +14,9 @@ from diffmix.errors import UserError
 
 
 def parse(arguments: list[str], command: str, description: str) -> Config:
-    """`--config FILE.yaml` (any number, later ones win), then dotted overrides. `--help` prints every option and exits."""
+    """`--config FILE.yaml` (any number, later ones win), then dotted overrides. `--help` prints
+    every option and exits.
+    """
     files, rest = [], []
     remaining = iter(arguments)
     for argument in remaining:
@@ -32,7 +34,9 @@ def parse(arguments: list[str], command: str, description: str) -> Config:
     for argument in rest:
         name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
         if argument.startswith("--") and name not in (*known, "help"):
-            raise UserError(f"--{name} is not an option of `diffmix {command}`{_suggestion(name, known)}")
+            raise UserError(
+                f"--{name} is not an option of `diffmix {command}`{_suggestion(name, known)}"
+            )
     import tyro
 
     return tyro.cli(
@@ -47,7 +51,8 @@ def parse(arguments: list[str], command: str, description: str) -> Config:
 
 
 def load(file: str, base: Config | None = None) -> Config:
-    """A recipe's configuration: `base` with what the file says, which starts from the recipe named by its `inherit`, if any.
+    """A recipe's configuration: `base` with what the file says, which starts from the recipe named
+    by its `inherit`, if any.
 
     `inherit` is a path relative to the file, or a list of them, of which later ones win.
     """
@@ -65,9 +70,13 @@ def _read(file: Path) -> dict:
     except OSError as error:
         raise UserError(f"The configuration {file} cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The configuration {file} is not valid YAML ({' '.join(str(error).split())}).") from error
+        raise UserError(
+            f"The configuration {file} is not valid YAML ({' '.join(str(error).split())})."
+        ) from error
     if not isinstance(values, dict):
-        raise UserError(f"The configuration {file} must be a mapping of option groups, but is a {type(values).__name__}.")
+        raise UserError(
+            f"The configuration {file} must be a mapping of option groups, but is a {type(values).__name__}."
+        )
     return values
 
 
@@ -79,11 +88,15 @@ def _merge(config: typing.Any, values: dict, file: str, prefix: str) -> typing.A
     changes = {}
     for key, value in values.items():
         if key not in types:
-            raise UserError(f"{prefix}{key} in {file} is not an option{_suggestion(prefix + key, list(option_names(Config)))}")
+            raise UserError(
+                f"{prefix}{key} in {file} is not an option{_suggestion(prefix + key, list(option_names(Config)))}"
+            )
         kind = types[key]
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
-                raise UserError(f"{prefix}{key} in {file} is a group of options, but has the value {value!r}.")
+                raise UserError(
+                    f"{prefix}{key} in {file} is a group of options, but has the value {value!r}."
+                )
             changes[key] = _merge(getattr(config, key), value, file, f"{prefix}{key}.")
             continue
         if typing.get_origin(kind) is tuple and not isinstance(value, (list, tuple)):
@@ -92,7 +105,9 @@ def _merge(config: typing.Any, values: dict, file: str, prefix: str) -> typing.A
             changes[key] = TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise UserError(f"{prefix}{key} in {file} is {value!r}, which does not fit: {reason[:1].lower()}{reason[1:]}.") from error
+            raise UserError(
+                f"{prefix}{key} in {file} is {value!r}, which does not fit: {reason[:1].lower()}{reason[1:]}."
+            ) from error
     return dataclasses.replace(config, **changes)
 
 

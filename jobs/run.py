@@ -1,4 +1,6 @@
-"""`python -m jobs.run`: what `ray job submit --working-dir . -- python -m jobs.run --config ... --out ...` runs."""
+"""`python -m jobs.run`: what `ray job submit --working-dir . -- python -m jobs.run --config ...
+--out ...` runs.
+"""
 
 import sys
 

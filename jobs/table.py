@@ -32,5 +32,10 @@ def print_forecast(forecast: dict) -> None:
     if forecast.get("splits"):
         splits = Table(*forecast["splits"][0])
         for split in forecast["splits"]:
-            splits.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in split.values()))
+            splits.add_row(
+                *(
+                    f"{value:.2f}" if isinstance(value, float) else str(value)
+                    for value in split.values()
+                )
+            )
         console.print(splits)

@@ -1,4 +1,6 @@
-"""Settings that every test needs before Ray or a hub client is imported, and the small jobs that several folders use."""
+"""Settings that every test needs before Ray or a hub client is imported, and the small jobs that
+several folders use.
+"""
 
 import io
 import json
@@ -14,7 +16,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-CLASS_NAMES = ["Red_Fox", "grey wolf", "Füchslein 狐", "lynx"]
+CLASS_NAMES = ["Red_Fox", "gray wolf", "Füchslein 狐", "lynx"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,14 +30,21 @@ def _one_thread():
 def tiny_base(tmp_path_factory) -> Path:
     """A saved pipeline: 32 px images, 4 x 8 x 8 latents, byte-level tokenizer."""
     import torch
-    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        DPMSolverMultistepScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     folder = tmp_path_factory.mktemp("tiny") / "base"
     torch.manual_seed(0)
     letters = sorted(ByteLevel.alphabet())
-    symbols = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
+    symbols = (
+        letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
+    )
     vocab, merges = folder.parent / "vocab.json", folder.parent / "merges.txt"
     vocab.write_text(json.dumps({symbol: i for i, symbol in enumerate(symbols)}))
     merges.write_text("#version: 0.2\n")
@@ -70,46 +79,85 @@ def tiny_base(tmp_path_factory) -> Path:
         attention_head_dim=8,
         norm_num_groups=4,
     )
-    with torch.no_grad():  # random weights hardly look at the prompt and paint everything grey: make both matter
+    with (
+        torch.no_grad()
+    ):  # random weights hardly look at the prompt and paint everything gray: make both matter
         vae.decoder.conv_out.weight *= 3
         vae.quant_conv.bias[4:] = -2.0
         for name, parameter in unet.named_parameters():
             if "attn2" in name and name.endswith("weight"):
                 parameter *= 4
-    scheduler = DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
-    pipe = StableDiffusionPipeline(vae, CLIPTextModel(text_config), tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
+    scheduler = DPMSolverMultistepScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+    pipe = StableDiffusionPipeline(
+        vae,
+        CLIPTextModel(text_config),
+        tokenizer,
+        unet,
+        scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
+    )
     pipe.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory) -> Path:
-    """A saved CLIP of random weights with 32 px images, whose answers differ widely between pictures and between prompts."""
+    """A saved CLIP of random weights with 32 px images, whose answers differ widely between
+    pictures and between prompts.
+    """
     import torch
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
     from diffmix.nano.tokenizer import write_tokenizer
 
     folder = tmp_path_factory.mktemp("clip") / "tiny"
-    tokenizer = write_tokenizer(["a", "photo", "with", "without", "on", "it", "thing", "animal"], folder, 77)
-    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    tokenizer = write_tokenizer(
+        ["a", "photo", "with", "without", "on", "it", "thing", "animal"], folder, 77
+    )
+    layers = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     text = {**layers, **special, "vocab_size": len(tokenizer), "max_position_embeddings": 77}
     torch.manual_seed(0)
     vision = {**layers, "image_size": 32, "patch_size": 8}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
-    with torch.no_grad():  # random towers send all pictures one way: take out what they have in common
-        colours = torch.randn(64, 3, 1, 1) + torch.randn(64, 3, 32, 32)
-        model.vision_model.post_layernorm.bias -= model.vision_model(pixel_values=colours).pooler_output.mean(dim=0)
+    with (
+        torch.no_grad()
+    ):  # random towers send all pictures one way: take out what they have in common
+        colors = torch.randn(64, 3, 1, 1) + torch.randn(64, 3, 32, 32)
+        model.vision_model.post_layernorm.bias -= model.vision_model(
+            pixel_values=colors
+        ).pooler_output.mean(dim=0)
     model.save_pretrained(folder)
     size = {"height": 32, "width": 32}
-    CLIPProcessor(CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size), tokenizer).save_pretrained(folder)
+    CLIPProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size), tokenizer
+    ).save_pretrained(folder)
     return folder
 
 
 def _tokenizer_folder(folder: Path, vocab: Path, merges: Path) -> Path:
-    special = {"unk_token": "<|endoftext|>", "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}))
+    special = {
+        "unk_token": "<|endoftext|>",
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77})
+    )
     assert vocab.parent == merges.parent == folder
     return folder
 
@@ -129,7 +177,9 @@ def tiny_real(tmp_path_factory):
         file = io.BytesIO()
         small.resize(size, Image.Resampling.BICUBIC).save(file, "PNG")
         examples.append(Example(f"image/{i}.png", file.getvalue(), i % 4))
-    return RealSet.write(str(tmp_path_factory.mktemp("real") / "train.arrow"), examples, CLASS_NAMES, "animal")
+    return RealSet.write(
+        str(tmp_path_factory.mktemp("real") / "train.arrow"), examples, CLASS_NAMES, "animal"
+    )
 
 
 @pytest.fixture
@@ -157,15 +207,15 @@ THIRTY_NAMES = [
 
 
 def _write_images(folder: Path, class_names: list[str], per_class: int, side: int = 24) -> Path:
-    """A folder per class; each class has a colour of its own, so that a classifier can learn it."""
+    """A folder per class; each class has a color of its own, so that a classifier can learn it."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
     for number, name in enumerate(class_names):
         (folder / name).mkdir(parents=True)
-        colour = np.array([(number * 53) % 256, (number * 97) % 256, (number * 151) % 256])
+        color = np.array([(number * 53) % 256, (number * 97) % 256, (number * 151) % 256])
         for index in range(per_class):
-            pixels = np.clip(colour + rng.normal(0, 20, (side, side, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(color + rng.normal(0, 20, (side, side, 3)), 0, 255).astype(np.uint8)
             file = io.BytesIO()
             Image.fromarray(pixels).save(file, "PNG")
             (folder / name / f"{index}.png").write_bytes(file.getvalue())
@@ -174,7 +224,9 @@ def _write_images(folder: Path, class_names: list[str], per_class: int, side: in
 
 @pytest.fixture(scope="session")
 def write_images():
-    """`write_images(folder, class names, images per class)` writes an image folder and gives its path."""
+    """`write_images(folder, class names, images per class)` writes an image folder and gives its
+    path.
+    """
     return _write_images
 
 
@@ -187,14 +239,24 @@ def thirty_names() -> list[str]:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
     """4 classes of 8 images."""
-    return _write_images(tmp_path_factory.mktemp("photos") / "small", ["red one", "green", "blau", "黄"], 8)
+    return _write_images(
+        tmp_path_factory.mktemp("photos") / "small", ["red one", "green", "blau", "黄"], 8
+    )
 
 
 @pytest.fixture(scope="session")
 def small_config(tiny_base, photos):
     """A function of `out` and of changes to options ("mix.count": 3) that gives a job of seconds."""
 
-    from diffmix.config import Config, DataConfig, MixConfig, ModelConfig, PersonalizeConfig, RunConfig, TrainConfig
+    from diffmix.config import (
+        Config,
+        DataConfig,
+        MixConfig,
+        ModelConfig,
+        PersonalizeConfig,
+        RunConfig,
+        TrainConfig,
+    )
 
     def make(out: Path, **changes) -> Config:
         config = Config(
@@ -202,7 +264,14 @@ def small_config(tiny_base, photos):
             data=DataConfig(train=str(photos), superclass="thing", val_fraction=0.2),
             model=ModelConfig(base=str(tiny_base)),
             personalize=PersonalizeConfig(steps=6, batch_size=2, lora_rank=2, checkpoint_every=2),
-            mix=MixConfig(count=40, batch=4, num_inference_steps=4, synthetic_p=0.3, strength=(0.5, 0.75), strategy="real-mix"),
+            mix=MixConfig(
+                count=40,
+                batch=4,
+                num_inference_steps=4,
+                synthetic_p=0.3,
+                strength=(0.5, 0.75),
+                strategy="real-mix",
+            ),
             train=TrainConfig(
                 model_name="resnet10t",
                 pretrained=False,
@@ -254,12 +323,18 @@ def object_store(monkeypatch):
 
     class ObjectStore(MemoryFileSystem):
         def _open(self, path, mode="rb", **options):
-            """fsspec hands out one file object for all readers, position and all; a store's readers know nothing of each other."""
+            """fsspec hands out one file object for all readers, position and all; a store's readers
+            know nothing of each other.
+            """
             file = super()._open(path, mode, **options)
             return io.BytesIO(file.getvalue()) if mode == "rb" else file
 
     memory = pafs.PyFileSystem(pafs.FSSpecHandler(ObjectStore(skip_instance_cache=True)))
     real = storage.filesystem
-    monkeypatch.setattr(storage, "filesystem", lambda uri: (memory, uri.removeprefix("s3:/")) if uri.startswith("s3://") else real(uri))
+    monkeypatch.setattr(
+        storage,
+        "filesystem",
+        lambda uri: (memory, uri.removeprefix("s3:/")) if uri.startswith("s3://") else real(uri),
+    )
     ObjectStore.store.clear()
     return memory

@@ -1,7 +1,9 @@
-"""`python -m clusters.local.start --nodes 2 --gpus 1`: several raylets on this machine, with logical GPUs.
+"""`python -m clusters.local.start --nodes 2 --gpus 1`: several raylets on this machine, with
+logical GPUs.
 
-The first node is the head, with the dashboard that `ray job submit` talks to. Each further node may carry the label
-that keeps mixers and train workers apart. `python -m clusters.local.stop` ends exactly these processes.
+The first node is the head, with the dashboard that `ray job submit` talks to. Each further node may
+carry the label that keeps mixers and train workers apart. `python -m clusters.local.stop` ends
+exactly these processes.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class Options:
     cpus: int = 4
     """Logical CPUs of each node."""
     labels: tuple[str, ...] = ()
-    """Value of the label ray-subcluster for each node, such as `train gen`; empty leaves nodes without one."""
+    """Value of the label ray-subcluster for each node, such as `train gen`; empty leaves nodes
+    without one.
+    """
     port: int = 6379
     """Port of the head node."""
     dashboard_port: int = 8265
@@ -40,21 +44,46 @@ class Options:
 
 
 def start(options: Options) -> dict:
-    """Start the nodes and note their process ids in `STATE`; gives `address` and `dashboard`. Raises `SystemExit` on failure."""
+    """Start the nodes and note their process ids in `STATE`; gives `address` and `dashboard`.
+    Raises `SystemExit` on failure.
+    """
     if STATE.exists():
-        raise SystemExit(f"A local cluster is noted in {STATE} already; end it with `python -m clusters.local.stop`.")
+        raise SystemExit(
+            f"A local cluster is noted in {STATE} already; end it with `python -m clusters.local.stop`."
+        )
     ray = str(Path(sys.executable).with_name("ray"))
     before = _ray_processes()
     for node in range(options.nodes):
         role = (
-            ["--head", f"--port={options.port}", f"--dashboard-port={options.dashboard_port}", "--include-dashboard=true"]
+            [
+                "--head",
+                f"--port={options.port}",
+                f"--dashboard-port={options.dashboard_port}",
+                "--include-dashboard=true",
+            ]
             if node == 0
             else [f"--address=127.0.0.1:{options.port}"]
         )
-        label = [f"--labels=ray-subcluster={options.labels[node]}"] if node < len(options.labels) else []
-        size = [f"--num-gpus={options.gpus}", f"--num-cpus={options.cpus}", f"--object-store-memory={options.object_store_mb * 1_000_000}"]
+        label = (
+            [f"--labels=ray-subcluster={options.labels[node]}"]
+            if node < len(options.labels)
+            else []
+        )
+        size = [
+            f"--num-gpus={options.gpus}",
+            f"--num-cpus={options.cpus}",
+            f"--object-store-memory={options.object_store_mb * 1_000_000}",
+        ]
         result = subprocess.run(
-            [ray, "start", *role, *size, *label, "--disable-usage-stats", "--node-ip-address=127.0.0.1"],
+            [
+                ray,
+                "start",
+                *role,
+                *size,
+                *label,
+                "--disable-usage-stats",
+                "--node-ip-address=127.0.0.1",
+            ],
             capture_output=True,
             text=True,
             check=False,
@@ -66,7 +95,10 @@ def start(options: Options) -> dict:
 
             stop()
             raise SystemExit(f"Node {node} did not start; Ray's own words are above.")
-    return {"address": f"127.0.0.1:{options.port}", "dashboard": f"http://127.0.0.1:{options.dashboard_port}"}
+    return {
+        "address": f"127.0.0.1:{options.port}",
+        "dashboard": f"http://127.0.0.1:{options.dashboard_port}",
+    }
 
 
 def _ray_processes() -> set[int]:
@@ -76,7 +108,17 @@ def _ray_processes() -> set[int]:
     found = set()
     for process in psutil.process_iter(["pid", "cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
-        if any(part in command for part in ("gcs_server", "raylet/raylet", "ray/dashboard", "ray/_private", "ray/autoscaler", "ray::")):
+        if any(
+            part in command
+            for part in (
+                "gcs_server",
+                "raylet/raylet",
+                "ray/dashboard",
+                "ray/_private",
+                "ray/autoscaler",
+                "ray::",
+            )
+        ):
             found.add(process.info["pid"])
     return found - {os.getpid()}
 

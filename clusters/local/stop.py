@@ -1,4 +1,6 @@
-"""`python -m clusters.local.stop`: end the raylets that `clusters.local.start` started, and nothing else."""
+"""`python -m clusters.local.stop`: end the raylets that `clusters.local.start` started, and nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from clusters.local.start import STATE
 
 
 def stop() -> int:
-    """End the noted processes and everything that they started; gives how many. Does nothing where none is noted."""
+    """End the noted processes and everything that they started; gives how many. Does nothing where
+    none is noted.
+    """
     if not STATE.exists():
         return 0
     processes: dict[int, psutil.Process] = {}

@@ -10,7 +10,8 @@ from diffmix.config import TrainConfig
 
 
 class BatchMix:
-    """With probability `train.mix_probability`, mixes a batch with its reverse (the reference's baselines; alone or with mixes).
+    """With probability `train.mix_probability`, mixes a batch with its reverse (the reference's
+    baselines; alone or with mixes).
 
     Does nothing where neither `train.mixup_alpha` nor `train.cutmix_alpha` is above 0.
     """
@@ -30,9 +31,15 @@ class BatchMix:
             else None
         )
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor, *seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """`images` float [B, 3, S, S] with B even (changed in place), `labels` float32 [B, C]; the same `seed` mixes the same way."""
+    def __call__(
+        self, images: torch.Tensor, labels: torch.Tensor, *seed: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`images` float [B, 3, S, S] with B even (changed in place), `labels` float32 [B, C]; the
+        same `seed` mixes the same way.
+        """
         if self._mixup is None:
             return images, labels
-        np.random.seed(np.random.SeedSequence(seed).generate_state(1)[0])  # timm draws from numpy's global generator
+        np.random.seed(
+            np.random.SeedSequence(seed).generate_state(1)[0]
+        )  # timm draws from numpy's global generator
         return self._mixup(images, labels)

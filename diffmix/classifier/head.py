@@ -9,10 +9,11 @@ from diffmix.errors import UserError
 
 
 class CosineHead(torch.nn.Linear):
-    """Logits `scale * cos(w_c, x)` for features x (LDAM's normalised head: Cao et al., NeurIPS 2019, section 3.2).
+    """Logits `scale * cos(w_c, x)` for features x (LDAM's normalized head: Cao et al., NeurIPS
+    2019, section 3.2).
 
-    Its state is a linear layer's whose bias is zero. With unit rows (`unit_rows`) a plain linear layer that loads it orders
-    the classes in the same way, because |x| is common to all of them.
+    Its state is a linear layer's whose bias is zero. With unit rows (`unit_rows`) a plain linear
+    layer that loads it orders the classes in the same way, because |x| is common to all of them.
     """
 
     def __init__(self, in_features: int, out_features: int, scale: float):
@@ -23,24 +24,34 @@ class CosineHead(torch.nn.Linear):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[B, in_features] -> [B, out_features], in [-scale, scale]."""
-        return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+        return self.scale * F.linear(
+            F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1)
+        )
 
 
 def use_cosine_head(model: torch.nn.Module, scale: float) -> torch.nn.Module:
-    """The timm model with a `CosineHead` in place of its linear head; `UserError` where it has none."""
+    """The timm model with a `CosineHead` in place of its linear head; `UserError` where it has
+    none.
+    """
     head = model.get_classifier()  # type: ignore[operator]
     name = next((name for name, module in model.named_modules() if module is head), None)
     if not isinstance(head, torch.nn.Linear) or name is None:
-        raise UserError("--train.loss ldam needs a model with one linear head; choose another --train.model_name or --train.loss.")
+        raise UserError(
+            "--train.loss ldam needs a model with one linear head; choose another --train.model_name or --train.loss."
+        )
     model.set_submodule(name, CosineHead(head.in_features, head.out_features, scale))
     return model
 
 
 def unit_rows(weights: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """`weights` (the model's state) with the rows of its cosine heads at length 1, which changes none of their logits."""
+    """`weights` (the model's state) with the rows of its cosine heads at length 1, which changes
+    none of their logits.
+    """
     heads = {name for name, module in model.named_modules() if isinstance(module, CosineHead)}
     return {
-        name: F.normalize(value.float(), dim=-1) if name.rpartition(".")[0] in heads and name.endswith("weight") else value
+        name: F.normalize(value.float(), dim=-1)
+        if name.rpartition(".")[0] in heads and name.endswith("weight")
+        else value
         for name, value in weights.items()
     }
 
@@ -53,7 +64,9 @@ def freeze_backbone(model: torch.nn.Module) -> None:
 
 
 def train_mode(model: torch.nn.Module, frozen: bool) -> None:
-    """`model.train()`; a frozen backbone stays in eval mode, so that its batch norms keep their statistics."""
+    """`model.train()`; a frozen backbone stays in eval mode, so that its batch norms keep their
+    statistics.
+    """
     model.train(not frozen)
     for head in _heads(model):
         head.train()

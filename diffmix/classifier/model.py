@@ -26,18 +26,22 @@ class Classifier:
     resolution: int
     """Side of the square input in pixels."""
     mean: list[float]
-    """Per-channel mean that inputs are normalised with, of values in [0, 1]."""
+    """Per-channel mean that inputs are normalized with, of values in [0, 1]."""
     std: list[float]
     resize: int | None = None
-    """Size of the shorter side before the centre crop. None: `resolution`."""
+    """Size of the shorter side before the center crop. None: `resolution`."""
     cosine_scale: float | None = None
     """Scale of its cosine head (`head.CosineHead`). None: it has timm's own head."""
     metrics: dict | None = None
-    """How it was chosen: the epoch, its accuracy there, and whether that was on the test set (`train.protocol`)."""
+    """How it was chosen: the epoch, its accuracy there, and whether that was on the test set
+    (`train.protocol`).
+    """
 
 
 def describe(config: TrainConfig, class_names: list[str]) -> Classifier:
-    """The description of the classifier that `config` asks for; `UserError` for a name that timm does not know."""
+    """The description of the classifier that `config` asks for; `UserError` for a name that timm
+    does not know.
+    """
     if not timm.is_model(config.model_name):
         import difflib
 
@@ -57,20 +61,28 @@ def describe(config: TrainConfig, class_names: list[str]) -> Classifier:
 
 
 def _input_size(model_name: str, resolution: int) -> dict[str, int]:
-    """What `timm.create_model` has to be told about the input: a model of a fixed size (a ViT) is made for another one where that differs."""
+    """What `timm.create_model` has to be told about the input: a model of a fixed size (a ViT) is
+    made for another one where that differs.
+    """
     default = timm.get_pretrained_cfg(model_name)
-    fixed = default is not None and default.fixed_input_size and default.input_size[-1] != resolution
+    fixed = (
+        default is not None and default.fixed_input_size and default.input_size[-1] != resolution
+    )
     return {"img_size": resolution} if fixed else {}
 
 
 def check_input_size(config: TrainConfig) -> None:
-    """Raise `UserError` where the model cannot take images of `train.resolution`. Costs a small forward pass where it is not the usual size."""
+    """Raise `UserError` where the model cannot take images of `train.resolution`. Costs a small
+    forward pass where it is not the usual size.
+    """
     size = _input_size(config.model_name, config.resolution)
     if not size:
         return
     try:
         with torch.inference_mode():
-            timm.create_model(config.model_name, **size).eval()(torch.zeros(1, 3, config.resolution, config.resolution))
+            timm.create_model(config.model_name, **size).eval()(
+                torch.zeros(1, 3, config.resolution, config.resolution)
+            )
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         usual = timm.get_pretrained_cfg(config.model_name).input_size[-1]
         raise UserError(
@@ -80,19 +92,32 @@ def check_input_size(config: TrainConfig) -> None:
 
 
 def bare_model(description: Classifier) -> torch.nn.Module:
-    """The model with random weights, in fp32 on the CPU; `UserError` where it cannot have the head that it is to have."""
+    """The model with random weights, in fp32 on the CPU; `UserError` where it cannot have the head
+    that it is to have.
+    """
     size = _input_size(description.model_name, description.resolution)
-    model = timm.create_model(description.model_name, num_classes=len(description.class_names), **size)
-    return model if description.cosine_scale is None else use_cosine_head(model, description.cosine_scale)
+    model = timm.create_model(
+        description.model_name, num_classes=len(description.class_names), **size
+    )
+    return (
+        model
+        if description.cosine_scale is None
+        else use_cosine_head(model, description.cosine_scale)
+    )
 
 
 def build_model(config: TrainConfig, num_classes: int) -> torch.nn.Module:
-    """The model with its starting weights, in fp32 on the CPU; `UserError` where the weights cannot be had."""
+    """The model with its starting weights, in fp32 on the CPU; `UserError` where the weights cannot
+    be had.
+    """
     pretrained = config.pretrained and not config.checkpoint_path
     size = _input_size(config.model_name, config.resolution)
     try:
-        # timm leaves out a head of another size only for hub weights; for a file that is `strict=False` below.
-        model = timm.create_model(config.model_name, pretrained=pretrained, num_classes=num_classes, **size)
+        # timm leaves out a head of another size only for hub weights; for a file that is
+        # `strict=False` below.
+        model = timm.create_model(
+            config.model_name, pretrained=pretrained, num_classes=num_classes, **size
+        )
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"The pre-trained weights of {config.model_name} cannot be had ({reason(error)}); "
@@ -104,7 +129,9 @@ def build_model(config: TrainConfig, num_classes: int) -> torch.nn.Module:
 
 
 def input_layout(device: str) -> torch.memory_format:
-    """How images lie in memory: channels last on a GPU, whose convolutions of half precision are made for it."""
+    """How images lie in memory: channels last on a GPU, whose convolutions of half precision are
+    made for it.
+    """
     return torch.channels_last if device == "cuda" else torch.contiguous_format
 
 
@@ -114,9 +141,15 @@ def _load_start(model: torch.nn.Module, path: str) -> None:
     try:
         weights = load_state_dict(path)
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"--train.checkpoint_path {path} cannot be read as weights ({reason(error)}).") from error
+        raise UserError(
+            f"--train.checkpoint_path {path} cannot be read as weights ({reason(error)})."
+        ) from error
     own = model.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    fitting = {
+        name: value
+        for name, value in weights.items()
+        if name in own and own[name].shape == value.shape
+    }
     if len(fitting) < len(own) / 2:
         raise UserError(
             f"--train.checkpoint_path {path} fits only {len(fitting)} of the model's {len(own)} tensors; is it another architecture's?"
@@ -124,15 +157,22 @@ def _load_start(model: torch.nn.Module, path: str) -> None:
     model.load_state_dict(fitting, strict=False)
 
 
-def save_classifier(folder: Folder, weights: dict[str, torch.Tensor], description: Classifier) -> None:
+def save_classifier(
+    folder: Folder, weights: dict[str, torch.Tensor], description: Classifier
+) -> None:
     """Write `model.safetensors` (float32, on the CPU) and `model.json`."""
     tensors = {
-        name: value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype).contiguous()
+        name: value.detach()
+        .to("cpu", torch.float32 if value.is_floating_point() else value.dtype)
+        .contiguous()
         for name, value in weights.items()
     }
-    # Weights first: if the run dies in between, the description promises less than the weights hold, not more.
+    # Weights first: if the run dies in between, the description promises less than the weights
+    # hold, not more.
     folder.create().write("model.safetensors", save(tensors))
-    folder.write("model.json", json.dumps(asdict(description), indent=2, ensure_ascii=False).encode())
+    folder.write(
+        "model.json", json.dumps(asdict(description), indent=2, ensure_ascii=False).encode()
+    )
 
 
 def load_description(folder: Folder) -> Classifier:
@@ -140,7 +180,9 @@ def load_description(folder: Folder) -> Classifier:
     try:
         return Classifier(**json.loads(folder.read("model.json")))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder.uri} is not a classifier's folder: model.json is missing or damaged ({error}).") from error
+        raise UserError(
+            f"{folder.uri} is not a classifier's folder: model.json is missing or damaged ({error})."
+        ) from error
 
 
 def load_classifier(folder: Folder, device: str = "cpu") -> tuple[torch.nn.Module, Classifier]:
@@ -149,9 +191,16 @@ def load_classifier(folder: Folder, device: str = "cpu") -> tuple[torch.nn.Modul
     model = bare_model(description)
     try:
         weights = load(folder.read("model.safetensors"))
-        model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
+        model.load_state_dict(
+            {
+                name: value.float() if value.is_floating_point() else value
+                for name, value in weights.items()
+            }
+        )
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{folder.uri}/model.safetensors does not load into {description.model_name} ({reason(error)}).") from error
+        raise UserError(
+            f"{folder.uri}/model.safetensors does not load into {description.model_name} ({reason(error)})."
+        ) from error
     return model.eval().to(device), description
 
 

@@ -1,4 +1,6 @@
-"""What share of mixes shows the class they were meant to show, by a classifier that is used for nothing else."""
+"""What share of mixes shows the class they were meant to show, by a classifier that is used for
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,20 @@ from diffmix.errors import UserError
 
 
 @torch.inference_mode()
-def oracle_share(oracle: str, tables: Iterable[pa.Table], class_names: list[str], device: str = "cpu") -> float:
+def oracle_share(
+    oracle: str, tables: Iterable[pa.Table], class_names: list[str], device: str = "cpu"
+) -> float:
     """Share (0 to 1) of mixes whose most probable class is their target class.
 
-    `oracle` is a classifier's folder, `tables` have `image` (encoded files) and `target_label` (indices into
-    `class_names`). `UserError` where the oracle lacks one of the classes.
+    `oracle` is a classifier's folder, `tables` have `image` (encoded files) and `target_label`
+    (indices into `class_names`). `UserError` where the oracle lacks one of the classes.
     """
     model, description = load_classifier(packaged_or_folder(oracle), device)
     missing = sorted(set(class_names) - set(description.class_names))
     if missing:
-        raise UserError(f"The oracle {oracle} does not know the class {missing[0]}; leave out --run.oracle.")
+        raise UserError(
+            f"The oracle {oracle} does not know the class {missing[0]}; leave out --run.oracle."
+        )
     own = torch.tensor([description.class_names.index(name) for name in class_names])
     transform = eval_transform(description)
     right = total = 0

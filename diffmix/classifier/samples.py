@@ -1,4 +1,6 @@
-"""What the classifier is fed: real images, and with probability p a mix from the pool in a real image's place."""
+"""What the classifier is fed: real images, and with probability p a mix from the pool in a real
+image's place.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +39,10 @@ class Draw(NamedTuple):
 class MixedSampler(Sampler[Draw]):
     """The draws of one rank for one epoch after the other (`set_epoch` first).
 
-    An epoch is as many full global batches as cover the real images once, so every rank runs the same number of equal
-    steps. Each sample is synthetic with probability `synthetic_p` if the pool holds anything when the sample is drawn
-    (paper, section 3.4). Every draw is a function of (seed, epoch, place in the epoch) and of the pool's size.
+    An epoch is as many full global batches as cover the real images once, so every rank runs the
+    same number of equal steps. Each sample is synthetic with probability `synthetic_p` if the pool
+    holds anything when the sample is drawn (paper, section 3.4). Every draw is a function of (seed,
+    epoch, place in the epoch) and of the pool's size.
     """
 
     def __init__(
@@ -67,15 +70,24 @@ class MixedSampler(Sampler[Draw]):
         return self.steps * self.batch_size // self.world_size
 
     def __iter__(self) -> Iterator[Draw]:
-        generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 2, self.epoch]))
+        generator = np.random.Generator(
+            np.random.Philox(key=self.seed, counter=[0, 0, 2, self.epoch])
+        )
         total = self.steps * self.batch_size
         rounds = -(-total // self.real_size)
-        order = np.concatenate([generator.permutation(self.real_size) for _ in range(rounds)])[:total]
+        order = np.concatenate([generator.permutation(self.real_size) for _ in range(rounds)])[
+            :total
+        ]
         synthetic = generator.random(total) < self.synthetic_p
         pick = generator.random(total)
         seeds = generator.integers(2**62, size=total)
-        pastes = self.pastes.epoch(self.epoch, self.steps, self.batch_size) if self.pastes else [None] * total
-        # Rank r takes every world_size-th place, so that the ranks' batches together are the global batch.
+        pastes = (
+            self.pastes.epoch(self.epoch, self.steps, self.batch_size)
+            if self.pastes
+            else [None] * total
+        )
+        # Rank r takes every world_size-th place, so that the ranks' batches together are the global
+        # batch.
         for place in range(self.rank, total, self.world_size):
             size = self.pool_size() if synthetic[place] else 0
             row = min(int(pick[place] * size), size - 1) if size else int(order[place])
@@ -94,8 +106,9 @@ class _Truth(NamedTuple):
 class MixedSamples(Dataset):
     """Reads draws: (image float32 [3, S, S], label float32 [num_classes], synthetic bool).
 
-    Labels are made here, so that gamma and smoothing can change without synthesising again. They are smoothed
-    (`train.label_smoothing`), those of mixes only with `train.smooth_mixes`. Where CMO pastes, the label is that of both images.
+    Labels are made here, so that gamma and smoothing can change without synthesizing again. They
+    are smoothed (`train.label_smoothing`), those of mixes only with `train.smooth_mixes`. Where CMO
+    pastes, the label is that of both images.
     """
 
     def __init__(
@@ -106,13 +119,21 @@ class MixedSamples(Dataset):
         mix: MixConfig,
         train: TrainConfig,
     ):
-        self.real, self.mixes, self.transform, self.mix, self.train = real, mixes, transform, mix, train
+        self.real, self.mixes, self.transform, self.mix, self.train = (
+            real,
+            mixes,
+            transform,
+            mix,
+            train,
+        )
 
     def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, bool]:
         return self.__getitems__([draw])[0]
 
     def __getitems__(self, draws: list[Draw]) -> list[tuple[torch.Tensor, torch.Tensor, bool]]:
-        """What a DataLoader calls for a batch, whose labels are made in one go: one by one they cost 15 % of the images a second."""
+        """What a DataLoader calls for a batch, whose labels are made in one go: one by one they
+        cost 15 % of the images a second.
+        """
         read = [self._read(draw) for draw in draws]
         pasted = [self._real(draw.paste.row, draw.paste.seed) for draw in draws if draw.paste]
         made = self._labels([truth for _, truth in read + pasted])
@@ -137,19 +158,27 @@ class MixedSamples(Dataset):
 
     def _labels(self, truths: list[_Truth]) -> np.ndarray:
         """float32 [n, num_classes]"""
-        source, target, strength, synthetic = (np.array(column) for column in zip(*truths, strict=True))
+        source, target, strength, synthetic = (
+            np.array(column) for column in zip(*truths, strict=True)
+        )
         num_classes, smoothing = len(self.real.class_names), self.train.label_smoothing
         found = labels.smooth(labels.one_hot(source, num_classes), smoothing)
         if synthetic.any():
             soft = labels.soft_label(
-                source[synthetic], target[synthetic], strength[synthetic], self.mix.gamma, num_classes, self.mix.soft_scale
+                source[synthetic],
+                target[synthetic],
+                strength[synthetic],
+                self.mix.gamma,
+                num_classes,
+                self.mix.soft_scale,
             )
             found[synthetic] = labels.smooth(soft, smoothing) if self.train.smooth_mixes else soft
         return found
 
     def _image(self, data: bytes, seed: int) -> torch.Tensor:
         picture = images.decode(data)
-        # The generator itself: torch.manual_seed also seeds GPUs and writes down who asked, which takes as long as decoding.
+        # The generator itself: torch.manual_seed also seeds GPUs and writes down who asked, which
+        # takes as long as decoding.
         generator = torch.default_generator
         state = generator.get_state()
         generator.manual_seed(seed)
@@ -162,7 +191,12 @@ class MixedSamples(Dataset):
 class EvalSamples(Dataset):
     """Real images by row: (image float32 [3, S, S], row)."""
 
-    def __init__(self, real: RealSet, transform: Callable[[Image.Image], torch.Tensor], rows: np.ndarray | None = None):
+    def __init__(
+        self,
+        real: RealSet,
+        transform: Callable[[Image.Image], torch.Tensor],
+        rows: np.ndarray | None = None,
+    ):
         self.real, self.transform = real, transform
         self.rows = np.arange(len(real)) if rows is None else rows
 

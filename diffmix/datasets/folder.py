@@ -14,10 +14,12 @@ _LEFTOVERS = ("__MACOSX",)  # macOS archives carry a shadow copy of every file i
 
 
 def find(root: str) -> dict[str, Callable[[], Raw]]:
-    """The splits of an image folder by the names that they have there; a folder without splits is all `train`.
+    """The splits of an image folder by the names that they have there; a folder without splits is
+    all `train`.
 
-    `train` and `test` (or `val`, `valid`, `validation`) are splits where they have folders of their own in them. Raises
-    `UserError`, when a split is asked for, for a folder without class folders and for a class folder without image files.
+    `train` and `test` (or `val`, `valid`, `validation`) are splits where they have folders of their
+    own in them. Raises `UserError`, when a split is asked for, for a folder without class folders
+    and for a class folder without image files.
     """
     children = _folders(root)
     held_out = [name for name in _HELD_OUT if name in children and _folders(children[name])]
@@ -29,14 +31,24 @@ def find(root: str) -> dict[str, Callable[[], Raw]]:
 def _raw(root: str, folder: str) -> Raw:
     by_class: dict[str, list[str]] = {}
     for name, path in _folders(folder).items():
-        by_class.setdefault(_text(name), []).extend(_images(path, frozenset({os.path.realpath(path)})))
+        by_class.setdefault(_text(name), []).extend(
+            _images(path, frozenset({os.path.realpath(path)}))
+        )
     if not by_class:
-        raise UserError(f"{folder} has no sub-folders; put the images of each class into a folder of their own, named like the class.")
+        raise UserError(
+            f"{folder} has no sub-folders; put the images of each class into a folder of their own, named like the class."
+        )
     for name, paths in by_class.items():
         if not paths:
-            raise UserError(f"The class folder {name!r} in {folder} has no image files; put some in or remove the folder.")
+            raise UserError(
+                f"The class folder {name!r} in {folder} has no image files; put some in or remove the folder."
+            )
     class_names = sorted(by_class)
-    rows = sorted((_text(os.path.relpath(path, root)), path, label) for label, name in enumerate(class_names) for path in by_class[name])
+    rows = sorted(
+        (_text(os.path.relpath(path, root)), path, label)
+        for label, name in enumerate(class_names)
+        for path in by_class[name]
+    )
 
     def examples() -> Iterator[Found]:
         return (Found(image_id, path, label) for image_id, path, label in rows)
@@ -47,7 +59,11 @@ def _raw(root: str, folder: str) -> Raw:
 def _folders(folder: str) -> dict[str, str]:
     try:
         with os.scandir(folder) as entries:
-            return {entry.name: entry.path for entry in entries if entry.is_dir() and not _hidden(entry.name)}
+            return {
+                entry.name: entry.path
+                for entry in entries
+                if entry.is_dir() and not _hidden(entry.name)
+            }
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be listed: {error.strerror}.") from error
 
@@ -72,5 +88,7 @@ def _hidden(name: str) -> bool:
 
 
 def _text(name: str) -> str:
-    """A file name as text that is the same on every system: macOS splits an umlaut into two characters, Linux does not."""
+    """A file name as text that is the same on every system: macOS splits an umlaut into two
+    characters, Linux does not.
+    """
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))

@@ -25,7 +25,11 @@ from diffmix.storage import Folder, local_path
 _log = logging.getLogger(__name__)
 _IN_FLIGHT = 64
 _NAMED = 3
-_FREE_SETTINGS = ("train", "test", "max_bad_images")  # may differ between runs of one folder: the images themselves are compared
+_FREE_SETTINGS = (
+    "train",
+    "test",
+    "max_bad_images",
+)  # may differ between runs of one folder: the images themselves are compared
 
 
 @dataclass(frozen=True)
@@ -34,24 +38,30 @@ class Prepared:
 
     train: RealSet
     val: RealSet | None
-    """None where nothing is held out: `val_fraction` is 0 and the data set has no validation images of its own."""
+    """None where nothing is held out: `val_fraction` is 0 and the data set has no validation images
+    of its own.
+    """
     test: RealSet
 
 
 def prepare(config: DataConfig, out: str) -> Prepared:
-    """Read, validate and split the images that `config` names, into `<out>/data/{train,val,test}.arrow` and `data.json`.
+    """Read, validate and split the images that `config` names, into
+    `<out>/data/{train,val,test}.arrow` and `data.json`.
 
-    Every image is decoded once; unreadable ones are logged, skipped and counted. The data set's own test and validation images
-    are used where it has them (validation images alone are the test set, as is usual), else stratified parts of the training
-    images; `imbalance_factor` or `shots` then thin out what is left for training. An image that few-shot sampling draws again
-    gets the id `<id>#1`, then `<id>#2`. A second call with the same `out` gives the same sets without decoding; where files
-    look changed, all is read again and has to come out the same.
+    Every image is decoded once; unreadable ones are logged, skipped and counted. The data set's own
+    test and validation images are used where it has them (validation images alone are the test set,
+    as is usual), else stratified parts of the training images; `imbalance_factor` or `shots` then
+    thin out what is left for training. An image that few-shot sampling draws again gets the id
+    `<id>#1`, then `<id>#2`. A second call with the same `out` gives the same sets without decoding;
+    where files look changed, all is read again and has to come out the same.
 
-    `out` is a local path or a URI (s3://, gs://). Raises `UserError` for data that cannot be used and for an `out` that was
-    prepared with other settings or images.
+    `out` is a local path or a URI (s3://, gs://). Raises `UserError` for data that cannot be used
+    and for an `out` that was prepared with other settings or images.
     """
     if config.shots is not None and config.imbalance_factor is not None:
-        raise UserError("--data.shots and --data.imbalance_factor exclude each other; leave one of them out.")
+        raise UserError(
+            "--data.shots and --data.imbalance_factor exclude each other; leave one of them out."
+        )
     folder = f"{out.rstrip('/')}/data"
     saved = _saved(folder)
     if saved is not None:
@@ -67,10 +77,14 @@ def prepare(config: DataConfig, out: str) -> Prepared:
             with tempfile.TemporaryDirectory(dir=_local_folder(folder)) as scratch:
                 record = _build(config, raws, scratch)
             if record["fingerprints"] != saved["fingerprints"]:
-                raise UserError(f"The images of {config.train} are not those that {out} was made with; use another --out.")
+                raise UserError(
+                    f"The images of {config.train} are not those that {out} was made with; use another --out."
+                )
         Folder(folder).write("data.json", json.dumps(record, indent=2, ensure_ascii=False).encode())
     except OSError as error:  # sources that cannot be read were dealt with: this is the run folder
-        raise UserError(f"The prepared images cannot be written to {folder}: {error.strerror or error}.") from error
+        raise UserError(
+            f"The prepared images cannot be written to {folder}: {error.strerror or error}."
+        ) from error
     return _open(folder, record)
 
 
@@ -82,7 +96,9 @@ def _saved(folder: str) -> dict | None:
     except ValueError as error:
         raise UserError(f"{folder}/data.json is not valid JSON; use another --out.") from error
     except OSError as error:
-        raise UserError(f"{folder}/data.json cannot be read: {reason(error)}; use another --out.") from error
+        raise UserError(
+            f"{folder}/data.json cannot be read: {reason(error)}; use another --out."
+        ) from error
 
 
 def _open(folder: str, record: dict) -> Prepared:
@@ -93,13 +109,19 @@ def _open(folder: str, record: dict) -> Prepared:
 def _check_settings(config: DataConfig, saved: dict, out: str) -> None:
     for name, value in dataclasses.asdict(config).items():
         if name not in _FREE_SETTINGS and saved.get(name) != value:
-            raise UserError(f"{out} was made with --data.{name} {saved.get(name)}, not {value}; go back to that or use another --out.")
+            raise UserError(
+                f"{out} was made with --data.{name} {saved.get(name)}, not {value}; go back to that or use another --out."
+            )
 
 
 def _find(config: DataConfig) -> dict[str, Raw]:
-    """The splits that exist: `train`, and `val` and `test` where nothing has to be held out for them."""
+    """The splits that exist: `train`, and `val` and `test` where nothing has to be held out for
+    them.
+    """
     if not config.train:
-        raise UserError("--data.train is missing; give it a folder with one sub-folder per class, a Parquet file, a hub id, or nano.")
+        raise UserError(
+            "--data.train is missing; give it a folder with one sub-folder per class, a Parquet file, a hub id, or nano."
+        )
     own = readers.find(config.train, config)
     raws = {"train": own["train"]()}
     if config.test is not None:
@@ -110,7 +132,9 @@ def _find(config: DataConfig) -> dict[str, Raw]:
     elif "val" in own:
         raws["test"] = own.pop("val")()
     elif config.test_fraction == 0:
-        raise UserError(f"{config.train} has no test images and --data.test_fraction is 0; raise it or give --data.test.")
+        raise UserError(
+            f"{config.train} has no test images and --data.test_fraction is 0; raise it or give --data.test."
+        )
     if "val" in own:
         raws["val"] = own["val"]()
     class_names = raws["train"].class_names
@@ -123,7 +147,9 @@ def _find(config: DataConfig) -> dict[str, Raw]:
     for raw in raws.values():
         unknown = [name for name in raw.class_names if name not in set(class_names)]
         if unknown:
-            raise UserError(f"{raw.where} has the class {unknown[0]!r}, which the training images lack; remove it or name it as there.")
+            raise UserError(
+                f"{raw.where} has the class {unknown[0]!r}, which the training images lack; remove it or name it as there."
+            )
     return raws
 
 
@@ -133,14 +159,22 @@ def _build(config: DataConfig, raws: dict[str, Raw], folder: str) -> dict:
     superclass = config.superclass or raws["train"].superclass or "object"
     skipped: list[tuple[str, str]] = []
     with tempfile.TemporaryFile(dir=_local_folder(folder)) as file:
-        valid = {name: _Valid(raw, class_names, config, file, skipped) for name, raw in raws.items()}
+        valid = {
+            name: _Valid(raw, class_names, config, file, skipped) for name, raw in raws.items()
+        }
         counts = np.bincount(valid["train"].labels, minlength=len(class_names))
         if 0 in counts:
             empty = class_names[int(np.argmin(counts))]
-            raise UserError(f"The class {empty!r} of {raws['train'].where} has no readable image; mend its files or remove it.")
+            raise UserError(
+                f"The class {empty!r} of {raws['train'].where} has no readable image; mend its files or remove it."
+            )
         written = {
-            name: RealSet.write(f"{folder}/{name}.arrow", valid[source].examples(indices), class_names, superclass)
-            for name, (source, indices) in _choose(config, {name: found.labels for name, found in valid.items()}).items()
+            name: RealSet.write(
+                f"{folder}/{name}.arrow", valid[source].examples(indices), class_names, superclass
+            )
+            for name, (source, indices) in _choose(
+                config, {name: found.labels for name, found in valid.items()}
+            ).items()
         }
     return {
         "settings": dataclasses.asdict(config),
@@ -163,21 +197,34 @@ def _choose(config: DataConfig, labels: dict[str, np.ndarray]) -> dict[str, tupl
             chosen[name] = ("train", train[held_out])
             train = train[kept]
     if config.imbalance_factor is not None:
-        train = train[splits.long_tail(labels["train"][train], config.imbalance_factor, config.seed)]
+        train = train[
+            splits.long_tail(labels["train"][train], config.imbalance_factor, config.seed)
+        ]
     if config.shots is not None:
         train = train[splits.few_shot(labels["train"][train], config.shots, config.seed)]
     chosen["train"] = ("train", train)
     if len(chosen["test"][1]) == 0:
-        raise UserError(f"{config.train} has too few images to hold out a test set; add images or give --data.test.")
+        raise UserError(
+            f"{config.train} has too few images to hold out a test set; add images or give --data.test."
+        )
     if len(chosen["val"][1]) == 0:
         del chosen["val"]
     return chosen
 
 
 class _Valid:
-    """The readable images of one split. Their bytes wait in an unnamed file, which vanishes with the process."""
+    """The readable images of one split. Their bytes wait in an unnamed file, which vanishes with
+    the process.
+    """
 
-    def __init__(self, raw: Raw, class_names: list[str], config: DataConfig, file: BinaryIO, skipped: list[tuple[str, str]]):
+    def __init__(
+        self,
+        raw: Raw,
+        class_names: list[str],
+        config: DataConfig,
+        file: BinaryIO,
+        skipped: list[tuple[str, str]],
+    ):
         self._file = file
         self._rows: list[tuple[Found, int, int]] = []
         """Each image without its bytes, and where these begin and end in the file."""
@@ -185,14 +232,18 @@ class _Valid:
         seen: set[str] = set()
         for found, result in _decoded(raw, config.max_pixels):
             if found.image_id in seen:
-                raise UserError(f"The image id {found.image_id!r} occurs twice in {raw.where}; ids must be unique.")
+                raise UserError(
+                    f"The image id {found.image_id!r} occurs twice in {raw.where}; ids must be unique."
+                )
             seen.add(found.image_id)
             if isinstance(result, str):
                 _skip(found.image_id, result, config, skipped)
                 continue
             start = file.tell()
             file.write(result)
-            self._rows.append((found._replace(image=None, label=labels[found.label]), start, file.tell()))
+            self._rows.append(
+                (found._replace(image=None, label=labels[found.label]), start, file.tell())
+            )
         file.flush()
         if not self._rows:
             raise UserError(f"{raw.where} has no readable image.")
@@ -204,11 +255,18 @@ class _Valid:
             found, start, stop = self._rows[index]
             image_id = f"{found.image_id}#{times[index]}" if times[index] else found.image_id
             times[index] += 1
-            yield Example(image_id, os.pread(self._file.fileno(), stop - start, start), found.label, found.group)
+            yield Example(
+                image_id,
+                os.pread(self._file.fileno(), stop - start, start),
+                found.label,
+                found.group,
+            )
 
 
 def _decoded(raw: Raw, max_pixels: int) -> Iterator[tuple[Found, bytes | str]]:
-    """Each image with its file's bytes, or with the reason why it cannot be read. Files are read and decoded side by side."""
+    """Each image with its file's bytes, or with the reason why it cannot be read. Files are read
+    and decoded side by side.
+    """
 
     def check(found: Found) -> bytes | str:
         try:
@@ -242,7 +300,9 @@ def _skip(image_id: str, reason: str, config: DataConfig, skipped: list[tuple[st
 
 
 def _local_folder(folder: str) -> str | None:
-    """Where to put large temporary files: beside the result where that is local, else where the system wants them."""
+    """Where to put large temporary files: beside the result where that is local, else where the
+    system wants them.
+    """
     local = local_path(folder)
     if local is not None:
         os.makedirs(local, exist_ok=True)

@@ -1,4 +1,6 @@
-"""A local copy of a published data set: its lists, read with errors that say what is missing and where it comes from."""
+"""A local copy of a published data set: its lists, read with errors that say what is missing and
+where it comes from.
+"""
 
 import os
 from dataclasses import dataclass
@@ -28,7 +30,9 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class PublishedCopy:
-    """The folder that a data set was unpacked into, in its publisher's layout. Paths are relative to it."""
+    """The folder that a data set was unpacked into, in its publisher's layout. Paths are relative
+    to it.
+    """
 
     title: str
     source: str
@@ -48,7 +52,9 @@ class PublishedCopy:
         return os.path.join(self.root, path)
 
     def file(self, path: str) -> str:
-        """The absolute path of a file with labels, which is noted as used. Raises `UserError` where it is missing."""
+        """The absolute path of a file with labels, which is noted as used. Raises `UserError` where
+        it is missing.
+        """
         if not os.path.isfile(os.path.join(self.root, path)):
             raise self._missing("file", path)
         self.used.append(os.path.join(self.root, path))
@@ -61,17 +67,23 @@ class PublishedCopy:
         return [line for line in stripped if line and not line.startswith("#")]
 
     def pairs(self, path: str) -> dict[str, str]:
-        """A text file's lines as first column -> the rest of the line. Raises `UserError` for a line of one column."""
+        """A text file's lines as first column -> the rest of the line. Raises `UserError` for a
+        line of one column.
+        """
         found = {}
         for line in self.lines(path):
             first, *rest = line.split(maxsplit=1)
             if not rest:
-                raise UserError(f"{self._where(path)} has the line {line!r}, which lacks a column; get the file again from {self.source}.")
+                raise UserError(
+                    f"{self._where(path)} has the line {line!r}, which lacks a column; get the file again from {self.source}."
+                )
             found[first] = rest[0]
         return found
 
     def mat(self, path: str, *names: str) -> list[np.ndarray]:
-        """Variables of a MATLAB file, each as an array of one dimension. Raises `UserError` for a file without them."""
+        """Variables of a MATLAB file, each as an array of one dimension. Raises `UserError` for a
+        file without them.
+        """
         from scipy.io import loadmat
 
         file = self.file(path)
@@ -79,12 +91,20 @@ class PublishedCopy:
             content = loadmat(file, squeeze_me=True)
             return [np.atleast_1d(content[name]) for name in names]
         except KeyError as error:
-            raise UserError(f"{self._where(path)} has no variable {error}; get the file again from {self.source}.") from error
-        except Exception as error:  # scipy raises what its parser meets: ValueError, MatReadError, zlib.error, ...
-            raise UserError(f"{self._where(path)} is not a readable MATLAB file ({error}); get it again from {self.source}.") from error
+            raise UserError(
+                f"{self._where(path)} has no variable {error}; get the file again from {self.source}."
+            ) from error
+        except (
+            Exception
+        ) as error:  # scipy raises what its parser meets: ValueError, MatReadError, zlib.error, ...
+            raise UserError(
+                f"{self._where(path)} is not a readable MATLAB file ({error}); get it again from {self.source}."
+            ) from error
 
     def _where(self, path: str) -> str:
         return f"{os.path.join(self.root, path)} of {self.title}"
 
     def _missing(self, kind: str, path: str) -> UserError:
-        return UserError(f"The {kind} {path} of {self.title} is missing in {self.root}; the data set comes from {self.source}.")
+        return UserError(
+            f"The {kind} {path} of {self.title} is missing in {self.root}; the data set comes from {self.source}."
+        )

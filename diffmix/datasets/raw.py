@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 
 class Found(NamedTuple):
-    """One labelled image that may turn out to be unreadable."""
+    """One labeled image that may turn out to be unreadable."""
 
     image_id: str
     image: bytes | str | None
-    """The file's bytes, or the path of a file that is not read yet, or None where a row has neither."""
+    """The file's bytes, or the path of a file that is not read yet, or None where a row has
+    neither.
+    """
     label: int
     """Index into the split's own class names."""
     group: str | None = None
@@ -38,7 +40,9 @@ def file_stamp(paths: Iterable[str], root: str) -> str:
     for path in paths:
         try:
             status = os.stat(path)
-            digest.update(f"{os.path.relpath(path, root)!a} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(
+                f"{os.path.relpath(path, root)!a} {status.st_size} {status.st_mtime_ns}\n".encode()
+            )
         except OSError:  # a dangling link: validation names it
             digest.update(f"{os.path.relpath(path, root)!a} -\n".encode())
     return digest.hexdigest()

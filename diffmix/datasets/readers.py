@@ -11,16 +11,24 @@ from diffmix.datasets.raw import Found, Raw
 from diffmix.errors import UserError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
+_SPLITS = {
+    "train": "train",
+    "test": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+}
 
 
 def find(spec: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
     """The splits that a data set has of its own: `train`, and `val` and `test` where it has them.
 
-    `spec` is `nano`, `NAME:FOLDER` for a local copy of a published data set (`named.SETS`), an existing image folder, Parquet
-    file or folder or saved Hugging Face data set, or else a hub id `owner/name`. Labels and file lists are read when a split is
-    called, images when its examples are iterated. Raises `UserError` for anything else, and for a data set of several splits
-    without a `train`.
+    `spec` is `nano`, `NAME:FOLDER` for a local copy of a published data set (`named.SETS`), an
+    existing image folder, Parquet file or folder or saved Hugging Face data set, or else a hub id
+    `owner/name`. Labels and file lists are read when a split is called, images when its examples
+    are iterated. Raises `UserError` for anything else, and for a data set of several splits without
+    a `train`.
     """
     if spec == "nano":
         return {split: partial(_nano, split) for split in ("train", "val", "test")}
@@ -39,18 +47,25 @@ def find(spec: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
         )
     splits = {_SPLITS[name]: raw for name, raw in found.items() if name in _SPLITS}
     if "train" not in splits:
-        raise UserError(f"{spec} has the splits {', '.join(found)}, but none called train; save it with one of that name.")
+        raise UserError(
+            f"{spec} has the splits {', '.join(found)}, but none called train; save it with one of that name."
+        )
     return splits
 
 
 def _find_local(path: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
     if os.path.isdir(path):
-        if any(os.path.exists(os.path.join(path, name)) for name in ("dataset_dict.json", "dataset_info.json")):
+        if any(
+            os.path.exists(os.path.join(path, name))
+            for name in ("dataset_dict.json", "dataset_info.json")
+        ):
             return tabular.find_saved(path, config)
         if not tabular.is_parquet(path):
             return folder.find(path)
     if not tabular.is_parquet(path):
-        raise UserError(f"{path} is a file, but not a Parquet file (*.parquet); give a folder with one sub-folder per class instead.")
+        raise UserError(
+            f"{path} is a file, but not a Parquet file (*.parquet); give a folder with one sub-folder per class instead."
+        )
     return tabular.find_parquet(path, config)
 
 
@@ -61,4 +76,10 @@ def _nano(split: str) -> Raw:
     def examples() -> Iterator[Found]:
         return (Found(*example) for example in data.examples(split))  # type: ignore[arg-type]
 
-    return Raw(f"nano ({split})", data.CLASS_NAMES, data.SUPERCLASS, f"nano {__version__} {split}", examples)
+    return Raw(
+        f"nano ({split})",
+        data.CLASS_NAMES,
+        data.SUPERCLASS,
+        f"nano {__version__} {split}",
+        examples,
+    )

@@ -13,8 +13,15 @@ from diffmix import storage
 from diffmix.errors import UserError
 
 _BATCH_ROWS = 256
-_BATCH_BYTES = 64 * 2**20  # bounds the memory of writing, and keeps far below the 2 GiB that a binary column can hold
-_COLUMNS = [("image_id", pa.string()), ("image", pa.binary()), ("label", pa.int32()), ("group", pa.string())]
+_BATCH_BYTES = (
+    64 * 2**20
+)  # bounds the memory of writing, and keeps far below the 2 GiB that a binary column can hold
+_COLUMNS = [
+    ("image_id", pa.string()),
+    ("image", pa.binary()),
+    ("label", pa.int32()),
+    ("group", pa.string()),
+]
 
 
 class Example(NamedTuple):
@@ -33,16 +40,18 @@ class Example(NamedTuple):
 class RealSet:
     """N validated images in one uncompressed Arrow IPC file, read through a memory map.
 
-    Columns: `image_id` string, `image` binary, `label` int32, `group` string or null; `class_names` and `superclass` are JSON
-    in the schema's metadata. Nothing in it changes after `open`, so threads may share one, and a pickled one opens the same
-    path where it is unpickled.
+    Columns: `image_id` string, `image` binary, `label` int32, `group` string or null; `class_names`
+    and `superclass` are JSON in the schema's metadata. Nothing in it changes after `open`, so
+    threads may share one, and a pickled one opens the same path where it is unpickled.
     """
 
     def __init__(self, path: str, batches: list[pa.RecordBatch], fingerprint: str):
         """Called by `open` and `write`."""
         self.path = path
         self.fingerprint: str = fingerprint
-        """SHA-256 over ids, labels, image bytes, class names and superclass, in hex: equal for equal sets, wherever they lie."""
+        """SHA-256 over ids, labels, image bytes, class names and superclass, in hex: equal for
+        equal sets, wherever they lie.
+        """
         metadata = batches[0].schema.metadata
         self.class_names: list[str] = json.loads(metadata[b"class_names"])
         self.superclass: str = json.loads(metadata[b"superclass"])
@@ -52,7 +61,8 @@ class RealSet:
 
     @classmethod
     def open(cls, path: str) -> "RealSet":
-        """The set that `write` made at a local path or URI; a remote file is first copied to this machine, once.
+        """The set that `write` made at a local path or URI; a remote file is first copied to this
+        machine, once.
 
         Raises `UserError` where there is no such file or it is something else.
         """
@@ -63,17 +73,28 @@ class RealSet:
             metadata = reader.get_batch_with_custom_metadata(len(batches) - 1).custom_metadata
             return cls(local or path, batches, metadata[b"fingerprint"].decode())
         except FileNotFoundError as error:
-            raise UserError(f"The prepared images {path} do not exist; prepare the data again with another --out.") from error
+            raise UserError(
+                f"The prepared images {path} do not exist; prepare the data again with another --out."
+            ) from error
         except (pa.ArrowInvalid, IndexError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a file of prepared images; prepare the data again with another --out.") from error
+            raise UserError(
+                f"{path} is not a file of prepared images; prepare the data again with another --out."
+            ) from error
 
     @classmethod
-    def write(cls, path: str, examples: Iterable[Example], class_names: list[str], superclass: str) -> "RealSet":
-        """Write the examples, in their order, to a local path or URI, whole or not at all, and open the result.
+    def write(
+        cls, path: str, examples: Iterable[Example], class_names: list[str], superclass: str
+    ) -> "RealSet":
+        """Write the examples, in their order, to a local path or URI, whole or not at all, and open
+        the result.
 
-        `examples` may be longer than memory. Raises ValueError for an id that occurs twice or a label without a class name.
+        `examples` may be longer than memory. Raises ValueError for an id that occurs twice or a
+        label without a class name.
         """
-        metadata = {"class_names": json.dumps(class_names, ensure_ascii=False), "superclass": json.dumps(superclass, ensure_ascii=False)}
+        metadata = {
+            "class_names": json.dumps(class_names, ensure_ascii=False),
+            "superclass": json.dumps(superclass, ensure_ascii=False),
+        }
         schema = pa.schema(_COLUMNS, metadata=metadata)
         digest = hashlib.sha256(json.dumps([class_names, superclass]).encode())
         seen: set[str] = set()
@@ -83,18 +104,38 @@ class RealSet:
                 if example.image_id in seen:
                     raise ValueError(f"image id {example.image_id!r} occurs twice")
                 if not 0 <= example.label < len(class_names):
-                    raise ValueError(f"image {example.image_id!r} has label {example.label}, but there are {len(class_names)} classes")
+                    raise ValueError(
+                        f"image {example.image_id!r} has label {example.label}, but there are {len(class_names)} classes"
+                    )
                 seen.add(example.image_id)
-                digest.update(json.dumps([example.image_id, int(example.label), hashlib.sha256(example.image).hexdigest()]).encode())
+                digest.update(
+                    json.dumps(
+                        [
+                            example.image_id,
+                            int(example.label),
+                            hashlib.sha256(example.image).hexdigest(),
+                        ]
+                    ).encode()
+                )
                 yield example
 
-        with storage.writing(path) as temporary, pa.OSFile(temporary, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        with (
+            storage.writing(path) as temporary,
+            pa.OSFile(temporary, "wb") as sink,
+            pa.ipc.new_file(sink, schema) as writer,
+        ):
             for rows in _batched(checked()):
                 columns = zip(*rows, strict=True)
-                arrays = [pa.array(column, type) for column, (_, type) in zip(columns, _COLUMNS, strict=True)]
+                arrays = [
+                    pa.array(column, type)
+                    for column, (_, type) in zip(columns, _COLUMNS, strict=True)
+                ]
                 writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
-            # The fingerprint is known only now, when the schema is long written: it travels on an empty last batch.
-            last = pa.RecordBatch.from_arrays([pa.array([], type) for _, type in _COLUMNS], schema=schema)
+            # The fingerprint is known only now, when the schema is long written: it travels on an
+            # empty last batch.
+            last = pa.RecordBatch.from_arrays(
+                [pa.array([], type) for _, type in _COLUMNS], schema=schema
+            )
             writer.write_batch(last, custom_metadata={"fingerprint": digest.hexdigest()})
         return cls.open(path)
 

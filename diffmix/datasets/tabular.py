@@ -42,8 +42,8 @@ def is_parquet(path: str) -> bool:
 def find_parquet(path: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
     """The splits of a Parquet file or folder, by name.
 
-    Files or folders whose names begin with `train`, `test` or `val...` (`data/test-00000-of-00001.parquet`) are those splits;
-    all others are `train`.
+    Files or folders whose names begin with `train`, `test` or `val...`
+    (`data/test-00000-of-00001.parquet`) are those splits; all others are `train`.
     """
     if not os.path.isdir(path):
         return {"train": partial(_parquet, [path], path, os.path.dirname(path), "train", config)}
@@ -51,7 +51,10 @@ def find_parquet(path: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
     for name in _parquet_files(path):
         match = _SPLIT_FILE.match(name)
         split_files.setdefault(match[1] if match else "train", []).append(os.path.join(path, name))
-    return {split: partial(_parquet, paths, path, path, split, config) for split, paths in split_files.items()}
+    return {
+        split: partial(_parquet, paths, path, path, split, config)
+        for split, paths in split_files.items()
+    }
 
 
 def find_saved(path: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
@@ -62,14 +65,19 @@ def find_saved(path: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
 
 
 def find_hub(hub_id: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
-    """The splits, by name, of a data set on the Hugging Face hub. Raises `UserError` where it cannot be loaded."""
+    """The splits, by name, of a data set on the Hugging Face hub. Raises `UserError` where it
+    cannot be loaded.
+    """
     import datasets
 
     try:
         loaded = datasets.load_dataset(hub_id)
-    except Exception as error:  # network, access, missing, needs a config name: the library's own words say it best
+    # network, access, missing, needs a config name: the library's own words say it best
+    except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise UserError(f"{hub_id} is neither a folder nor a file here, and the Hugging Face hub does not give it: {reason}.") from error
+        raise UserError(
+            f"{hub_id} is neither a folder nor a file here, and the Hugging Face hub does not give it: {reason}."
+        ) from error
     return _find_huggingface(loaded, hub_id, config)
 
 
@@ -88,9 +96,13 @@ def _parquet(paths: list[str], where: str, root: str, split: str, config: DataCo
         for path in paths:
             try:
                 with pq.ParquetFile(path, memory_map=True) as file:
-                    wrong = [name for name in columns if not _same_field(name, file.schema_arrow, schema)]
+                    wrong = [
+                        name for name in columns if not _same_field(name, file.schema_arrow, schema)
+                    ]
                     if wrong:
-                        raise UserError(f"The column {wrong[0]!r} is missing in {path} or not of the type that it has in {paths[0]}.")
+                        raise UserError(
+                            f"The column {wrong[0]!r} is missing in {path} or not of the type that it has in {paths[0]}."
+                        )
                     for batch in file.iter_batches(_ROWS, columns=columns):
                         yield pa.Table.from_batches([batch])
             except (pa.ArrowException, OSError) as error:
@@ -107,29 +119,46 @@ def _same_field(name: str, schema: pa.Schema, other: pa.Schema) -> bool:
     return name in schema.names and schema.field(name).type == other.field(name).type
 
 
-def _find_huggingface(loaded: object, where: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
+def _find_huggingface(
+    loaded: object, where: str, config: DataConfig
+) -> dict[str, Callable[[], Raw]]:
     import datasets
 
     splits = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
     if "train" not in splits and len(splits) == 1:
         splits = {"train": next(iter(splits.values()))}
-    return {name: partial(_huggingface, split, where, name, config) for name, split in splits.items()}
+    return {
+        name: partial(_huggingface, split, where, name, config) for name, split in splits.items()
+    }
 
 
 def _huggingface(split: "datasets.Dataset", where: str, name: str, config: DataConfig) -> Raw:
     paths = [file["filename"] for file in split.cache_files]
     root = os.path.dirname(paths[0]) if paths else where
-    stored = split.with_format("arrow")  # as it is stored: images stay files, and a filtered set's rows are followed
+    stored = split.with_format(
+        "arrow"
+    )  # as it is stored: images stay files, and a filtered set's rows are followed
     stamp = f"{file_stamp(paths, root)} {split.num_rows}"
-    table = _Table(where, root, split.features.arrow_schema, stamp, lambda columns: stored.select_columns(columns).iter(_ROWS))
+    table = _Table(
+        where,
+        root,
+        split.features.arrow_schema,
+        stamp,
+        lambda columns: stored.select_columns(columns).iter(_ROWS),
+    )
     return _raw(table, name, config)
 
 
 def _raw(table: _Table, split: str, config: DataConfig) -> Raw:
-    """A table's images with ids from the column `image_id`, else `split/row`, and groups from the column `group`, if there is one."""
+    """A table's images with ids from the column `image_id`, else `split/row`, and groups from the
+    column `group`, if there is one.
+    """
     _check_columns(table, config)
     class_names, labels = _labels(table, config.label_column)
-    names = [config.image_column, *(name for name in ("image_id", "group") if name in table.schema.names)]
+    names = [
+        config.image_column,
+        *(name for name in ("image_id", "group") if name in table.schema.names),
+    ]
 
     def examples() -> Iterator[Found]:
         row = 0
@@ -137,7 +166,9 @@ def _raw(table: _Table, split: str, config: DataConfig) -> Raw:
             for values in batch.to_pylist():
                 image = values[config.image_column]
                 if isinstance(image, dict):
-                    image = image["bytes"] or (os.path.join(table.root, image["path"]) if image.get("path") else None)
+                    image = image["bytes"] or (
+                        os.path.join(table.root, image["path"]) if image.get("path") else None
+                    )
                 image_id, group = values.get("image_id"), values.get("group")
                 yield Found(
                     f"{split}/{row}" if image_id is None else str(image_id),
@@ -151,10 +182,15 @@ def _raw(table: _Table, split: str, config: DataConfig) -> Raw:
 
 
 def _check_columns(table: _Table, config: DataConfig) -> None:
-    for option, name in (("image_column", config.image_column), ("label_column", config.label_column)):
+    for option, name in (
+        ("image_column", config.image_column),
+        ("label_column", config.label_column),
+    ):
         if name not in table.schema.names:
             columns = ", ".join(table.schema.names)
-            raise UserError(f"{table.where} has no column {name!r}; choose one of {columns} with --data.{option}.")
+            raise UserError(
+                f"{table.where} has no column {name!r}; choose one of {columns} with --data.{option}."
+            )
     type = table.schema.field(config.image_column).type
     is_files = pa.types.is_struct(type) and type.get_field_index("bytes") >= 0
     if not (is_files or pa.types.is_binary(type) or pa.types.is_large_binary(type)):
@@ -166,17 +202,26 @@ def _check_columns(table: _Table, config: DataConfig) -> None:
 def _labels(table: _Table, column: str) -> tuple[list[str], np.ndarray]:
     """The names of the classes that occur, and each row's index into them.
 
-    Names come from the Hugging Face features where the table has them, in their order; other labels are sorted, numbers by value.
+    Names come from the Hugging Face features where the table has them, in their order; other labels
+    are sorted, numbers by value.
     """
     type = table.schema.field(column).type
     type = type.value_type if pa.types.is_dictionary(type) else type
-    if not (pa.types.is_integer(type) or pa.types.is_string(type) or pa.types.is_large_string(type)):
-        raise UserError(f"The column {column!r} of {table.where} holds {type}; labels must be integers or class names.")
+    if not (
+        pa.types.is_integer(type) or pa.types.is_string(type) or pa.types.is_large_string(type)
+    ):
+        raise UserError(
+            f"The column {column!r} of {table.where} holds {type}; labels must be integers or class names."
+        )
     names = _feature_names(table.schema, column) if pa.types.is_integer(type) else None
-    values = [value for batch in table.batches([column]) for value in batch.column(column).to_pylist()]
+    values = [
+        value for batch in table.batches([column]) for value in batch.column(column).to_pylist()
+    ]
     for row, value in enumerate(values):
         if value is None or (names is not None and not 0 <= value < len(names)):
-            raise UserError(f"Row {row} of {table.where} has no class: its {column!r} is {value}; remove such rows.")
+            raise UserError(
+                f"Row {row} of {table.where} has no class: its {column!r} is {value}; remove such rows."
+            )
     occurring = sorted(set(values))
     index = {value: label for label, value in enumerate(occurring)}
     class_names = [str(value) if names is None else names[value] for value in occurring]

@@ -1,7 +1,7 @@
 """Layouts other than our own mix store: one module for each, with `found_in`, `write` and `read`.
 
-Tables and labels stay with the store. What travels here is a `NamedMix`, whose classes are names, because a label means
-nothing outside its data set.
+Tables and labels stay with the store. What travels here is a `NamedMix`, whose classes are names,
+because a label means nothing outside its data set.
 """
 
 from types import ModuleType
@@ -9,7 +9,11 @@ from types import ModuleType
 from diffmix.formats import imagefolder, reference, webdataset
 from diffmix.storage import Folder
 
-FORMATS: dict[str, ModuleType] = {"imagefolder": imagefolder, "webdataset": webdataset, "reference": reference}
+FORMATS: dict[str, ModuleType] = {
+    "imagefolder": imagefolder,
+    "webdataset": webdataset,
+    "reference": reference,
+}
 """Name in `--export.format` -> module."""
 
 

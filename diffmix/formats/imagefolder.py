@@ -1,8 +1,9 @@
 """Hugging Face `imagefolder`: `images/<target label>/<mix id>.jpg` and `metadata.jsonl`.
 
-`datasets.load_dataset("imagefolder", data_dir=FOLDER)` gives the columns of `metadata.jsonl` beside each `image`. Folders
-are numbers and not class names: a class called `train` or `test` would be taken for a split, and slashes are no part of
-a name there. The image files are the store's own bytes.
+`datasets.load_dataset("imagefolder", data_dir=FOLDER)` gives the columns of `metadata.jsonl` beside
+each `image`. Folders are numbers and not class names: a class called `train` or `test` would be
+taken for a split, and slashes are no part of a name there. The image files are the store's own
+bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def found_in(folder: Folder) -> bool:
 
 
 def write(folder: Folder, mixes: Iterable[NamedMix], class_names: list[str]) -> int:
-    """Write the mixes and give their number. `metadata.jsonl` comes last: a folder with it is whole."""
+    """Write the mixes and give their number. `metadata.jsonl` comes last: a folder with it is
+    whole.
+    """
     label_of = {name: label for label, name in enumerate(class_names)}
     lines: list[str] = []
 
@@ -44,15 +47,21 @@ def write(folder: Folder, mixes: Iterable[NamedMix], class_names: list[str]) -> 
 
 
 def read(folder: Folder) -> Iterator[NamedMix]:
-    """The mixes in the order of `metadata.jsonl`. Raises `UserError` for a line that does not describe one."""
+    """The mixes in the order of `metadata.jsonl`. Raises `UserError` for a line that does not
+    describe one.
+    """
     # Not splitlines: it also splits at characters that JSON strings may hold.
-    for number, line in enumerate(folder.read(METADATA).decode("utf-8", "replace").rstrip("\n").split("\n"), 1):
+    for number, line in enumerate(
+        folder.read(METADATA).decode("utf-8", "replace").rstrip("\n").split("\n"), 1
+    ):
         where = f"Line {number} of {folder.uri}/{METADATA}"
         try:
             fields = json.loads(line)
             file_name = str(fields["file_name"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{where} does not describe an image ({type(error).__name__}); export the mixes again.") from error
+            raise UserError(
+                f"{where} does not describe an image ({type(error).__name__}); export the mixes again."
+            ) from error
         yield from_description(fields, partial(_image, folder, file_name), where)
 
 
@@ -60,4 +69,6 @@ def _image(folder: Folder, name: str) -> bytes:
     try:
         return folder.read(name)
     except OSError as error:
-        raise UserError(f"{folder.uri}/{name} cannot be read, but {METADATA} names it; export the mixes again.") from error
+        raise UserError(
+            f"{folder.uri}/{name} cannot be read, but {METADATA} names it; export the mixes again."
+        ) from error

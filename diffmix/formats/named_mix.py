@@ -50,7 +50,9 @@ def described(mix: NamedMix) -> dict:
 
 
 def from_description(fields: dict, load: Callable[[], bytes], where: str) -> NamedMix:
-    """The mix that `described` described; other fields are ignored. Raises `UserError` for one that lacks something."""
+    """The mix that `described` described; other fields are ignored. Raises `UserError` for one that
+    lacks something.
+    """
     try:
         score, seed = fields.get("score"), fields.get("seed")
         mix = NamedMix(
@@ -65,18 +67,26 @@ def from_description(fields: dict, load: Callable[[], bytes], where: str) -> Nam
             load,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where} does not describe a mix ({type(error).__name__}: {error}); export the mixes again.") from error
+        raise UserError(
+            f"{where} does not describe a mix ({type(error).__name__}: {error}); export the mixes again."
+        ) from error
     if not 0 < mix.strength <= 1:
-        raise UserError(f"{where} has the strength {mix.strength:g}, but it must be above 0 and at most 1.")
+        raise UserError(
+            f"{where} has the strength {mix.strength:g}, but it must be above 0 and at most 1."
+        )
     return mix
 
 
 def suffix(image: bytes, where: str) -> str:
-    """The usual ending of an image file's name, without the dot, from its content. Raises `UserError` for no image."""
+    """The usual ending of an image file's name, without the dot, from its content. Raises
+    `UserError` for no image.
+    """
     try:
         kind = str(Image.open(io.BytesIO(image)).format)
     except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"The image of {where} cannot be read; delete its part and make it again.") from error
+        raise UserError(
+            f"The image of {where} cannot be read; delete its part and make it again."
+        ) from error
     return _SUFFIXES.get(kind, kind.lower())
 
 

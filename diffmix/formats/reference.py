@@ -1,13 +1,16 @@
-"""The layout of the reference implementation: `data/<source>/<target>-<number>-<strength>.png` and `meta.csv`.
+"""The layout of the reference implementation: `data/<source>/<target>-<number>-<strength>.png` and
+`meta.csv`.
 
-As its `scripts/sample_mp.py` writes it: in folder and file names a class's spaces and slashes are underscores; `meta.csv`
-has `First Directory` (the source class) and `Second Directory` (the target class), in both of which underscores are
-spaces again, `Number`, `Strength` and `Path`, which starts below `data/`. It is written last, so a folder whose synthesis
-was cut short has none: then the file names are read, as the reference's own scripts do.
+As its `scripts/sample_mp.py` writes it: in folder and file names a class's spaces and slashes are
+underscores; `meta.csv` has `First Directory` (the source class) and `Second Directory` (the target
+class), in both of which underscores are spaces again, `Number`, `Strength` and `Path`, which starts
+below `data/`. It is written last, so a folder whose synthesis was cut short has none: then the file
+names are read, as the reference's own scripts do.
 
-What it cannot carry: two classes that differ only in spaces, slashes or underscores, and files other than PNG. JPEG and
-WebP mixes become PNG files of the same pixels. Our files have further columns (`Source Image`, `Seed`, `Score`,
-`Accepted`), which the reference ignores; its own files lack them, so mixes read from those have no source image and no seed.
+What it cannot carry: two classes that differ only in spaces, slashes or underscores, and files
+other than PNG. JPEG and WebP mixes become PNG files of the same pixels. Our files have further
+columns (`Source Image`, `Seed`, `Score`, `Accepted`), which the reference ignores; its own files
+lack them, so mixes read from those have no source image and no seed.
 """
 
 from __future__ import annotations
@@ -43,7 +46,9 @@ def directory(class_name: str) -> str:
 
 
 def write(folder: Folder, mixes: Iterable[NamedMix], class_names: list[str]) -> int:
-    """Write the mixes and give their number. Raises `UserError` where two classes would have one folder."""
+    """Write the mixes and give their number. Raises `UserError` where two classes would have one
+    folder.
+    """
     owners: dict[str, str] = {}
     for name in class_names:
         other = owners.setdefault(directory(name), name)
@@ -54,10 +59,20 @@ def write(folder: Folder, mixes: Iterable[NamedMix], class_names: list[str]) -> 
     rows: list[list] = []
 
     def write_image(mix: NamedMix) -> list:
-        source, target, strength = directory(mix.source), directory(mix.target), shortest(mix.strength)
+        source, target, strength = (
+            directory(mix.source),
+            directory(mix.target),
+            shortest(mix.strength),
+        )
         name = f"{target}-{mix.mix_id:06d}-{strength}.png"
         (folder / "data" / source).write(name, _png(mix))
-        theirs = [source.replace("_", " "), target.replace("_", " "), mix.mix_id, strength, f"{source}/{name}"]
+        theirs = [
+            source.replace("_", " "),
+            target.replace("_", " "),
+            mix.mix_id,
+            strength,
+            f"{source}/{name}",
+        ]
         return [*theirs, mix.source_id, mix.seed, mix.score, mix.accepted]
 
     with ThreadPoolExecutor() as threads:  # PNG compression is slow, and lets other threads run
@@ -78,21 +93,31 @@ def _png(mix: NamedMix) -> bytes:
     try:
         return images.encode(images.decode(data), "png", 100)
     except images.BadImage as error:
-        raise UserError(f"The image of mix {mix.mix_id} cannot be read ({error}); delete its part and make it again.") from error
+        raise UserError(
+            f"The image of mix {mix.mix_id} cannot be read ({error}); delete its part and make it again."
+        ) from error
 
 
 def read(folder: Folder) -> Iterator[NamedMix]:
-    """The mixes by number and path. Raises `UserError` for a table or file name that is not the reference's."""
+    """The mixes by number and path. Raises `UserError` for a table or file name that is not the
+    reference's.
+    """
     rows = _table(folder) if folder.exists(META) else _listing(folder)
     for fields in sorted(rows, key=lambda fields: (fields["mix_id"], fields["path"])):
-        yield from_description(fields, partial(_image, folder, fields["path"]), f"{fields['path']} in {folder.uri}")
+        yield from_description(
+            fields, partial(_image, folder, fields["path"]), f"{fields['path']} in {folder.uri}"
+        )
 
 
 def _table(folder: Folder) -> list[dict]:
-    reader = csv.DictReader(io.StringIO(folder.read(META).decode("utf-8-sig", "replace"), newline=""))
+    reader = csv.DictReader(
+        io.StringIO(folder.read(META).decode("utf-8-sig", "replace"), newline="")
+    )
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
-        raise UserError(f"{folder.uri}/{META} has no column {missing[0]!r}; it is not a table of the reference implementation.")
+        raise UserError(
+            f"{folder.uri}/{META} has no column {missing[0]!r}; it is not a table of the reference implementation."
+        )
     found = []
     for row in reader:
         try:
@@ -110,7 +135,9 @@ def _table(folder: Folder) -> list[dict]:
                 }
             )
         except (ValueError, AttributeError, TypeError) as error:
-            raise UserError(f"Line {reader.line_num} of {folder.uri}/{META} cannot be read ({error}); write the table again.") from error
+            raise UserError(
+                f"Line {reader.line_num} of {folder.uri}/{META} cannot be read ({error}); write the table again."
+            ) from error
     return found
 
 
@@ -124,8 +151,18 @@ def _listing(folder: Folder) -> list[dict]:
                 continue
             parts = _FILE.fullmatch(name)
             if not parts:
-                raise UserError(f"{folder.uri}/data/{source}/{name} is not named <target>-<number>-<strength>.png; remove it.")
-            found.append({"mix_id": int(parts[2]), "source": source, "target": parts[1], "strength": parts[3], "path": f"{source}/{name}"})
+                raise UserError(
+                    f"{folder.uri}/data/{source}/{name} is not named <target>-<number>-<strength>.png; remove it."
+                )
+            found.append(
+                {
+                    "mix_id": int(parts[2]),
+                    "source": source,
+                    "target": parts[1],
+                    "strength": parts[3],
+                    "path": f"{source}/{name}",
+                }
+            )
     return found
 
 
@@ -133,4 +170,6 @@ def _image(folder: Folder, path: str) -> bytes:
     try:
         return (folder / "data").read(path)
     except OSError as error:
-        raise UserError(f"{folder.uri}/data/{path} cannot be read, but {META} names it; remove its line or restore it.") from error
+        raise UserError(
+            f"{folder.uri}/data/{path} cannot be read, but {META} names it; remove its line or restore it."
+        ) from error

@@ -1,7 +1,9 @@
-"""A concept as the reference implementation's `train_lora.py` leaves it: pickled tokens and a LoRA file, without a description.
+"""A concept as the reference implementation's `train_lora.py` leaves it: pickled tokens and a LoRA
+file, without a description.
 
-`learned_embeds-steps-last.bin` holds a dict with `learned_embeds_dict` (token -> vector [dim]), `name2placeholder` (class
-name -> token) and `placeholder2name`. Beside it is a LoRA file in any naming of `diffmix.formats.lora`.
+`learned_embeds-steps-last.bin` holds a dict with `learned_embeds_dict` (token -> vector [dim]),
+`name2placeholder` (class name -> token) and `placeholder2name`. Beside it is a LoRA file in any
+naming of `diffmix.formats.lora`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ def found_in(folder: Path) -> bool:
 
 
 def description(folder: Path) -> dict:
-    """What is known of such a concept: the fields of `Concept`. Raises `UserError` where the files cannot be read."""
+    """What is known of such a concept: the fields of `Concept`. Raises `UserError` where the files
+    cannot be read.
+    """
     tokens = {str(name): str(token) for name, token in _read(folder)["name2placeholder"].items()}
     file = lora.find(folder)
     return {
@@ -43,20 +47,32 @@ def description(folder: Path) -> dict:
 
 def embeds(folder: Path) -> dict[str, torch.Tensor]:
     """token -> float32 [1, dim]."""
-    return {token: row.float().reshape(-1, row.shape[-1]) for token, row in _read(folder)["learned_embeds_dict"].items()}
+    return {
+        token: row.float().reshape(-1, row.shape[-1])
+        for token, row in _read(folder)["learned_embeds_dict"].items()
+    }
 
 
-def write(folder: Path, tokens: dict[str, str], vectors: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> None:
-    """Write the two files. `tokens`: class name -> token; `vectors`: token -> [1, dim]; `weights`: LoRA in diffusers' naming.
+def write(
+    folder: Path,
+    tokens: dict[str, str],
+    vectors: dict[str, torch.Tensor],
+    weights: dict[str, torch.Tensor],
+) -> None:
+    """Write the two files. `tokens`: class name -> token; `vectors`: token -> [1, dim]; `weights`:
+    LoRA in diffusers' naming.
 
-    Class names get spaces for slashes, as the reference's data sets have them. Raises `UserError` for several vectors per
-    token and for LoRA outside the attention projections, which the reference does not know.
+    Class names get spaces for slashes, as the reference's data sets have them. Raises `UserError`
+    for several vectors per token and for LoRA outside the attention projections, which the
+    reference does not know.
     """
     import torch
     from safetensors.torch import save_file
 
     if any(len(rows) != 1 for rows in vectors.values()):
-        raise UserError("The concept has several vectors per token, but the reference implementation knows one; export it as peft-concept.")
+        raise UserError(
+            "The concept has several vectors per token, but the reference implementation knows one; export it as peft-concept."
+        )
     names = {name.replace("/", " "): token for name, token in tokens.items()}
     stored = {
         "learned_embeds_dict": {token: rows[0].clone() for token, rows in vectors.items()},
@@ -66,7 +82,9 @@ def write(folder: Path, tokens: dict[str, str], vectors: dict[str, torch.Tensor]
     try:
         old = lora.to_attention_processors(weights)
     except ValueError as error:
-        raise UserError(f"The concept's LoRA cannot be written for the reference implementation ({error}).") from error
+        raise UserError(
+            f"The concept's LoRA cannot be written for the reference implementation ({error})."
+        ) from error
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(stored, folder / EMBEDS_FILE)
     if old:
@@ -82,4 +100,6 @@ def _read(folder: Path) -> dict:
         stored = torch.load(folder / EMBEDS_FILE, map_location="cpu", weights_only=True)
         return {key: stored[key] for key in ("learned_embeds_dict", "name2placeholder")}
     except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{folder / EMBEDS_FILE} cannot be read as the reference implementation's tokens; copy it again.") from error
+        raise UserError(
+            f"{folder / EMBEDS_FILE} cannot be read as the reference implementation's tokens; copy it again."
+        ) from error

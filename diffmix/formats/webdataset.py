@@ -1,7 +1,8 @@
-"""WebDataset: tar shards `mixes-000000.tar` in which a sample is `<mix id>.jpg` and `<mix id>.json`.
+"""WebDataset: tar shards `mixes-000000.tar` in which a sample is `<mix id>.jpg` and `<mix
+id>.json`.
 
-`webdataset.WebDataset(...).decode("pil")` and `datasets.load_dataset("webdataset", ...)` read it. The image files are the
-store's own bytes, and the same mixes always give the same shards.
+`webdataset.WebDataset(...).decode("pil")` and `datasets.load_dataset("webdataset", ...)` read it.
+The image files are the store's own bytes, and the same mixes always give the same shards.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ def write(folder: Folder, mixes: Iterable[NamedMix], class_names: list[str]) -> 
             for mix in shard:
                 image = mix.load()
                 _add(tar, f"{mix.mix_id:08d}.{suffix(image, f'mix {mix.mix_id}')}", image)
-                _add(tar, f"{mix.mix_id:08d}.json", json.dumps(described(mix), ensure_ascii=False).encode())
+                _add(
+                    tar,
+                    f"{mix.mix_id:08d}.json",
+                    json.dumps(described(mix), ensure_ascii=False).encode(),
+                )
         folder.write(f"mixes-{number:06d}.tar", content.getbuffer())
         written += len(shard)
     return written
@@ -46,7 +51,9 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def read(folder: Folder) -> Iterator[NamedMix]:
-    """The mixes of all shards, by name. Raises `UserError` for a damaged shard and for a sample that is no mix."""
+    """The mixes of all shards, by name. Raises `UserError` for a damaged shard and for a sample
+    that is no mix.
+    """
     for name in folder.names():
         if not name.endswith(".tar"):
             continue
@@ -54,7 +61,9 @@ def read(folder: Folder) -> Iterator[NamedMix]:
             with folder.open(name) as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 yield from _samples(folder, name, tar)
         except (tarfile.TarError, OSError, ValueError) as error:
-            raise UserError(f"The shard {folder.uri}/{name} cannot be read ({error}); export the mixes again.") from error
+            raise UserError(
+                f"The shard {folder.uri}/{name} cannot be read ({error}); export the mixes again."
+            ) from error
 
 
 def _samples(folder: Folder, shard: str, tar: tarfile.TarFile) -> Iterator[NamedMix]:
@@ -66,7 +75,9 @@ def _samples(folder: Folder, shard: str, tar: tarfile.TarFile) -> Iterator[Named
             if key:
                 where = f"The sample {key} in {folder.uri}/{shard}"
                 if fields is None or place is None:
-                    raise UserError(f"{where} is no mix, which has an image and a .json; export the mixes again.")
+                    raise UserError(
+                        f"{where} is no mix, which has an image and a .json; export the mixes again."
+                    )
                 yield from_description(fields, partial(_image, folder, shard, *place), where)
             key, fields, place = name, None, None
         if member and ending == "json":

@@ -2,28 +2,42 @@
 
 import numpy as np
 
-from diffmix.nano.data import COLOURS, SUPERCLASS, Recipe
+from diffmix.nano.data import COLORS, SUPERCLASS, Recipe
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-"""What the base model's captions call the classes. The data set calls them 0 to 9, which the base model has never read."""
+"""What the base model's captions call the classes. The data set calls them 0 to 9, which the base
+model has never read.
+"""
 
 SETTINGS = {"china": "in china", "flower": "on a flower"}
 """How a caption names the background of a group."""
 
 MENTIONED = 0.5
-"""The probability with which a caption mentions each of size, colour, position and background."""
+"""The probability with which a caption mentions each of size, color, position and background."""
 
 
 def caption(recipe: Recipe, name_share: float, rng: np.random.Generator) -> str:
-    """A random true caption of a picture, which gives the class's name with probability `name_share`."""
+    """A random true caption of a picture, which gives the class's name with probability
+    `name_share`.
+    """
     across, down = recipe.shift
     size = "small" if recipe.size < 20 else "large" if recipe.size > 24 else ""
-    position = "left" if across < -2 else "right" if across > 2 else "top" if down < -2 else "bottom" if down > 2 else ""
+    position = (
+        "left"
+        if across < -2
+        else "right"
+        if across > 2
+        else "top"
+        if down < -2
+        else "bottom"
+        if down > 2
+        else ""
+    )
     mention = rng.random(5) < (MENTIONED, MENTIONED, name_share, MENTIONED, MENTIONED)
     words = [
         "a photo of a",
         size if mention[0] else "",
-        recipe.colour if mention[1] else "",
+        recipe.color if mention[1] else "",
         NAMES[recipe.label] if mention[2] else "",
         SUPERCLASS,
         f"on the {position}" if position and mention[3] else "",
@@ -34,5 +48,11 @@ def caption(recipe: Recipe, name_share: float, rng: np.random.Generator) -> str:
 
 def vocabulary() -> list[str]:
     """Every word that a caption can hold."""
-    phrases = ["a photo of a small large on the left right top bottom", SUPERCLASS, *COLOURS, *NAMES, *SETTINGS.values()]
+    phrases = [
+        "a photo of a small large on the left right top bottom",
+        SUPERCLASS,
+        *COLORS,
+        *NAMES,
+        *SETTINGS.values(),
+    ]
     return sorted({word for phrase in phrases for word in phrase.split()})

@@ -1,8 +1,10 @@
-"""The embedded data set: handwritten digits on photographs, made on the fly from what scikit-learn packages.
+"""The embedded data set: handwritten digits on photographs, made on the fly from what scikit-learn
+packages.
 
-A picture is one 8x8 digit of `sklearn.datasets.load_digits`, enlarged, turned, coloured and laid over a crop of one of the
-two photographs of `sklearn.datasets.load_sample_images`. The four splits share neither a digit nor a pixel of a photograph:
-`digit_indices` and `photo_columns` say which are whose, for every seed. Only the composition depends on the seed.
+A picture is one 8x8 digit of `sklearn.datasets.load_digits`, enlarged, turned, colored and laid
+over a crop of one of the two photographs of `sklearn.datasets.load_sample_images`. The four splits
+share neither a digit nor a pixel of a photograph: `digit_indices` and `photo_columns` say which are
+whose, for every seed. Only the composition depends on the seed.
 """
 
 import colorsys
@@ -26,12 +28,16 @@ RESOLUTION = 32
 """Height and width of a picture in pixels."""
 
 MAJORITY_SHARE: dict[Split, float] = {"pretrain": 0.5, "train": 0.8, "val": 0.8, "test": 0.5}
-"""The share of class c's pictures whose background is `majority_group(c)`, exact up to rounding in each class."""
+"""The share of class c's pictures whose background is `majority_group(c)`, exact up to rounding in
+each class.
+"""
 
 PICTURES_PER_DIGIT: dict[Split, int] = {"pretrain": 1, "train": 4, "val": 4, "test": 4}
-"""How many compositions of each of its digits a split has: the same handwriting in other colours, places and surroundings."""
+"""How many compositions of each of its digits a split has: the same handwriting in other colors,
+places and surroundings.
+"""
 
-COLOURS: dict[str, tuple[float, float, float]] = {
+COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.00, 0.85, 0.85),
     "orange": (0.08, 0.90, 0.95),
     "yellow": (0.15, 0.80, 0.95),
@@ -43,18 +49,32 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0.00, 0.00, 0.95),
     "black": (0.00, 0.00, 0.08),
 }
-"""Name -> (hue, saturation, value), each in [0, 1]; a picture's colour varies a little around its name's."""
+"""Name -> (hue, saturation, value), each in [0, 1]; a picture's color varies a little around its
+name's.
+"""
 
-_DIGITS_PER_CLASS: dict[Split, int] = {"train": 45, "val": 15, "test": 30}  # the rest, 84 to 93 a class, is for pre-training
-_STRIPS: dict[Split, tuple[int, ...]] = {"pretrain": (0, 2, 4, 6, 8), "train": (1, 7), "val": (5,), "test": (3, 9)}
+_DIGITS_PER_CLASS: dict[Split, int] = {
+    "train": 45,
+    "val": 15,
+    "test": 30,
+}  # the rest, 84 to 93 a class, is for pre-training
+_STRIPS: dict[Split, tuple[int, ...]] = {
+    "pretrain": (0, 2, 4, 6, 8),
+    "train": (1, 7),
+    "val": (5,),
+    "test": (3, 9),
+}
 _STRIP_WIDTH = 64
-_SPLIT_SEED = 2403  # constant: a base model that is pre-trained once must never meet another seed's test digits
+# constant: a base model that is pre-trained once must never meet another seed's test digits
+_SPLIT_SEED = 2403
 _CROP_SIDE = (20, 41)  # pixels of the photograph, the last exclusive
 _MIN_CONTRAST = 0.4
 
 
 class Example(NamedTuple):
-    """One labelled picture: `image` is a 32x32 RGB PNG file's bytes, `label` indexes `CLASS_NAMES`, `group` is one of `GROUPS`."""
+    """One labeled picture: `image` is a 32x32 RGB PNG file's bytes, `label` indexes `CLASS_NAMES`,
+    `group` is one of `GROUPS`.
+    """
 
     image_id: str
     image: bytes
@@ -71,19 +91,21 @@ class Recipe(NamedTuple):
     label: int
     group: str
     box: tuple[int, int, int, int]
-    """The crop of the group's photograph: left, top, right, bottom in pixels, right and bottom exclusive."""
+    """The crop of the group's photograph: left, top, right, bottom in pixels, right and bottom
+    exclusive.
+    """
     mirrored: bool
     """Whether the crop (never the digit) is mirrored."""
-    colour: str
+    color: str
     rgb: tuple[float, float, float]
-    """The digit's colour, each channel in [0, 1]."""
+    """The digit's color, each channel in [0, 1]."""
     size: float
     """Side of the 8x8 digit in the picture, in pixels."""
     angle: float
     """Counter-clockwise rotation in degrees."""
     slant: float
     shift: tuple[float, float]
-    """Offset of the digit's centre from the picture's, right and down, in pixels."""
+    """Offset of the digit's center from the picture's, right and down, in pixels."""
     opacity: float
     """Of the digit's ink, in [0, 1]."""
 
@@ -110,7 +132,9 @@ def _photo(group: str) -> Image.Image:
 
 @cache
 def digit_indices(split: Split) -> tuple[int, ...]:
-    """The rows of `load_digits` that a split owns, stratified by class; disjoint between splits and the same for every seed."""
+    """The rows of `load_digits` that a split owns, stratified by class; disjoint between splits and
+    the same for every seed.
+    """
     _, labels = _digits()
     rng = np.random.default_rng(_SPLIT_SEED)
     owned: list[int] = []
@@ -124,7 +148,9 @@ def digit_indices(split: Split) -> tuple[int, ...]:
 
 
 def photo_columns(split: Split) -> list[tuple[int, int]]:
-    """The columns `[start, stop)` of both photographs that a split's backgrounds are cut from; disjoint between splits."""
+    """The columns `[start, stop)` of both photographs that a split's backgrounds are cut from;
+    disjoint between splits.
+    """
     return [(strip * _STRIP_WIDTH, (strip + 1) * _STRIP_WIDTH) for strip in _STRIPS[split]]
 
 
@@ -132,17 +158,24 @@ def _luma(rgb: np.ndarray) -> np.ndarray:
     return rgb @ np.array([0.299, 0.587, 0.114])
 
 
-def draw_recipe(image_id: str, split: Split, digit: int, group: str, rng: np.random.Generator) -> Recipe:
-    """A random composition of one digit on a background of `group`, from the parts of the photographs that `split` owns."""
+def draw_recipe(
+    image_id: str, split: Split, digit: int, group: str, rng: np.random.Generator
+) -> Recipe:
+    """A random composition of one digit on a background of `group`, from the parts of the
+    photographs that `split` owns.
+    """
     photo = _photo(group)
     start, stop = photo_columns(split)[rng.integers(len(_STRIPS[split]))]
     side = int(rng.integers(*_CROP_SIDE))
-    left, top = int(rng.integers(start, stop - side + 1)), int(rng.integers(0, photo.height - side + 1))
+    left, top = (
+        int(rng.integers(start, stop - side + 1)),
+        int(rng.integers(0, photo.height - side + 1)),
+    )
     box = (left, top, left + side, top + side)
     background = _luma(np.asarray(photo.crop(box), dtype=np.float64).mean(axis=(0, 1)) / 255)
     while True:
-        colour = list(COLOURS)[rng.integers(len(COLOURS))]
-        hsv = np.clip(np.array(COLOURS[colour]) + rng.uniform(-1, 1, 3) * (0.025, 0.05, 0.08), 0, 1)
+        color = list(COLORS)[rng.integers(len(COLORS))]
+        hsv = np.clip(np.array(COLORS[color]) + rng.uniform(-1, 1, 3) * (0.025, 0.05, 0.08), 0, 1)
         rgb = colorsys.hsv_to_rgb(*hsv.tolist())
         if abs(_luma(np.array(rgb)) - background) > _MIN_CONTRAST:
             break
@@ -155,7 +188,7 @@ def draw_recipe(image_id: str, split: Split, digit: int, group: str, rng: np.ran
         group=group,
         box=box,
         mirrored=bool(rng.integers(2)),
-        colour=colour,
+        color=color,
         rgb=rgb,
         size=size,
         angle=float(rng.uniform(-10, 10)),
@@ -167,7 +200,11 @@ def draw_recipe(image_id: str, split: Split, digit: int, group: str, rng: np.ran
 
 def render(recipe: Recipe) -> np.ndarray:
     """The picture of a recipe: uint8 of shape (32, 32, 3)."""
-    crop = _photo(recipe.group).crop(recipe.box).resize((RESOLUTION, RESOLUTION), Image.Resampling.BILINEAR)
+    crop = (
+        _photo(recipe.group)
+        .crop(recipe.box)
+        .resize((RESOLUTION, RESOLUTION), Image.Resampling.BILINEAR)
+    )
     background = np.asarray(crop, dtype=np.float32)[:, :: -1 if recipe.mirrored else 1]
     alpha = recipe.opacity * ink(recipe)[:, :, None]
     picture = background * (1 - alpha) + 255 * np.array(recipe.rgb, dtype=np.float32) * alpha
@@ -180,15 +217,21 @@ def ink(recipe: Recipe) -> np.ndarray:
     digit = Image.fromarray(np.pad(_digits()[0][recipe.digit], margin))
     turn, per_pixel = np.deg2rad(recipe.angle), 8 / recipe.size
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    to_digit = per_pixel * np.array([[1, recipe.slant], [0, 1]]) @ rotation  # picture offset -> digit offset
+    to_digit = (
+        per_pixel * np.array([[1, recipe.slant], [0, 1]]) @ rotation
+    )  # picture offset -> digit offset
     origin = 4 + margin - to_digit @ (RESOLUTION / 2 + np.array(recipe.shift))
     affine = (*to_digit[0], origin[0], *to_digit[1], origin[1])
-    ink = digit.transform((RESOLUTION, RESOLUTION), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
+    ink = digit.transform(
+        (RESOLUTION, RESOLUTION), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC
+    )
     return np.clip((np.asarray(ink) - 0.15) / 0.5, 0, 1)
 
 
 def recipes(split: Split, seed: int = 0) -> Iterator[Recipe]:
-    """`PICTURES_PER_DIGIT` recipes for each digit of a split, shuffled; class c has `MAJORITY_SHARE[split]` of `majority_group(c)`."""
+    """`PICTURES_PER_DIGIT` recipes for each digit of a split, shuffled; class c has
+    `MAJORITY_SHARE[split]` of `majority_group(c)`.
+    """
     rows = np.repeat(digit_indices(split), PICTURES_PER_DIGIT[split])
     labels = _digits()[1][rows]
     rng = np.random.default_rng([seed, SPLITS.index(split)])
@@ -202,7 +245,7 @@ def recipes(split: Split, seed: int = 0) -> Iterator[Recipe]:
 
 
 def examples(split: Split, seed: int = 0) -> Iterator[Example]:
-    """The labelled pictures of a split, the same bytes for the same seed."""
+    """The labeled pictures of a split, the same bytes for the same seed."""
     for recipe in recipes(split, seed):
         file = io.BytesIO()
         Image.fromarray(render(recipe)).save(file, format="png")

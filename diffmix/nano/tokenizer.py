@@ -1,4 +1,6 @@
-"""A small CLIP tokenizer: one token for each word of the base model's captions, byte-level pieces for any other text."""
+"""A small CLIP tokenizer: one token for each word of the base model's captions, byte-level pieces
+for any other text.
+"""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +16,9 @@ _WORD_END = "</w>"
 
 
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges, in order of rank, after which each of `words` (lower-case ASCII) is a single symbol."""
+    """Byte-pair merges, in order of rank, after which each of `words` (lower-case ASCII) is a
+    single symbol.
+    """
     spelled = [[*word[:-1], word[-1] + _WORD_END] for word in sorted(set(words))]
     merges: list[tuple[str, str]] = []
     while any(len(symbols) > 1 for symbols in spelled):
@@ -39,18 +43,33 @@ def _merge(symbols: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def write_tokenizer(words: Iterable[str], folder: Path, max_length: int) -> "CLIPTokenizer":
-    """Write a CLIP tokenizer's files into `folder` and load it; prompts are cut and padded to `max_length` tokens."""
+    """Write a CLIP tokenizer's files into `folder` and load it; prompts are cut and padded to
+    `max_length` tokens.
+    """
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
     merges = learn_merges(words)
     letters = sorted(ByteLevel.alphabet())
-    symbols = letters + [letter + _WORD_END for letter in letters] + [left + right for left, right in merges] + [START, END]
+    symbols = (
+        letters
+        + [letter + _WORD_END for letter in letters]
+        + [left + right for left, right in merges]
+        + [START, END]
+    )
     special = {"unk_token": END, "bos_token": START, "eos_token": END, "pad_token": END}
-    config = special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": max_length, "do_lower_case": True}
+    config = special | {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": max_length,
+        "do_lower_case": True,
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({symbol: i for i, symbol in enumerate(symbols)}, ensure_ascii=False))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges))
+    (folder / "vocab.json").write_text(
+        json.dumps({symbol: i for i, symbol in enumerate(symbols)}, ensure_ascii=False)
+    )
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges)
+    )
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
     return CLIPTokenizer.from_pretrained(folder)

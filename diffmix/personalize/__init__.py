@@ -1,1 +1,3 @@
-"""Teaching a text-to-image model the user's classes: one token per class and LoRA on the UNet (paper, section 3.2)."""
+"""Teaching a text-to-image model the user's classes: one token per class and LoRA on the UNet
+(paper, section 3.2).
+"""

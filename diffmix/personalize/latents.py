@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from diffmix.base_model import to_tensor
+from diffmix.generator.base_model import to_tensor
 from diffmix.images import decode
 
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL
 
-_BLOCK = 8  # images in one call of the VAE; fixed, so that rounding does not depend on the number of workers
+# images in one call of the VAE; fixed, so that rounding does not depend on the number of workers
+_BLOCK = 8
 
 
 class Images(Protocol):
@@ -28,21 +29,37 @@ class Images(Protocol):
 class LatentCache:
     """The VAE's posterior of every image, and of its mirror image where `flip`.
 
-    Kept in half precision, 4 bytes for each of a latent's values (64 KB for an image of 512 px, 12.5 KB at 224 px; as much
-    again for the mirror image), in an unnamed temporary file that is memory-mapped: the system may drop its pages, so the
-    data set's size is bounded by disk and not by main memory. With several workers each encodes its share and all get all.
+    Kept in half precision, 4 bytes for each of a latent's values (64 KB for an image of 512 px,
+    12.5 KB at 224 px; as much again for the mirror image), in an unnamed temporary file that is
+    memory-mapped: the system may drop its pages, so the data set's size is bounded by disk and not
+    by main memory. With several workers each encodes its share and all get all.
     """
 
-    def __init__(self, vae: AutoencoderKL, images: Images, side: int, flip: bool, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        images: Images,
+        side: int,
+        flip: bool,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
         self.scale = float(vae.config.scaling_factor)
-        blocks = [range(start, min(start + _BLOCK, len(images))) for start in range(0, len(images), _BLOCK)]
+        blocks = [
+            range(start, min(start + _BLOCK, len(images)))
+            for start in range(0, len(images), _BLOCK)
+        ]
         stored: np.ndarray | None = None
         for first in range(0, len(blocks), world_size):
             mine = blocks[first + rank] if first + rank < len(blocks) else range(0)
             encoded = self._encode(vae, images, mine, side, flip)
             if stored is None:
-                with tempfile.TemporaryFile(prefix="diffmix-latents-") as file:  # gone with the last map of it
-                    stored = np.memmap(file, dtype=np.float16, mode="w+", shape=(len(images), *encoded.shape[1:]))
+                with tempfile.TemporaryFile(
+                    prefix="diffmix-latents-"
+                ) as file:  # gone with the last map of it
+                    stored = np.memmap(
+                        file, dtype=np.float16, mode="w+", shape=(len(images), *encoded.shape[1:])
+                    )
             parts = _gather(encoded, vae.device, world_size)
             for block, part in zip(blocks[first : first + world_size], parts, strict=False):
                 stored[block.start : block.stop] = part[: len(block)].numpy()
@@ -50,7 +67,9 @@ class LatentCache:
         self._stored = stored
 
     def sample(self, index: int, flipped: bool, noise: np.ndarray) -> np.ndarray:
-        """float32 [C, h, w]: a draw from an image's posterior with the given standard normal `noise`, scaled for the UNet."""
+        """float32 [C, h, w]: a draw from an image's posterior with the given standard normal
+        `noise`, scaled for the UNet.
+        """
         mean, std = self._stored[index, int(flipped)].astype(np.float32)
         return (mean + std * noise) * self.scale
 
@@ -64,7 +83,9 @@ class LatentCache:
         return channels, height, width
 
     @staticmethod
-    def _encode(vae: AutoencoderKL, images: Images, rows: range, side: int, flip: bool) -> torch.Tensor:
+    def _encode(
+        vae: AutoencoderKL, images: Images, rows: range, side: int, flip: bool
+    ) -> torch.Tensor:
         """float16 [_BLOCK, flips, 2, C, h, w]: mean and standard deviation; zeros beyond `rows`."""
         import torch
 
@@ -74,7 +95,11 @@ class LatentCache:
         views = [pixels, pixels.flip(-1)] if flip else [pixels]
         with torch.no_grad():
             posteriors = [vae.encode(view.to(vae.device, vae.dtype)).latent_dist for view in views]
-        return torch.stack([torch.stack([p.mean, p.std], dim=1) for p in posteriors], dim=1).half().cpu()
+        return (
+            torch.stack([torch.stack([p.mean, p.std], dim=1) for p in posteriors], dim=1)
+            .half()
+            .cpu()
+        )
 
 
 def _gather(encoded: torch.Tensor, device: torch.device, world_size: int) -> list[torch.Tensor]:

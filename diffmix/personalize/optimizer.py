@@ -14,17 +14,23 @@ if TYPE_CHECKING:
 
 
 def check_optimizer(personalize: PersonalizeConfig) -> None:
-    """Raise `UserError` where 8-bit Adam is asked for and its library is not installed. Imports nothing."""
+    """Raise `UserError` where 8-bit Adam is asked for and its library is not installed. Imports
+    nothing.
+    """
     if personalize.use_8bit_adam and find_spec("bitsandbytes") is None:
         raise UserError(
             "--personalize.use_8bit_adam needs bitsandbytes, which is not installed; `pip install bitsandbytes` or leave the option off."
         )
 
 
-def make_optimizer(trained: dict[str, torch.nn.Parameter], personalize: PersonalizeConfig) -> torch.optim.Optimizer:
-    """AdamW with a learning rate each for new embedding rows (names that end in `.rows`) and LoRA matrices.
+def make_optimizer(
+    trained: dict[str, torch.nn.Parameter], personalize: PersonalizeConfig
+) -> torch.optim.Optimizer:
+    """AdamW with a learning rate each for new embedding rows (names that end in `.rows`) and LoRA
+    matrices.
 
-    Weight decay is the LoRA's alone: rows that few images touch would shrink to nothing. Raises `UserError` as `check_optimizer`.
+    Weight decay is the LoRA's alone: rows that few images touch would shrink to nothing. Raises
+    `UserError` as `check_optimizer`.
     """
     import torch
 
@@ -39,5 +45,6 @@ def make_optimizer(trained: dict[str, torch.nn.Parameter], personalize: Personal
         import bitsandbytes
 
         return bitsandbytes.optim.AdamW8bit([group for group in groups if group["params"]])
-    # One kernel for the hundred small matrices of a LoRA: on a CPU core 0.6 ms a step for nano, where the default loop takes 4.
+    # One kernel for the hundred small matrices of a LoRA: on a CPU core 0.6 ms a step for nano,
+    # where the default loop takes 4.
     return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)

@@ -1,7 +1,8 @@
-"""Prior preservation (DreamBooth, Ruiz et al. 2023, arXiv 2208.12242, section 3.2): what the base model takes the superclass to be.
+"""Prior preservation (DreamBooth, Ruiz et al. 2023, arXiv 2208.12242, section 3.2): what the base
+model takes the superclass to be.
 
-The base model paints images of the superclass once; training on them beside the real ones keeps it from painting the few
-real objects wherever the superclass is named.
+The base model paints images of the superclass once; training on them beside the real ones keeps it
+from painting the few real objects wherever the superclass is named.
 """
 
 from __future__ import annotations
@@ -14,20 +15,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffmix.base_model import base_fingerprint
-from diffmix.concept import prompt
 from diffmix.config import MixConfig, ModelConfig
+from diffmix.generator.base_model import base_fingerprint
+from diffmix.generator.concept import prompt
 
 if TYPE_CHECKING:
     from diffmix.storage import Folder
 
 PRIOR_PROMPT = "a photo of a {superclass}"
-_CHUNK = 8  # images in one call; fixed, and never cut short, so that an image does not depend on how many there are to be
+# images in one call; fixed, and never cut short, so that an image does not depend on how many there
+# are to be
+_CHUNK = 8
 _STREAM = 0x7072696F72  # keeps these seeds apart from the mix plan's under the same seed
 
 
 class PriorImages:
-    """`count` images of the superclass in a folder, PNG files that the base model made. Made by `prior_images`."""
+    """`count` images of the superclass in a folder, PNG files that the base model made. Made by
+    `prior_images`.
+    """
 
     def __init__(self, folder: Folder, count: int):
         self.folder = folder
@@ -41,12 +46,20 @@ class PriorImages:
 
 
 def prior_images(
-    model: ModelConfig, superclass: str, count: int, seed: int, folder: Folder, rank: int = 0, world_size: int = 1
+    model: ModelConfig,
+    superclass: str,
+    count: int,
+    seed: int,
+    folder: Folder,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> PriorImages:
-    """The first `count` prior images of this base, superclass and seed, from `folder` or newly made and kept there.
+    """The first `count` prior images of this base, superclass and seed, from `folder` or newly made
+    and kept there.
 
-    Image i depends on base, resolution, superclass, seed and i alone. Images of other settings lie beside them, each in a
-    folder of their own. Each rank makes its share; all are there when the call returns.
+    Image i depends on base, resolution, superclass, seed and i alone. Images of other settings lie
+    beside them, each in a folder of their own. Each rank makes its share; all are there when the
+    call returns.
     """
     identity = [base_fingerprint(model), model.resolution, superclass, seed]
     own = folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
@@ -62,12 +75,16 @@ def prior_images(
     return PriorImages(own, count)
 
 
-def _paint(model: ModelConfig, superclass: str, seed: int, folder: Folder, chunks: list[range]) -> None:
-    from diffmix.mixer import Mixer
+def _paint(
+    model: ModelConfig, superclass: str, seed: int, folder: Folder, chunks: list[range]
+) -> None:
+    from diffmix.generator.mixer import Mixer
     from diffmix.plan import MixSpec
 
     mix = MixConfig(strategy="real-gen", batch=_CHUNK)
-    mixer = Mixer(replace(model, compile=False), mix, [superclass], superclass, template=PRIOR_PROMPT)
+    mixer = Mixer(
+        replace(model, compile=False), mix, [superclass], superclass, template=PRIOR_PROMPT
+    )
     for chunk in chunks:
         specs = [MixSpec(index, "", 0, 0, 1.0, _seed(seed, index)) for index in chunk]
         for index, image in zip(chunk, mixer.mix(specs, [None] * _CHUNK), strict=True):

@@ -10,20 +10,39 @@ def headline(summary: dict) -> list[tuple[str, str]]:
     plan, mixer = summary.get("plan", {}), summary.get("mixer", {})
     mixed = bool(plan.get("planned"))
     deviation = summary.get("std", {})
-    for key, words in (("top1", "accuracy"), ("worst_group", "accuracy in the worst group"), ("per_size", "accuracy in")):
-        for arm, found, which in (("baseline", baseline, " without mixes"), ("accuracy", accuracy, " with mixes" if mixed else "")):
+    for key, words in (
+        ("top1", "accuracy"),
+        ("worst_group", "accuracy in the worst group"),
+        ("per_size", "accuracy in"),
+    ):
+        for arm, found, which in (
+            ("baseline", baseline, " without mixes"),
+            ("accuracy", accuracy, " with mixes" if mixed else ""),
+        ):
             if key == "per_size" and found.get(key):
                 shares = ", ".join(percent(share) for share in found[key].values())
                 rows.append((f"{words} {', '.join(found[key])} shot classes{which}", shares))
             elif key in found:
-                spread = f" ± {100 * deviation[arm][key]:.1f}" if key in deviation.get(arm, {}) else ""
+                spread = (
+                    f" ± {100 * deviation[arm][key]:.1f}" if key in deviation.get(arm, {}) else ""
+                )
                 rows.append((f"{words}{which}", f"{percent(found[key])}{spread}"))
     if summary.get("seeds"):
-        rows.append(("mean and standard deviation of", f"{len(summary['seeds'])} seeds ({', '.join(summary['seeds'])})"))
+        rows.append(
+            (
+                "mean and standard deviation of",
+                f"{len(summary['seeds'])} seeds ({', '.join(summary['seeds'])})",
+            )
+        )
     if "calibration" in accuracy:
         rows.append(("calibration error (ECE)", percent(accuracy["calibration"]["ece"])))
     if picked_on_test(summary):
-        rows.append(("epoch picked on", "the test set, as the reference does: too good to be compared with held-out figures"))
+        rows.append(
+            (
+                "epoch picked on",
+                "the test set, as the reference does: too good to be compared with held-out figures",
+            )
+        )
     if mixed:
         rejected = f", {plan['rejected']} rejected" if plan.get("rejected") else ""
         rows.append(("mixes made", f"{plan['stored']} of {plan['planned']} planned{rejected}"))
@@ -32,11 +51,22 @@ def headline(summary: dict) -> list[tuple[str, str]]:
         if "oracle_share" in mixer:
             rows.append(("mixes that show their class (oracle)", percent(mixer["oracle_share"])))
         if "concurrent_fraction" in summary.get("overlap", {}):
-            rows.append(("time in which both phases ran", percent(summary["overlap"]["concurrent_fraction"])))
+            rows.append(
+                (
+                    "time in which both phases ran",
+                    percent(summary["overlap"]["concurrent_fraction"]),
+                )
+            )
         if "synthetic_share" in summary.get("trainer", {}):
-            rows.append(("share of mixes in training", percent(summary["trainer"]["synthetic_share"])))
+            rows.append(
+                ("share of mixes in training", percent(summary["trainer"]["synthetic_share"]))
+            )
     took = summary.get("seconds", {})
-    seconds = ", ".join(f"{name} {value:.0f}" for name, value in took.items() if value and not name.startswith("to_"))
+    seconds = ", ".join(
+        f"{name} {value:.0f}"
+        for name, value in took.items()
+        if value and not name.startswith("to_")
+    )
     if seconds:
         rows.append(("seconds", seconds))
     for key, what in (("to_first_mix", "first mix"), ("to_first_step", "first train step")):
@@ -46,8 +76,13 @@ def headline(summary: dict) -> list[tuple[str, str]]:
 
 
 def picked_on_test(summary: dict) -> bool:
-    """Whether the reference's protocol was used: its figures are those of the epoch that is best on the test set."""
-    return any((summary.get(arm, {}).get("chosen") or {}).get("on_test_set", False) for arm in ("accuracy", "baseline"))
+    """Whether the reference's protocol was used: its figures are those of the epoch that is best on
+    the test set.
+    """
+    return any(
+        (summary.get(arm, {}).get("chosen") or {}).get("on_test_set", False)
+        for arm in ("accuracy", "baseline")
+    )
 
 
 def percent(share: float) -> str:

@@ -25,16 +25,26 @@ class Plot(NamedTuple):
 
 
 def render_report(
-    title: str, summary: dict, config: str, plots: Sequence[Plot] = (), sheet: Image | None = None, sheet_text: str = ""
+    title: str,
+    summary: dict,
+    config: str,
+    plots: Sequence[Plot] = (),
+    sheet: Image | None = None,
+    sheet_text: str = "",
 ) -> str:
-    """The page: headline figures of `summary` (as `summary.json` has them), the contact sheet, the plots, the configuration.
+    """The page: headline figures of `summary` (as `summary.json` has them), the contact sheet, the
+    plots, the configuration.
 
     `config` is shown as it is (YAML); `sheet_text` says in words what `sheet` shows.
     """
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    template = environment.from_string(
+        Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    )
     return template.render(
         title=title,
         figures=headline(summary),
@@ -42,8 +52,12 @@ def render_report(
         sheet=data_uri("image/png", png(sheet)) if sheet else None,
         sheet_width=sheet.width if sheet else 0,
         sheet_text=sheet_text,
-        plots=[(plot.title, plot.text, data_uri("image/svg+xml", svg(plot.figure))) for plot in plots],
-        versions=[(name, version) for name, version in summary.get("versions", {}).items() if version],
+        plots=[
+            (plot.title, plot.text, data_uri("image/svg+xml", svg(plot.figure))) for plot in plots
+        ],
+        versions=[
+            (name, version) for name, version in summary.get("versions", {}).items() if version
+        ],
         config=config,
     )
 

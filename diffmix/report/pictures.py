@@ -15,11 +15,14 @@ MARGIN = 14
 GAP = 8
 """Pixels between the pictures of a row; after the source it is twice as much."""
 SMALLEST_SIDE, LARGEST_SIDE = 96, 224
-"""Pictures below the first are enlarged by a whole factor, to at most 128 pixels; those above the second are reduced to it."""
+"""Pictures below the first are enlarged by a whole factor, to at most 128 pixels; those above the
+second are reduced to it.
+"""
 
 _TITLE, _NAME, _DETAIL = 16, 13, 12  # font sizes in pixels
 _INK, _GREY, _PAPER = "#1a1a1a", "#6a6a6a", "white"
-# DejaVu, which matplotlib brings along, has Europe's scripts. For others a font of the machine is taken, if it has one of these.
+# DejaVu, which matplotlib brings along, has Europe's scripts. For others a font of the machine is
+# taken, if it has one of these.
 _MORE_FONTS = (
     "NotoSansCJK-Regular.ttc",
     "NotoSansCJKsc-Regular.otf",
@@ -56,15 +59,22 @@ class Row(NamedTuple):
 
 
 def mix_sheet(rows: list[Row], title: str = "") -> Image.Image:
-    """An RGB contact sheet: a line of pictures for each row, the source first, each with its class and strength below.
+    """An RGB contact sheet: a line of pictures for each row, the source first, each with its class
+    and strength below.
 
-    Pictures keep their proportions, in cells of one size: small ones are enlarged without smoothing, so that what
-    a 32 x 32 picture holds can be judged. A class name takes up to two lines. Raises `ValueError` where there are no rows.
+    Pictures keep their proportions, in cells of one size: small ones are enlarged without
+    smoothing, so that what a 32 x 32 picture holds can be judged. A class name takes up to two
+    lines. Raises `ValueError` where there are no rows.
     """
     if not rows:
         raise ValueError("a sheet needs at least one row")
     with_source = any(row.source is not None for row in rows)
-    pictures = [image for row in rows for image in (row.source, *(mix.image for mix in row.mixes)) if image is not None]
+    pictures = [
+        image
+        for row in rows
+        for image in (row.source, *(mix.image for mix in row.mixes))
+        if image is not None
+    ]
     sizes = [_shown_size(image.size) for image in pictures] or [(SMALLEST_SIDE, SMALLEST_SIDE)]
     side, height = max(max(size) for size in sizes), max(size[1] for size in sizes)
     indent = side + 2 * GAP if with_source else 0
@@ -72,7 +82,9 @@ def mix_sheet(rows: list[Row], title: str = "") -> Image.Image:
     head = _wrap(title, _TITLE, width - 2 * MARGIN, lines=3)
     line = _NAME + 4
     name_lines = max(
-        len(_wrap(name, _NAME, side)) for row in rows for name in (spoken(row.source_class), *(_target(row, mix) for mix in row.mixes))
+        len(_wrap(name, _NAME, side))
+        for row in rows
+        for name in (spoken(row.source_class), *(_target(row, mix) for mix in row.mixes))
     )
     scored = any(mix.score is not None for row in rows for mix in row.mixes)
     height_of_row = height + GAP // 2 + (name_lines + 1 + scored) * line
@@ -82,7 +94,9 @@ def mix_sheet(rows: list[Row], title: str = "") -> Image.Image:
     for number, text in enumerate(head):
         _write(draw, (MARGIN, MARGIN + number * (_TITLE + 6)), text, _TITLE, _INK)
 
-    def place(image: Image.Image, x: int, y: int, name: str, detail: str, score: float | None) -> None:
+    def place(
+        image: Image.Image, x: int, y: int, name: str, detail: str, score: float | None
+    ) -> None:
         shown = _scaled(image)
         sheet.paste(shown, (x + (side - shown.width) // 2, y + (height - shown.height) // 2))
         below = y + height + GAP // 2
@@ -99,17 +113,28 @@ def mix_sheet(rows: list[Row], title: str = "") -> Image.Image:
             place(row.source, MARGIN, y, spoken(row.source_class), "real image", row.source_score)
         for column, mix in enumerate(row.mixes):
             detail = "from noise" if row.source is None else f"strength {short(mix.strength)}"
-            place(mix.image, MARGIN + indent + column * (side + GAP), y, _target(row, mix), detail, mix.score)
+            place(
+                mix.image,
+                MARGIN + indent + column * (side + GAP),
+                y,
+                _target(row, mix),
+                detail,
+                mix.score,
+            )
     return sheet
 
 
 def describe(rows: list[Row]) -> str:
-    """The sheet in words, for those who cannot see it or whose machine lacks the script of a class name."""
+    """The sheet in words, for those who cannot see it or whose machine lacks the script of a class
+    name.
+    """
 
     def words(row: Row) -> str:
         if row.source is None:
             return ", ".join(_target(row, mix) for mix in row.mixes)
-        return f"{spoken(row.source_class)} " + ", ".join(f"{_target(row, mix)} at strength {short(mix.strength)}" for mix in row.mixes)
+        return f"{spoken(row.source_class)} " + ", ".join(
+            f"{_target(row, mix)} at strength {short(mix.strength)}" for mix in row.mixes
+        )
 
     return "; ".join(map(words, rows))
 
@@ -138,12 +163,16 @@ def _scaled(image: Image.Image) -> Image.Image:
     return image.convert("RGB").resize(size, how)
 
 
-def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, colour: str) -> None:
-    draw.text(place, text, font=_font_for(text, size), fill=colour)
+def _write(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, color: str
+) -> None:
+    draw.text(place, text, font=_font_for(text, size), fill=color)
 
 
 def _wrap(text: str, size: int, width: int, lines: int = 2) -> list[str]:
-    """The text in at most `lines` lines of `width` pixels, broken between words, or anywhere in words that are too long."""
+    """The text in at most `lines` lines of `width` pixels, broken between words, or anywhere in
+    words that are too long.
+    """
     font = _font_for(text, size)
     found: list[str] = []
     rest = text.strip()
@@ -162,10 +191,14 @@ def _wrap(text: str, size: int, width: int, lines: int = 2) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def _font_for(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The first font that has all of the text's characters, else the usual one, which shows boxes for the others."""
+    """The first font that has all of the text's characters, else the usual one, which shows boxes
+    for the others.
+    """
     import matplotlib
 
-    usual = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    usual = ImageFont.truetype(
+        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size
+    )
     if _has(usual, text):
         return usual
     fonts = (font for name in _MORE_FONTS if (font := _machine_font(name, size)))

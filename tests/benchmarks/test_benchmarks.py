@@ -27,14 +27,23 @@ def test_record_has_the_fixed_form_and_no_host_name(tmp_path):
 
 
 def test_what_a_gpu_is_measured_with_needs_no_ray():
-    names = ", ".join(f"benchmarks.{name}" for name in ("mixer_throughput", "personalize_throughput", "cub_cost", "training_input"))
+    names = ", ".join(
+        f"benchmarks.{name}"
+        for name in ("mixer_throughput", "personalize_throughput", "cub_cost", "training_input")
+    )
     code = f"import sys; sys.modules.update(ray=None, deepspeed=None); import {names}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_ways_take_turns_after_a_warm_up():
     calls = []
-    seconds = record.interleaved({"a": lambda repeat: calls.append(("a", repeat)), "b": lambda repeat: calls.append(("b", repeat))}, 2)
+    seconds = record.interleaved(
+        {
+            "a": lambda repeat: calls.append(("a", repeat)),
+            "b": lambda repeat: calls.append(("b", repeat)),
+        },
+        2,
+    )
     assert calls == [("a", -1), ("b", -1), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert [len(taken) for taken in seconds.values()] == [2, 2]
     assert record.median_ratio([1.0, 6.0, 10.0], [1.0, 2.0, 2.0]) == 3.0
@@ -43,29 +52,43 @@ def test_ways_take_turns_after_a_warm_up():
 def test_mixer_and_usual_way_make_the_same_images(tiny_model):
     mix = MixConfig(strategy="real-mix", num_inference_steps=4, batch=2)
     figures = mixer_throughput.measure(tiny_model, mix, mixes=3, alone=1, repeats=1)
-    assert figures["ratio_to_one_at_a_time"] == pytest.approx(figures["images_per_second"] / figures["images_per_second_one_at_a_time"])
+    assert figures["ratio_to_one_at_a_time"] == pytest.approx(
+        figures["images_per_second"] / figures["images_per_second_one_at_a_time"]
+    )
     assert figures["batch"] == 2
     assert mixer_throughput.agreement(tiny_model, mix, 3) > 40
 
 
 def test_sources_repeat_within_a_run_and_not_between_repeats():
-    (specs, files), (others, _) = mixer_throughput.tasks(20, 32, 0), mixer_throughput.tasks(20, 32, 1)
+    (specs, files), (others, _) = (
+        mixer_throughput.tasks(20, 32, 0),
+        mixer_throughput.tasks(20, 32, 1),
+    )
     assert len({spec.source_id for spec in specs}) == 4
     assert not {spec.source_id for spec in specs} & {spec.source_id for spec in others}
-    assert all((spec.source_id == specs[0].source_id) == (file == files[0]) for spec, file in zip(specs, files, strict=True))
+    assert all(
+        (spec.source_id == specs[0].source_id) == (file == files[0])
+        for spec, file in zip(specs, files, strict=True)
+    )
 
 
 def test_psnr_by_hand():
     black = Image.new("RGB", (8, 8))
-    grey = Image.fromarray(np.full((8, 8, 3), 51, dtype=np.uint8))  # a fifth of white: 20 log10(5) = 13.98 dB
-    assert mixer_throughput.psnr(black, grey) == pytest.approx(13.979, abs=1e-3)
+    gray = Image.fromarray(
+        np.full((8, 8, 3), 51, dtype=np.uint8)
+    )  # a fifth of white: 20 log10(5) = 13.98 dB
+    assert mixer_throughput.psnr(black, gray) == pytest.approx(13.979, abs=1e-3)
     assert mixer_throughput.psnr(black, black) == pytest.approx(100.0)
 
 
 def test_training_input_counts_what_it_says(tmp_path):
-    figures = training_input.measure(tmp_path, images=40, side=16, workers=0, batch_size=8, repeats=1, largest=1000)
+    figures = training_input.measure(
+        tmp_path, images=40, side=16, workers=0, batch_size=8, repeats=1, largest=1000
+    )
     assert figures["pool_mixes"] == 1000
-    assert figures["images_per_second"] / figures["images_per_second_imagefolder"] == pytest.approx(figures["ratio_to_imagefolder"])
+    assert figures["images_per_second"] / figures["images_per_second_imagefolder"] == pytest.approx(
+        figures["ratio_to_imagefolder"]
+    )
     assert abs(figures["rss_growth_mb"]) < 50
 
 
@@ -86,13 +109,20 @@ def test_rates_of_the_phases(tiny_model):
 
 def test_without_a_gpu_there_are_no_figures(tmp_path):
     run = [sys.executable, "-m", "benchmarks.cub_cost", "--json", str(tmp_path / "out.json")]
-    done = subprocess.run(run, env={"CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        run,
+        env={"CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "no GPU" in done.stdout
     assert json.loads((tmp_path / "out.json").read_text())["figures"] == {}
 
 
 def test_interval_by_hand():
-    # mean 3, standard deviation 1.5811, Student's t for 4 degrees of freedom 2.7764: 2.7764 * 1.5811 / sqrt(5)
+    # mean 3, standard deviation 1.5811, Student's t for 4 degrees of freedom 2.7764: 2.7764 *
+    # 1.5811 / sqrt(5)
     assert strategies.interval([1, 2, 3, 4, 5]) == pytest.approx((3.0, 1.96324), abs=1e-4)
     assert np.isnan(strategies.interval([1.0])[1])
 
@@ -101,10 +131,21 @@ def test_arms_differ_in_what_they_say_and_in_nothing_else():
     recipe = load(str(strategies.RECIPE))
     arms = {arm: strategies.config(arm, 7, "out", "concept", recipe) for arm in strategies.ARMS}
     for arm, config in arms.items():
-        assert (config.run.seed, config.data.seed, config.run.mode, config.out) == (7, 7, "staged", f"out/seed-7/{arm}")
+        assert (config.run.seed, config.data.seed, config.run.mode, config.out) == (
+            7,
+            7,
+            "staged",
+            f"out/seed-7/{arm}",
+        )
         assert config.train.epochs == recipe.train.epochs
-        assert (config.train.mixup_alpha, config.train.cutmix_alpha) == ((1.0, 0.0) if arm == "mixup" else (0.0, float(arm == "cutmix")))
-    assert {arm: config.mix.strategy for arm, config in arms.items() if "mix.strategy" in strategies.ARMS[arm]} == {
+        assert (config.train.mixup_alpha, config.train.cutmix_alpha) == (
+            (1.0, 0.0) if arm == "mixup" else (0.0, float(arm == "cutmix"))
+        )
+    assert {
+        arm: config.mix.strategy
+        for arm, config in arms.items()
+        if "mix.strategy" in strategies.ARMS[arm]
+    } == {
         "real_mix": "real-mix",
         "diff_aug": "diff-aug",
         "diff_mix": "diff-mix",
@@ -119,11 +160,16 @@ def test_arms_are_compared_in_pairs():
     found = {
         "no_mixes": [summary(0.5), summary(0.7)],
         "diff_aug": [summary(0.55), summary(0.73)],
-        "diff_mix": [summary(0.6, mixer={"oracle_share": 0.7}), summary(0.8, mixer={"oracle_share": 0.9})],
+        "diff_mix": [
+            summary(0.6, mixer={"oracle_share": 0.7}),
+            summary(0.8, mixer={"oracle_share": 0.9}),
+        ],
     }
     figures = strategies.figures_of(found)
     assert figures["no_mixes_top1"] == pytest.approx(60)
-    assert (figures["diff_mix_gain"], figures["diff_mix_gain_ci"]) == pytest.approx((10, 0), abs=1e-9)
+    assert (figures["diff_mix_gain"], figures["diff_mix_gain_ci"]) == pytest.approx(
+        (10, 0), abs=1e-9
+    )
     assert figures["diff_mix_over_diff_aug"] == pytest.approx(6)
     assert figures["diff_mix_oracle_share"] == pytest.approx(80)
     assert figures["no_mixes_worst_group"] == pytest.approx(30)

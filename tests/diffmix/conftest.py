@@ -7,16 +7,33 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tiny_sd2(tmp_path_factory, tiny_base) -> Path:
-    """Shaped like Stable Diffusion 2.1: predicts v, a text encoder of another width that has a projection's size, pads with `!`."""
+    """Shaped like Stable Diffusion 2.1: predicts v, a text encoder of another width that has a
+    projection's size, pads with `!`.
+    """
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(1)
     tokenizer = CLIPTokenizer.from_pretrained(tiny_base / "tokenizer", pad_token="!")
-    text = CLIPTextConfig(**_text(tokenizer), hidden_size=48, num_hidden_layers=3, projection_dim=24, hidden_act="gelu")
+    text = CLIPTextConfig(
+        **_text(tokenizer),
+        hidden_size=48,
+        num_hidden_layers=3,
+        projection_dim=24,
+        hidden_act="gelu",
+    )
     unet = UNet2DConditionModel(
-        **_UNET, cross_attention_dim=48, attention_head_dim=(2, 4), use_linear_projection=True, upcast_attention=True
+        **_UNET,
+        cross_attention_dim=48,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        upcast_attention=True,
     )
     scheduler = DDIMScheduler(
         beta_start=0.00085,
@@ -29,7 +46,16 @@ def tiny_sd2(tmp_path_factory, tiny_base) -> Path:
     )
     _heed_the_text(unet)
     vae = AutoencoderKL.from_pretrained(tiny_base / "vae")
-    pipe = StableDiffusionPipeline(vae, CLIPTextModel(text), tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
+    pipe = StableDiffusionPipeline(
+        vae,
+        CLIPTextModel(text),
+        tokenizer,
+        unet,
+        scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
+    )
     folder = tmp_path_factory.mktemp("tiny") / "sd2"
     pipe.save_pretrained(folder)
     return folder
@@ -37,17 +63,35 @@ def tiny_sd2(tmp_path_factory, tiny_base) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_xl(tmp_path_factory, tiny_base) -> Path:
-    """Shaped like SDXL 1.0: two text encoders of different width (with its odd `eos_token_id` of 2), two tokenizers, pooled text and sizes."""
+    """Shaped like SDXL 1.0: two text encoders of different width (with its odd `eos_token_id` of
+    2), two tokenizers, pooled text and sizes.
+    """
     import torch
-    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+    from diffusers import (
+        AutoencoderKL,
+        EulerDiscreteScheduler,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+    )
 
     torch.manual_seed(2)
     tokenizer = CLIPTokenizer.from_pretrained(tiny_base / "tokenizer")
     tokenizer_2 = CLIPTokenizer.from_pretrained(tiny_base / "tokenizer", pad_token="!")
     ids = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
     text = CLIPTextConfig(**{**_text(tokenizer), **ids}, hidden_size=32, num_hidden_layers=2)
-    text_2 = CLIPTextConfig(**{**_text(tokenizer), **ids}, hidden_size=48, num_hidden_layers=3, projection_dim=24, hidden_act="gelu")
+    text_2 = CLIPTextConfig(
+        **{**_text(tokenizer), **ids},
+        hidden_size=48,
+        num_hidden_layers=3,
+        projection_dim=24,
+        hidden_act="gelu",
+    )
     unet = UNet2DConditionModel(
         **_UNET,
         cross_attention_dim=32 + 48,
@@ -67,7 +111,11 @@ def tiny_xl(tmp_path_factory, tiny_base) -> Path:
         tokenizer_2,
         unet,
         EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            steps_offset=1,
+            timestep_spacing="leading",
         ),
         add_watermarker=False,
     )

@@ -6,9 +6,16 @@ import scipy.linalg
 import torch
 
 from diffmix import images
-from diffmix.clip import load_clip
 from diffmix.errors import UserError
-from diffmix.faithfulness import FeatureExtractor, Gaussian, StoredMix, faithfulness, frechet_distance, load_features
+from diffmix.faithfulness import (
+    FeatureExtractor,
+    Gaussian,
+    StoredMix,
+    faithfulness,
+    frechet_distance,
+    load_features,
+)
+from diffmix.gates.clip import load_clip
 
 
 def gaussian_of(*batches: np.ndarray) -> Gaussian:
@@ -22,13 +29,18 @@ def test_moments_are_numpys_however_features_come_in():
     features = np.random.default_rng(0).normal(1000.0, 0.01, (40, 5)).astype(np.float32)
     gaussian = gaussian_of(features[:1], features[1:30], features[:0], features[30:])
     assert np.allclose(gaussian.mean, features.astype(float).mean(axis=0), rtol=0, atol=1e-9)
-    assert np.allclose(gaussian.covariance, np.cov(features.astype(float), rowvar=False), rtol=1e-6, atol=1e-12)
+    assert np.allclose(
+        gaussian.covariance, np.cov(features.astype(float), rowvar=False), rtol=1e-6, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("count", [200, 12], ids=["full rank", "fewer images than dimensions"])
 def test_frechet_distance_is_the_formula_with_scipys_root(count):
     rng = np.random.default_rng(0)
-    one, other = rng.normal(size=(count, 24)) @ rng.normal(size=(24, 24)), rng.normal(0.3, 2, size=(count, 24))
+    one, other = (
+        rng.normal(size=(count, 24)) @ rng.normal(size=(24, 24)),
+        rng.normal(0.3, 2, size=(count, 24)),
+    )
     c1, c2 = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
     root = scipy.linalg.sqrtm(c1 @ c2 + (0 if count > 24 else 1e-12) * np.eye(24)).real
     wanted = ((one.mean(0) - other.mean(0)) ** 2).sum() + np.trace(c1 + c2 - 2 * root)
@@ -36,10 +48,14 @@ def test_frechet_distance_is_the_formula_with_scipys_root(count):
 
 
 def test_frechet_distance_in_closed_form():
-    """Of independent dimensions: the sum of (m1 - m2)^2 + (s1 - s2)^2. The two points m +- s / sqrt(2) have deviation s."""
+    """Of independent dimensions: the sum of (m1 - m2)^2 + (s1 - s2)^2. The two points m +- s /
+    sqrt(2) have deviation s.
+    """
 
     def two_points(mean: list[float], deviation: list[float]) -> Gaussian:
-        corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * np.array(deviation) * np.sqrt(3 / 4)
+        corners = (
+            np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * np.array(deviation) * np.sqrt(3 / 4)
+        )
         return gaussian_of(np.array(mean) + corners)
 
     distance = frechet_distance(two_points([0, 1], [1, 2]), two_points([3, 1], [2, 0.5]))
@@ -49,7 +65,13 @@ def test_frechet_distance_in_closed_form():
 def mixes_of(real, rows: list[int], of: list[int], strength: float) -> list[StoredMix]:
     """Mixes that are the real images `of` themselves, said to be made from the images `rows`."""
     return [
-        StoredMix(real.image_bytes(image), real.image_ids[row], int(real.labels[row]), int(real.labels[image]), strength)
+        StoredMix(
+            real.image_bytes(image),
+            real.image_ids[row],
+            int(real.labels[row]),
+            int(real.labels[image]),
+            strength,
+        )
         for row, image in zip(rows, of, strict=True)
     ]
 
@@ -59,10 +81,13 @@ def test_figures_are_those_of_the_stock_clip(tiny_real, tiny_clip):
 
     rows, of = [0, 1, 2, 3, 4], [4, 2, 3, 3, 9]
     clip = load_clip(str(tiny_clip))
-    batches = [mixes_of(tiny_real, rows[:3], of[:3], 0.3), mixes_of(tiny_real, rows[3:], of[3:], 0.69999)]
+    batches = [
+        mixes_of(tiny_real, rows[:3], of[:3], 0.3),
+        mixes_of(tiny_real, rows[3:], of[3:], 0.69999),
+    ]
     found = faithfulness(batches, tiny_real, load_features("clip", clip), clip)
 
-    names = ["Red Fox", "grey wolf", "Füchslein 狐", "lynx"]
+    names = ["Red Fox", "gray wolf", "Füchslein 狐", "lynx"]
     inputs = CLIPProcessor.from_pretrained(tiny_clip)(
         text=[f"a photo of a {name}, a type of animal" for name in names],
         images=[images.decode(tiny_real.image_bytes(row)) for row in range(12)],
@@ -73,33 +98,54 @@ def test_figures_are_those_of_the_stock_clip(tiny_real, tiny_clip):
         stock = CLIPModel.from_pretrained(tiny_clip)(**inputs)
     features, prompts = stock.image_embeds.double().numpy(), stock.text_embeds.double().numpy()
     cosine = np.clip(features @ prompts.T, 0, None)
-    target, source = [int(tiny_real.labels[i]) for i in of], [int(tiny_real.labels[i]) for i in rows]
+    target, source = (
+        [int(tiny_real.labels[i]) for i in of],
+        [int(tiny_real.labels[i]) for i in rows],
+    )
     assert found["clip_score"] == pytest.approx(100 * cosine[of, target].mean(), abs=1e-3)
-    assert found["clip_score_source_class"] == pytest.approx(100 * cosine[of, source].mean(), abs=1e-3)
-    assert found["clip_score_real"] == pytest.approx(100 * cosine[range(12), tiny_real.labels].mean(), abs=1e-3)
+    assert found["clip_score_source_class"] == pytest.approx(
+        100 * cosine[of, source].mean(), abs=1e-3
+    )
+    assert found["clip_score_real"] == pytest.approx(
+        100 * cosine[range(12), tiny_real.labels].mean(), abs=1e-3
+    )
     distances = 1 - (features[rows] * features[of]).sum(axis=1)
     assert found["source_distance"] == pytest.approx(distances.mean(), abs=1e-5)
-    assert found["frechet_distance"] == pytest.approx(frechet_distance(gaussian_of(features[of]), gaussian_of(features)), abs=1e-5)
+    assert found["frechet_distance"] == pytest.approx(
+        frechet_distance(gaussian_of(features[of]), gaussian_of(features)), abs=1e-5
+    )
     assert (found["mixes"], found["real_images"], found["features"]) == (5, 12, str(tiny_clip))
     assert list(found["by_strength"]) == ["0.3", "0.7"]
-    assert found["by_strength"]["0.3"]["source_distance"] == pytest.approx(distances[:3].mean(), abs=1e-5)
-    assert found["by_strength"]["0.7"]["clip_score"] == pytest.approx(100 * cosine[of, target][3:].mean(), abs=1e-3)
+    assert found["by_strength"]["0.3"]["source_distance"] == pytest.approx(
+        distances[:3].mean(), abs=1e-5
+    )
+    assert found["by_strength"]["0.7"]["clip_score"] == pytest.approx(
+        100 * cosine[of, target][3:].mean(), abs=1e-3
+    )
 
 
 def test_mixes_that_are_their_sources_are_at_no_distance_and_mixes_from_noise_have_none(tiny_real):
-    grey = FeatureExtractor("mean colour", lambda pictures: np.stack([np.asarray(p, dtype=np.float32).mean((0, 1)) for p in pictures]))
+    gray = FeatureExtractor(
+        "mean color",
+        lambda pictures: np.stack([np.asarray(p, dtype=np.float32).mean((0, 1)) for p in pictures]),
+    )
     everything = list(range(12))
-    same = faithfulness([mixes_of(tiny_real, everything, everything, 0.5)], tiny_real, grey, None)
+    same = faithfulness([mixes_of(tiny_real, everything, everything, 0.5)], tiny_real, gray, None)
     assert same["source_distance"] == pytest.approx(0, abs=1e-6)
     assert same["frechet_distance"] == pytest.approx(0, abs=1e-6)
     assert not any(name.startswith("clip") for name in same)
     noise = [mix._replace(source_id="") for mix in mixes_of(tiny_real, [0], [5], 1.0)]
-    found = faithfulness([noise], tiny_real, grey, None)
+    found = faithfulness([noise], tiny_real, gray, None)
     assert found["mixes"] == 1
     assert "source_distance" not in found
     assert "frechet_distance" not in found, "one image has no covariance"
-    foreign = [mix._replace(source_id="another set/7.jpg") for mix in mixes_of(tiny_real, [0, 1], [5, 6], 0.7)]
-    assert "source_distance" not in faithfulness([foreign], tiny_real, grey, None), "as in a composed store"
+    foreign = [
+        mix._replace(source_id="another set/7.jpg")
+        for mix in mixes_of(tiny_real, [0, 1], [5, 6], 0.7)
+    ]
+    assert "source_distance" not in faithfulness([foreign], tiny_real, gray, None), (
+        "as in a composed store"
+    )
 
 
 def test_timm_features_are_the_models_before_its_head(tmp_path, tiny_real):

@@ -9,7 +9,9 @@ from PIL import Image
 from diffmix.config import DataConfig
 from diffmix.images import BadImage, decode, encode
 
-RGB = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3) * 2  # height 6, width 5: a swapped axis shows
+RGB = (
+    np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3) * 2
+)  # height 6, width 5: a swapped axis shows
 GREY = np.arange(30, dtype=np.uint8).reshape(6, 5) * 8
 
 
@@ -25,11 +27,13 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(image).astype(int)
 
 
-def as_rgb(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey[:, :, None], 3, axis=2)
+def as_rgb(gray: np.ndarray) -> np.ndarray:
+    return np.repeat(gray[:, :, None], 3, axis=2)
 
 
-@pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
+@pytest.mark.parametrize(
+    ("format", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})]
+)
 def test_lossless_rgb(format, options):
     assert (pixels(file_of(Image.fromarray(RGB), format, **options)) == RGB).all()
 
@@ -40,7 +44,7 @@ def test_jpeg():
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF"])
-def test_grey(format):
+def test_gray(format):
     assert (pixels(file_of(Image.fromarray(GREY), format)) == as_rgb(GREY)).all()
 
 
@@ -50,15 +54,17 @@ def test_one_bit():
 
 
 def test_palette_and_first_gif_frame():
-    colours = np.array([[10, 20, 30], [250, 5, 90], [0, 255, 0]], dtype=np.uint8)
+    colors = np.array([[10, 20, 30], [250, 5, 90], [0, 255, 0]], dtype=np.uint8)
     index = (np.arange(30, dtype=np.uint8) % 3).reshape(6, 5)
     image = Image.fromarray(index).convert("P")
     image.putdata(index.ravel().tolist())
-    image.putpalette(colours.tobytes())
+    image.putpalette(colors.tobytes())
     second = Image.new("P", image.size, 2)
-    second.putpalette(colours.tobytes())
-    assert (pixels(file_of(image, "PNG")) == colours[index]).all()
-    assert (pixels(file_of(image, "GIF", save_all=True, append_images=[second])) == colours[index]).all()
+    second.putpalette(colors.tobytes())
+    assert (pixels(file_of(image, "PNG")) == colors[index]).all()
+    assert (
+        pixels(file_of(image, "GIF", save_all=True, append_images=[second])) == colors[index]
+    ).all()
 
 
 def test_palette_transparency_is_white():
@@ -80,20 +86,20 @@ def test_alpha_is_laid_over_white(format):
     assert abs(pixels(file_of(Image.fromarray(rgba), format, **options)) - expected).max() <= 1
 
 
-def test_grey_with_alpha():
+def test_gray_with_alpha():
     result = pixels(file_of(Image.fromarray(np.full((3, 3, 2), (40, 0), dtype=np.uint8)), "PNG"))
     assert (result == 255).all()
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled_not_clipped(format):
-    grey = np.linspace(0, 65535, 30).round().astype(np.uint16).reshape(6, 5)
-    assert (pixels(file_of(Image.fromarray(grey), format)) == as_rgb(np.rint(grey / 257))).all()
+def test_16_bit_gray_is_scaled_not_clipped(format):
+    gray = np.linspace(0, 65535, 30).round().astype(np.uint16).reshape(6, 5)
+    assert (pixels(file_of(Image.fromarray(gray), format)) == as_rgb(np.rint(gray / 257))).all()
 
 
-def test_dark_16_bit_grey_stays_dark():
-    grey = np.full((3, 3), 514, dtype=np.uint16)
-    assert (pixels(file_of(Image.fromarray(grey), "PNG")) == 2).all()
+def test_dark_16_bit_gray_stays_dark():
+    gray = np.full((3, 3), 514, dtype=np.uint16)
+    assert (pixels(file_of(Image.fromarray(gray), "PNG")) == 2).all()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +117,8 @@ def test_32_bit_integers(values, expected):
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"), [([0, 0.5, 1], [0, 128, 255]), ([0, 20.2, 200], [0, 20, 200]), ([-1, 0.2, 1], [0, 153, 255])]
+    ("values", "expected"),
+    [([0, 0.5, 1], [0, 128, 255]), ([0, 20.2, 200], [0, 20, 200]), ([-1, 0.2, 1], [0, 153, 255])],
 )
 def test_float(values, expected):
     data = file_of(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")
@@ -131,14 +138,20 @@ def test_float_that_is_not_a_number():
 
 @pytest.mark.parametrize("format", ["TIFF", "JPEG"])
 def test_cmyk(format):
-    cmyk = np.full((16, 16, 4), (0, 255, 255, 0), dtype=np.uint8)  # no cyan, all magenta and yellow: red
+    cmyk = np.full(
+        (16, 16, 4), (0, 255, 255, 0), dtype=np.uint8
+    )  # no cyan, all magenta and yellow: red
     result = pixels(file_of(Image.fromarray(cmyk, "CMYK"), format))
     assert abs(result - (255, 0, 0)).max() <= 3
 
 
 def test_inverted_cmyk_of_adobe():
-    data = file_of(Image.fromarray(np.full((16, 16, 4), (0, 255, 255, 0), dtype=np.uint8), "CMYK"), "JPEG")
-    assert b"Adobe" in data, "Pillow writes the marker, so the stored values are inverted and have to be turned back"
+    data = file_of(
+        Image.fromarray(np.full((16, 16, 4), (0, 255, 255, 0), dtype=np.uint8), "CMYK"), "JPEG"
+    )
+    assert b"Adobe" in data, (
+        "Pillow writes the marker, so the stored values are inverted and have to be turned back"
+    )
     assert abs(pixels(data) - (255, 0, 0)).max() <= 3
 
 
@@ -160,15 +173,19 @@ TURNED = {
 def test_exif_orientation(orientation, format):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = file_of(Image.fromarray(RGB), format, exif=exif, **({"lossless": True} if format == "WEBP" else {}))
+    data = file_of(
+        Image.fromarray(RGB), format, exif=exif, **({"lossless": True} if format == "WEBP" else {})
+    )
     assert (pixels(data) == TURNED[orientation](RGB)).all()
 
 
-def test_exif_orientation_of_16_bit_grey():
+def test_exif_orientation_of_16_bit_gray():
     exif = Image.Exif()
     exif[0x0112] = 6
-    grey = GREY.astype(np.uint16) * 257
-    assert (pixels(file_of(Image.fromarray(grey), "PNG", exif=exif)) == TURNED[6](as_rgb(GREY))).all()
+    gray = GREY.astype(np.uint16) * 257
+    assert (
+        pixels(file_of(Image.fromarray(gray), "PNG", exif=exif)) == TURNED[6](as_rgb(GREY))
+    ).all()
 
 
 def test_broken_exif_does_not_cost_the_picture():
@@ -187,7 +204,13 @@ def test_truncated(format):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no image at all", b"\xff\xd8\xff\xe0 no JPEG", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
+    "data",
+    [
+        b"",
+        b"no image at all",
+        b"\xff\xd8\xff\xe0 no JPEG",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    ],
 )
 def test_not_an_image(data):
     with pytest.raises(BadImage, match="empty file" if not data else "not a JPEG"):
@@ -232,7 +255,7 @@ def test_encode_lossy(format, magic):
     assert abs(pixels(fine) - np.asarray(image)).mean() < 4
 
 
-def test_jpeg_keeps_colour_at_full_resolution():
+def test_jpeg_keeps_color_at_full_resolution():
     stripes = np.zeros((16, 16, 3), dtype=np.uint8)
     stripes[:, ::2, 0], stripes[:, 1::2, 2] = 255, 255  # red and blue columns, one pixel wide
     assert abs(pixels(encode(Image.fromarray(stripes), "jpeg", 95)) - stripes).max() < 40

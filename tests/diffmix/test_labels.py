@@ -20,7 +20,9 @@ def test_vectorised_equals_one_by_one():
     rows = soft_label(source, target, strength, 0.8, 5, scale=0.9)
     assert rows.shape == (3, 5)
     for i in range(3):
-        np.testing.assert_array_equal(rows[i], soft_label(source[i], target[i], strength[i], 0.8, 5, scale=0.9))
+        np.testing.assert_array_equal(
+            rows[i], soft_label(source[i], target[i], strength[i], 0.8, 5, scale=0.9)
+        )
     np.testing.assert_allclose(rows.sum(1), 0.9, rtol=1e-6)
 
 

@@ -1,4 +1,6 @@
-"""Stable Diffusion 2 and SDXL-shaped bases: loaded, personalised and mixed like any other, against the stock pipelines."""
+"""Stable Diffusion 2 and SDXL-shaped bases: loaded, personalized and mixed like any other, against
+the stock pipelines.
+"""
 
 import json
 import shutil
@@ -9,16 +11,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from diffmix.base_model import base_fingerprint, load_base, move, native_resolution
-from diffmix.concept import Concept
 from diffmix.config import MixConfig, ModelConfig, PersonalizeConfig
 from diffmix.errors import UserError
+from diffmix.generator.base_model import base_fingerprint, load_base, move, native_resolution
+from diffmix.generator.concept import Concept
+from diffmix.generator.mixer import Mixer
+from diffmix.generator.prompt_encoder import PromptEncoder
 from diffmix.images import decode
-from diffmix.mixer import Mixer
 from diffmix.personalize.modules import DenoisingLoss
 from diffmix.personalize.train import train_concept
 from diffmix.plan import MixSpec
-from diffmix.prompt_encoder import PromptEncoder
 
 
 @pytest.fixture(params=["sd2", "xl"])
@@ -47,20 +49,35 @@ def stock(base, task="Img2Img"):
 
 
 def load_concept(pipe, folder) -> None:
-    """As the docstring of `diffmix.concept` says."""
+    """As the docstring of `diffmix.generator.concept` says."""
     rows = load_file(folder / "learned_embeds.safetensors")
     if set(rows) == {"clip_l", "clip_g"}:
         names = Concept.load(folder).spellings
-        pipe.load_textual_inversion(rows["clip_l"], token=names, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
-        pipe.load_textual_inversion(rows["clip_g"], token=names, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)
+        pipe.load_textual_inversion(
+            rows["clip_l"], token=names, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer
+        )
+        pipe.load_textual_inversion(
+            rows["clip_g"],
+            token=names,
+            text_encoder=pipe.text_encoder_2,
+            tokenizer=pipe.tokenizer_2,
+        )
     else:
         pipe.load_textual_inversion([{token: vectors} for token, vectors in rows.items()])
     pipe.load_lora_weights(folder)
 
 
-@pytest.mark.parametrize(("guidance", "negative", "strength"), [(5.0, "", 0.7), (4.0, "a blurry one", 1.0), (1.0, "", 0.5)])
+@pytest.mark.parametrize(
+    ("guidance", "negative", "strength"),
+    [(5.0, "", 0.7), (4.0, "a blurry one", 1.0), (1.0, "", 0.5)],
+)
 def test_each_mix_is_what_stock_img2img_gives_alone(base, tiny_real, guidance, negative, strength):
-    config = MixConfig(strategy="real-mix", num_inference_steps=6, guidance_scale=guidance, negative_prompt=negative)
+    config = MixConfig(
+        strategy="real-mix",
+        num_inference_steps=6,
+        guidance_scale=guidance,
+        negative_prompt=negative,
+    )
     mixer = Mixer(model_of(base), config, tiny_real.class_names, "animal")
     specs = [MixSpec(i, tiny_real.image_ids[i], 0, i % 4, strength, 30 + i) for i in (0, 5, 7)]
     sources = [tiny_real.image_bytes(i) for i in (0, 5, 7)]
@@ -69,12 +86,23 @@ def test_each_mix_is_what_stock_img2img_gives_alone(base, tiny_real, guidance, n
 
     def alone(spec, source, label):
         image = decode(source)
-        options = {"strength": spec.strength, "num_inference_steps": 6, "guidance_scale": guidance, "negative_prompt": negative or None}
-        start, generator = image.resize((32, 32), Image.Resampling.BILINEAR), torch.Generator().manual_seed(spec.seed)
+        options = {
+            "strength": spec.strength,
+            "num_inference_steps": 6,
+            "guidance_scale": guidance,
+            "negative_prompt": negative or None,
+        }
+        start, generator = (
+            image.resize((32, 32), Image.Resampling.BILINEAR),
+            torch.Generator().manual_seed(spec.seed),
+        )
         made = pipe(mixer.prompts[label], image=start, generator=generator, **options).images[0]
         return made.resize(image.size, Image.Resampling.BILINEAR)
 
-    values = [psnr(image, alone(*pair, pair[0].target_label)) for image, pair in zip(images, zip(specs, sources, strict=True), strict=True)]
+    values = [
+        psnr(image, alone(*pair, pair[0].target_label))
+        for image, pair in zip(images, zip(specs, sources, strict=True), strict=True)
+    ]
     print("PSNR", [f"{value:.1f}" for value in values])
     assert min(values) > 40
     assert psnr(images[0], alone(specs[0], sources[0], 3)) < 35  # another class is another picture
@@ -90,25 +118,49 @@ def test_mixes_from_noise_are_what_stock_text_to_image_gives(base, tiny_real, si
     for spec, image in zip(specs, images, strict=True):
         generator = torch.Generator().manual_seed(spec.seed)
         size = {"height": side, "width": side} if side else {}
-        alone = pipe(mixer.prompts[spec.target_label], num_inference_steps=5, guidance_scale=4.0, generator=generator, **size).images[0]
+        alone = pipe(
+            mixer.prompts[spec.target_label],
+            num_inference_steps=5,
+            guidance_scale=4.0,
+            generator=generator,
+            **size,
+        ).images[0]
         assert image.size == alone.size == (side or 32,) * 2
         assert psnr(image, alone) > 40
 
 
 def settings(**changes) -> PersonalizeConfig:
-    return PersonalizeConfig(**{"steps": 6, "batch_size": 4, "lora_rank": 2, "lora_lr": 3e-2, "token_lr": 3e-2, **changes})
+    return PersonalizeConfig(
+        **{
+            "steps": 6,
+            "batch_size": 4,
+            "lora_rank": 2,
+            "lora_lr": 3e-2,
+            "token_lr": 3e-2,
+            **changes,
+        }
+    )
 
 
 def test_a_concept_makes_the_same_picture_in_stock_diffusers(tmp_path, base, tiny_real):
-    concept = train_concept(model_of(base), settings(vectors_per_token=2), tiny_real, tmp_path / "concept", 0)
+    concept = train_concept(
+        model_of(base), settings(vectors_per_token=2), tiny_real, tmp_path / "concept", 0
+    )
     config = MixConfig(num_inference_steps=6, guidance_scale=3.0)
     spec, source = MixSpec(0, tiny_real.image_ids[0], 0, 1, 0.8, 5), tiny_real.image_bytes(0)
-    image = Mixer(model_of(base), config, tiny_real.class_names, "animal", concept.folder).mix([spec], [source])[0]
+    image = Mixer(model_of(base), config, tiny_real.class_names, "animal", concept.folder).mix(
+        [spec], [source]
+    )[0]
 
     def in_stock(folder):
         pipe = stock(base)
         load_concept(pipe, folder)
-        options = {"strength": 0.8, "num_inference_steps": 6, "guidance_scale": 3.0, "generator": torch.Generator().manual_seed(5)}
+        options = {
+            "strength": 0.8,
+            "num_inference_steps": 6,
+            "guidance_scale": 3.0,
+            "generator": torch.Generator().manual_seed(5),
+        }
         return pipe("a photo of a <class_1> animal", image=decode(source), **options).images[0]
 
     value = psnr(image, in_stock(concept.folder))
@@ -128,14 +180,21 @@ def test_rows_of_every_text_encoder_are_trained_and_nothing_else(tmp_path, base,
     train_concept(model_of(base), settings(), tiny_real, tmp_path / "concept", 0)
     concept = Concept.load(tmp_path / "concept")
     assert concept.base_fingerprint == base_fingerprint(model_of(base))
-    encoders = [before.text_encoder, before.text_encoder_2] if (base / "text_encoder_2").exists() else [before.text_encoder]
+    encoders = (
+        [before.text_encoder, before.text_encoder_2]
+        if (base / "text_encoder_2").exists()
+        else [before.text_encoder]
+    )
     assert bool(concept.embeds(1)) == (len(encoders) == 2)
     for place, encoder in enumerate(encoders):
         table = encoder.get_input_embeddings().weight
         start = table[before.tokenizer("animal", add_special_tokens=False).input_ids].mean(0)
         rows = concept.embeds(place)
         assert list(rows) == list(concept.tokens.values())
-        assert all(row.shape == (1, table.shape[1]) and (row - start).abs().max() > 1e-2 for row in rows.values())
+        assert all(
+            row.shape == (1, table.shape[1]) and (row - start).abs().max() > 1e-2
+            for row in rows.values()
+        )
     assert load_file(concept.folder / "pytorch_lora_weights.safetensors")
 
 
@@ -148,7 +207,10 @@ def test_the_loss_is_that_of_the_formula_on_stock_encodings(base):
     timesteps, weights = torch.tensor([10, 500, 999]), torch.tensor([0.5, 0.25, 2.0])
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alpha_bar = torch.cumprod(1 - betas, 0)[timesteps].float()
-    alpha, sigma = alpha_bar.sqrt()[:, None, None, None], (1 - alpha_bar).sqrt()[:, None, None, None]
+    alpha, sigma = (
+        alpha_bar.sqrt()[:, None, None, None],
+        (1 - alpha_bar).sqrt()[:, None, None, None],
+    )
     expected = torch.zeros(())
     with torch.no_grad():
         for i, text in enumerate(prompts):
@@ -163,13 +225,19 @@ def test_the_loss_is_that_of_the_formula_on_stock_encodings(base):
                 hidden, extra = pipe.encode_prompt(text, "cpu", 1, False)[0], {}
                 target = alpha[i] * noise[i] - sigma[i] * latents[i]
             noisy = (alpha * latents + sigma * noise)[i : i + 1]
-            predicted = pipe.unet(noisy, timesteps[i], encoder_hidden_states=hidden, **extra).sample[0]
+            predicted = pipe.unet(
+                noisy, timesteps[i], encoder_hidden_states=hidden, **extra
+            ).sample[0]
             snr = alpha_bar[i] / (1 - alpha_bar[i])
             weight = snr.clamp(max=2.0) / (snr if "added_cond_kwargs" in extra else snr + 1)
             expected += weights[i] * weight * (predicted - target).square().mean()
-        assert loss(latents, noise, timesteps, torch.arange(3), weights).item() == pytest.approx(expected.item(), rel=1e-4)
+        assert loss(latents, noise, timesteps, torch.arange(3), weights).item() == pytest.approx(
+            expected.item(), rel=1e-4
+        )
         fixed = DenoisingLoss(pipe, prompts, 32, trains_text=False, snr_gamma=2.0)
-        assert fixed(latents, noise, timesteps, torch.arange(3), weights).item() == pytest.approx(expected.item(), rel=1e-4)
+        assert fixed(latents, noise, timesteps, torch.arange(3), weights).item() == pytest.approx(
+            expected.item(), rel=1e-4
+        )
 
 
 def test_an_sdxl_that_was_not_made_for_zeros_gets_its_empty_prompt(tiny_xl):
@@ -187,7 +255,11 @@ def test_the_vae_of_an_sdxl_stays_in_full_precision_where_half_would_overflow(ti
     pipe = load_base(model_of(tiny_xl), "cpu", torch.float32)
     for dtype, vae_dtype in ((torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)):
         move(pipe, "cpu", dtype)
-        assert (pipe.unet.dtype, pipe.text_encoder_2.dtype, pipe.vae.dtype) == (dtype, dtype, vae_dtype)
+        assert (pipe.unet.dtype, pipe.text_encoder_2.dtype, pipe.vae.dtype) == (
+            dtype,
+            dtype,
+            vae_dtype,
+        )
 
 
 def test_half_precision_stays_near_full_precision(tmp_path, tiny_xl, tiny_real):
@@ -195,13 +267,25 @@ def test_half_precision_stays_near_full_precision(tmp_path, tiny_xl, tiny_real):
     for precision in ("fp32", "bf16"):
         model = model_of(tiny_xl, precision=precision)
         concept = train_concept(model, settings(), tiny_real, tmp_path / precision, 0)
-        mixer = Mixer(model, MixConfig(num_inference_steps=4, guidance_scale=2.0), tiny_real.class_names, "animal", concept.folder)
-        images[precision] = mixer.mix([MixSpec(0, tiny_real.image_ids[0], 0, 1, 0.8, 5)], [tiny_real.image_bytes(0)])[0]
+        mixer = Mixer(
+            model,
+            MixConfig(num_inference_steps=4, guidance_scale=2.0),
+            tiny_real.class_names,
+            "animal",
+            concept.folder,
+        )
+        images[precision] = mixer.mix(
+            [MixSpec(0, tiny_real.image_ids[0], 0, 1, 0.8, 5)], [tiny_real.image_bytes(0)]
+        )[0]
     assert 20 < psnr(images["fp32"], images["bf16"]) < 90
 
 
-def test_a_concept_for_another_number_of_text_encoders_is_refused(tmp_path, tiny_base, tiny_xl, tiny_real):
-    concept = train_concept(model_of(tiny_base), settings(steps=1, lora=False), tiny_real, tmp_path / "concept", 0)
+def test_a_concept_for_another_number_of_text_encoders_is_refused(
+    tmp_path, tiny_base, tiny_xl, tiny_real
+):
+    concept = train_concept(
+        model_of(tiny_base), settings(steps=1, lora=False), tiny_real, tmp_path / "concept", 0
+    )
     pipe = load_base(model_of(tiny_xl), "cpu", torch.float32)
     with pytest.raises(UserError, match="token vectors for 1 text encoders, where the base has 2"):
         concept.apply(pipe)
@@ -217,13 +301,19 @@ def test_bases_that_only_look_alike_are_refused_in_a_sentence(tmp_path, tiny_bas
         file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
         return model_of(folder)
 
-    refiner = changed(tiny_xl, "refiner", "model_index.json", text_encoder=[None, None], tokenizer=[None, None])
+    refiner = changed(
+        tiny_xl, "refiner", "model_index.json", text_encoder=[None, None], tokenizer=[None, None]
+    )
     with pytest.raises(UserError, match="it has no text_encoder"):
         load_base(refiner, "cpu", torch.float32)
-    sample = changed(tiny_base, "sample", "scheduler/scheduler_config.json", prediction_type="sample")
+    sample = changed(
+        tiny_base, "sample", "scheduler/scheduler_config.json", prediction_type="sample"
+    )
     with pytest.raises(UserError, match="its UNet predicts sample"):
         load_base(sample, "cpu", torch.float32)
-    scaled = changed(tiny_xl, "scaled", "vae/config.json", latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
+    scaled = changed(
+        tiny_xl, "scaled", "vae/config.json", latents_mean=[0.0] * 4, latents_std=[1.0] * 4
+    )
     with pytest.raises(UserError, match="its VAE scales each channel"):
         load_base(scaled, "cpu", torch.float32)
     shutil.rmtree(tmp_path / "scaled" / "tokenizer_2")

@@ -48,7 +48,9 @@ def test_mix_draws_source_and_target_classes_uniformly_and_independently(strateg
     columns = make(strategy=strategy, count=8000).columns(np.arange(8000))
     table = np.zeros((4, 4))
     np.add.at(table, (columns["source_label"], columns["target_label"]), 1)
-    assert stats.chisquare(table.ravel()).pvalue > 1e-3  # 16 equal cells: uniform, independent, self-pairs included
+    assert (
+        stats.chisquare(table.ravel()).pvalue > 1e-3
+    )  # 16 equal cells: uniform, independent, self-pairs included
     of_first_class = columns["source"][columns["source_label"] == 0]
     assert stats.chisquare(np.bincount(of_first_class, minlength=10)[:10]).pvalue > 1e-3
 
@@ -70,10 +72,17 @@ def test_gen_has_no_source_and_full_strength(strategy):
 
 
 def test_long_tail_sampling():
-    columns = make(source_sampling="image", target_sampling="inverse", count=20000).columns(np.arange(20000))
+    columns = make(source_sampling="image", target_sampling="inverse", count=20000).columns(
+        np.arange(20000)
+    )
     assert stats.chisquare(np.bincount(columns["source"], minlength=21)).pvalue > 1e-3
     weights = 1 / (np.array([10, 3, 7, 1]) + 1)
-    assert stats.chisquare(np.bincount(columns["target_label"]), 20000 * weights / weights.sum()).pvalue > 1e-3
+    assert (
+        stats.chisquare(
+            np.bincount(columns["target_label"]), 20000 * weights / weights.sum()
+        ).pvalue
+        > 1e-3
+    )
 
 
 def test_referred_classes_limits_each_sources_targets():
@@ -95,7 +104,10 @@ def test_strengths():
     assert stats.kstest(inside, lambda x: (cut.cdf(x) - low) / (high - low)).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("settings", [{"strength": (0.7,)}, {"strength": (0.3, 0.5, 0.7, 0.9)}, {"strength_beta": (5.0, 5.0)}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"strength": (0.7,)}, {"strength": (0.3, 0.5, 0.7, 0.9)}, {"strength_beta": (5.0, 5.0)}],
+)
 def test_chunks_cover_the_plan_once_with_equal_steps(settings):
     plan = make(count=333, batch=8, **settings)
     ids = np.concatenate([plan.chunk_ids(i) for i in range(plan.num_chunks)])

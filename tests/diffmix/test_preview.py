@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffmix.concept import Concept
 from diffmix.config import Config, GateConfig, MixConfig
 from diffmix.errors import UserError
-from diffmix.mixer import Mixer
+from diffmix.gates.gate import Scorer, make_gate
+from diffmix.generator.concept import Concept
+from diffmix.generator.mixer import Mixer
 from diffmix.preview import DRAWS, preview, preview_rows, preview_strengths, score_rows
-from diffmix.quality import Scorer, make_gate
 
 
 def mixer_of(model, real, strategy: str, **options) -> Mixer:
     return Mixer(
         model,
-        MixConfig(**{"strategy": strategy, "num_inference_steps": 4, "strength": (0.5, 0.75), **options}),
+        MixConfig(
+            **{"strategy": strategy, "num_inference_steps": 4, "strength": (0.5, 0.75), **options}
+        ),
         real.class_names,
         real.superclass,
     )
@@ -28,7 +30,9 @@ def folder(tmp_path):
     for name in ("fox", "wolf", "狐"):
         (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(4):
-            Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "images" / name / f"{i}.png")
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(
+                tmp_path / "images" / name / f"{i}.png"
+            )
     return tmp_path / "images"
 
 
@@ -42,7 +46,11 @@ def config(tmp_path, folder, tiny_model) -> Config:
 
 def test_each_row_is_one_source_and_target_with_strength_rising(tiny_model, tiny_real):
     rows = preview_rows(
-        mixer_of(tiny_model, tiny_real, "real-mix", strength=(0.9, 0.3), num_inference_steps=10, batch=4), tiny_real, seed=0
+        mixer_of(
+            tiny_model, tiny_real, "real-mix", strength=(0.9, 0.3), num_inference_steps=10, batch=4
+        ),
+        tiny_real,
+        seed=0,
     )
     assert len(rows) == 9
     assert len({row.source_class for row in rows}) == 3
@@ -50,22 +58,39 @@ def test_each_row_is_one_source_and_target_with_strength_rising(tiny_model, tiny
         assert [round(mix.strength, 3) for mix in row.mixes] == [0.3, 0.9]
         (target,) = {mix.target for mix in row.mixes}
         assert target != row.source_class
-    near, far = (np.mean([_distance(row.source, row.mixes[i].image) for row in rows]) for i in (0, 1))
+    near, far = (
+        np.mean([_distance(row.source, row.mixes[i].image) for row in rows]) for i in (0, 1)
+    )
     assert near < far
 
 
 def _distance(one: Image.Image, other: Image.Image) -> float:
-    return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other.resize(one.size), dtype=float)).mean())
+    return float(
+        np.abs(
+            np.asarray(one, dtype=float) - np.asarray(other.resize(one.size), dtype=float)
+        ).mean()
+    )
 
 
 def test_the_batch_changes_nothing_and_the_seed_everything(tiny_model, tiny_real):
-    whole_batch, small_batch = (mixer_of(tiny_model, tiny_real, "real-mix", batch=batch) for batch in (16, 2))
+    whole_batch, small_batch = (
+        mixer_of(tiny_model, tiny_real, "real-mix", batch=batch) for batch in (16, 2)
+    )
 
     def pictures(mixer: Mixer, seed: int) -> list[np.ndarray]:
         rows = preview_rows(mixer, tiny_real, seed)
-        return [np.asarray(mix.image, dtype=float) for row in rows if row.source.size == (32, 32) for mix in row.mixes]
+        return [
+            np.asarray(mix.image, dtype=float)
+            for row in rows
+            if row.source.size == (32, 32)
+            for mix in row.mixes
+        ]
 
-    whole, parts, other = pictures(whole_batch, 0), pictures(small_batch, 0), pictures(whole_batch, 1)
+    whole, parts, other = (
+        pictures(whole_batch, 0),
+        pictures(small_batch, 0),
+        pictures(whole_batch, 1),
+    )
     assert max(np.abs(a - b).max() for a, b in zip(whole, parts, strict=True)) <= 1
     assert any(np.abs(a - b).max() > 1 for a, b in zip(whole, other, strict=False))
 
@@ -88,13 +113,29 @@ def test_strengths_are_the_configured_ones_or_a_range():
     assert rounded(strength=(0.7,)) == [0.3, 0.5, 0.7, 0.9]
     assert rounded(strength=(0.8, 0.4, 0.8)) == [0.4, 0.8]
     assert rounded(strength=(0.8, 0.4), strength_beta=(5, 2)) == [0.3, 0.5, 0.7, 0.9]
-    assert rounded(strength=(0.7,), num_inference_steps=2) == [0.5, 0.7, 0.9], "0.3 would run no step"
+    assert rounded(strength=(0.7,), num_inference_steps=2) == [0.5, 0.7, 0.9], (
+        "0.3 would run no step"
+    )
 
 
-def test_preview_writes_the_sheet_with_a_given_concept_and_the_run_folders_own(config, tmp_path, tiny_base):
-    from diffmix.base_model import base_fingerprint
+def test_preview_writes_the_sheet_with_a_given_concept_and_the_run_folders_own(
+    config, tmp_path, tiny_base
+):
+    from diffmix.generator.base_model import base_fingerprint
 
-    concept = Concept(["fox", "wolf", "狐"], "animal", {}, 1, 0, str(tiny_base), None, base_fingerprint(config.model), 0, 0, "")
+    concept = Concept(
+        ["fox", "wolf", "狐"],
+        "animal",
+        {},
+        1,
+        0,
+        str(tiny_base),
+        None,
+        base_fingerprint(config.model),
+        0,
+        0,
+        "",
+    )
     config.mix.strategy, config.mix.strength = "diff-mix", (0.4, 0.8)
     concept.save(tmp_path / "concept", {}, {})
     config.personalize.concept = str(tmp_path / "concept")
@@ -126,7 +167,10 @@ def test_with_a_gate_scores_stand_under_the_pictures_and_in_the_summary(config, 
     assert all(0 < score < 1 for score in shown["scores"].values())
     command(config)
     words = capsys.readouterr().out
-    assert f"mean CLIP score: {shown['scores'][0.0]:.2f} of the real images, {shown['scores'][0.5]:.2f} at 0.5" in words
+    assert (
+        f"mean CLIP score: {shown['scores'][0.0]:.2f} of the real images, {shown['scores'][0.5]:.2f} at 0.5"
+        in words
+    )
 
 
 def test_scores_are_those_of_the_pictures_shown(tiny_model, tiny_real, tiny_clip):
@@ -148,7 +192,9 @@ def test_what_is_missing_is_said_before_images_are_read(config, tmp_path):
 
 
 def test_a_concept_of_other_classes_is_refused(config, tmp_path):
-    Concept(["cat"], "animal", {}, 1, 0, "base", None, "", 0, 0, "").save(tmp_path / "concept", {}, {})
+    Concept(["cat"], "animal", {}, 1, 0, "base", None, "", 0, 0, "").save(
+        tmp_path / "concept", {}, {}
+    )
     config.personalize.concept = str(tmp_path / "concept")
     with pytest.raises(UserError, match="other classes"):
         preview(config)

@@ -15,14 +15,20 @@ from jobs.cli import main
 
 @pytest.fixture
 def refuse(tmp_path, small_config, capsys):
-    """`refuse(sentence, arguments, **options)`: the run must end with code 2 and this one sentence, and without Ray."""
+    """`refuse(sentence, arguments, **options)`: the run must end with code 2 and this one sentence,
+    and without Ray.
+    """
 
     def check(sentence: str, *arguments: str, **options) -> str:
         recipe = tmp_path / "recipe.yaml"
-        recipe.write_text(yaml.safe_dump(to_dict(small_config(options.pop("out", tmp_path / "out"), **options))))
+        recipe.write_text(
+            yaml.safe_dump(to_dict(small_config(options.pop("out", tmp_path / "out"), **options)))
+        )
         capsys.readouterr()
         assert main(["run", "--config", str(recipe), *arguments]) == 2
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diffmix: ")]
+        lines = [
+            line for line in capsys.readouterr().err.splitlines() if line.startswith("diffmix: ")
+        ]
         assert len(lines) == 1
         assert sentence in lines[0]
         assert lines[0].endswith((".", "?"))
@@ -38,7 +44,10 @@ def test_no_classes(refuse, tmp_path):
 
 
 def test_one_class(refuse, tmp_path, write_images):
-    refuse("at least two classes", **{"data.train": str(write_images(tmp_path / "photos", ["only"], 3))})
+    refuse(
+        "at least two classes",
+        **{"data.train": str(write_images(tmp_path / "photos", ["only"], 3))},
+    )
 
 
 def test_missing_folder(refuse, tmp_path):
@@ -56,7 +65,13 @@ def broken(kind: str, good: bytes) -> bytes:
     if kind == "bomb":  # a PNG that says it has 400 million pixels
         header = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
         chunk = b"IHDR" + header
-        return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + good[33:]
+        return (
+            b"\x89PNG\r\n\x1a\n"
+            + struct.pack(">I", 13)
+            + chunk
+            + struct.pack(">I", zlib.crc32(chunk))
+            + good[33:]
+        )
     return {"corrupt": b"no picture" * 20, "empty": b"", "truncated": good[: len(good) // 2]}[kind]
 
 
@@ -66,7 +81,9 @@ def test_broken_files_beyond_the_limit(refuse, tmp_path, write_images, kind):
     for index in range(2):
         file = photos / "a" / f"{index}.png"
         file.write_bytes(broken(kind, file.read_bytes()))
-    sentence = refuse("More than 1 images cannot be read", **{"data.train": str(photos), "data.max_bad_images": 1})
+    sentence = refuse(
+        "More than 1 images cannot be read", **{"data.train": str(photos), "data.max_bad_images": 1}
+    )
     assert "a/1.png" in sentence
 
 
@@ -99,17 +116,25 @@ def concept(folder, class_names: list[str], base_fingerprint: str) -> str:
 
 def test_concept_of_other_classes(refuse, tmp_path):
     path = concept(tmp_path / "concept", ["cat", "dog"], "")
-    refuse("was made for other classes", **{"personalize.concept": path, "mix.strategy": "diff-mix"})
+    refuse(
+        "was made for other classes", **{"personalize.concept": path, "mix.strategy": "diff-mix"}
+    )
 
 
 def test_concept_of_another_base(refuse, tmp_path):
     path = concept(tmp_path / "concept", ["red one", "green", "blau", "黄"], "sha256:other")
-    refuse("another base model, somebody/else", **{"personalize.concept": path, "mix.strategy": "diff-mix"})
+    refuse(
+        "another base model, somebody/else",
+        **{"personalize.concept": path, "mix.strategy": "diff-mix"},
+    )
 
 
 def test_no_concept_at_all(refuse, tmp_path):
     (tmp_path / "concept").mkdir()
-    refuse("is not a concept", **{"personalize.concept": str(tmp_path / "concept"), "mix.strategy": "diff-mix"})
+    refuse(
+        "is not a concept",
+        **{"personalize.concept": str(tmp_path / "concept"), "mix.strategy": "diff-mix"},
+    )
 
 
 def test_store_of_another_plan(refuse, tmp_path, small_config):
@@ -120,24 +145,32 @@ def test_store_of_another_plan(refuse, tmp_path, small_config):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--mix.strength", "0"), ("--mix.strength", "1.01"), ("--mix.synthetic_p", "-0.1"), ("--mix.synthetic_p", "2")]
+    "arguments",
+    [
+        ("--mix.strength", "0"),
+        ("--mix.strength", "1.01"),
+        ("--mix.synthetic_p", "-0.1"),
+        ("--mix.synthetic_p", "2"),
+    ],
 )
 def test_numbers_out_of_range(refuse, arguments):
     refuse(f"{arguments[0]} is", *arguments)
 
 
-def test_misspelt_option(refuse):
+def test_misspelled_option(refuse):
     refuse("did you mean --mix.strength?", "--mix.strenght", "0.5")
 
 
-def test_misspelt_model_name(refuse):
+def test_misspelled_model_name(refuse):
     refuse("did you mean resnet10t", **{"train.model_name": "resnet10tt"})
 
 
 def test_starting_weights_that_cannot_be_had(refuse, tmp_path):
-    """Found out before anything is personalised or mixed. Tests have no connection to the hub."""
+    """Found out before anything is personalized or mixed. Tests have no connection to the hub."""
     refuse("The pre-trained weights of resnet10t cannot be had", **{"train.pretrained": True})
-    refuse("cannot be read as weights", **{"train.checkpoint_path": str(tmp_path / "none.safetensors")})
+    refuse(
+        "cannot be read as weights", **{"train.checkpoint_path": str(tmp_path / "none.safetensors")}
+    )
 
 
 def test_prompt_with_an_unknown_placeholder(refuse):
@@ -150,7 +183,9 @@ def test_out_that_is_a_file(refuse, tmp_path):
 
 
 def test_no_permission(refuse, monkeypatch):
-    monkeypatch.setattr("os.access", lambda *_: False)  # tests may run as root, whom nothing is forbidden
+    monkeypatch.setattr(
+        "os.access", lambda *_: False
+    )  # tests may run as root, whom nothing is forbidden
     refuse("no permission")
 
 

@@ -1,4 +1,6 @@
-"""The classifier's protocols on a real cluster: what is trained when, which epoch is kept, and whose weights a run folder holds."""
+"""The classifier's protocols on a real cluster: what is trained when, which epoch is kept, and
+whose weights a run folder holds.
+"""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from diffmix.errors import UserError
 from engine import phases
 from engine.run import run, train
 from engine.session import open_session
-from engine.train import build_loop
+from engine.training.worker import build_loop
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -34,7 +36,11 @@ def test_another_recipe_in_between_leaves_the_first_ones_classifier(tmp_path, sm
     def trained(lr: float) -> tuple[dict, bytes, bytes]:
         summary = train(small_config(tmp_path, **{"train.lr": lr, "train.epochs": 2}))
         folder = tmp_path / "classifier"
-        return summary["accuracy"], (folder / "model.safetensors").read_bytes(), (folder / "result.json").read_bytes()
+        return (
+            summary["accuracy"],
+            (folder / "model.safetensors").read_bytes(),
+            (folder / "result.json").read_bytes(),
+        )
 
     first, second = trained(0.02), trained(0.001)
     assert first[1] != second[1]
@@ -46,12 +52,19 @@ def test_another_recipe_in_between_leaves_the_first_ones_classifier(tmp_path, sm
 
 @pytest.mark.parametrize(("freeze_epochs", "trainers", "zero_stage"), [(2, 1, 0), (1, 2, 2)])
 def test_frozen_backbone(tmp_path, small_config, freeze_epochs, trainers, zero_stage):
-    changes = {"train.freeze_epochs": freeze_epochs, "train.epochs": 2, "placement.trainers": trainers, "train.zero_stage": zero_stage}
+    changes = {
+        "train.freeze_epochs": freeze_epochs,
+        "train.epochs": 2,
+        "placement.trainers": trainers,
+        "train.zero_stage": zero_stage,
+    }
     config = small_config(tmp_path, **changes, **{"train.eval_every": 1, "data.val_fraction": 0.0})
     train(config)
     torch.manual_seed(config.run.seed)
     start = build_model(config.train, 4).state_dict()
-    moved = {name for name, value in weights(tmp_path).items() if not torch.equal(value, start[name])}
+    moved = {
+        name for name, value in weights(tmp_path).items() if not torch.equal(value, start[name])
+    }
     if freeze_epochs == 2:
         assert moved == {"fc.weight", "fc.bias"}
     else:
@@ -60,7 +73,9 @@ def test_frozen_backbone(tmp_path, small_config, freeze_epochs, trainers, zero_s
 
 @pytest.mark.parametrize("protocol", ["validation", "reference"])
 def test_protocol_says_which_images_pick_the_epoch(tmp_path, small_config, protocol):
-    config = small_config(tmp_path, **{"train.protocol": protocol, "train.epochs": 2, "train.eval_every": 1})
+    config = small_config(
+        tmp_path, **{"train.protocol": protocol, "train.epochs": 2, "train.eval_every": 1}
+    )
     summary = train(config)
     chosen = summary["accuracy"]["chosen"]
     assert chosen["on_test_set"] == (protocol == "reference")
@@ -70,11 +85,15 @@ def test_protocol_says_which_images_pick_the_epoch(tmp_path, small_config, proto
     page = (tmp_path / "report.html").read_text()
     assert ("picked on the test set" in page) == (protocol == "reference")
     if protocol == "reference":
-        assert chosen["top1"] == pytest.approx(summary["accuracy"]["top1"]), "the best epoch's figure is the test's"
+        assert chosen["top1"] == pytest.approx(summary["accuracy"]["top1"]), (
+            "the best epoch's figure is the test's"
+        )
 
 
 def test_long_tail_training_on_mixes(tmp_path, small_config):
-    """LDAM, DRW, CMO and steps of the learning rate together, on a growing pool, with groups by class size."""
+    """LDAM, DRW, CMO and steps of the learning rate together, on a growing pool, with groups by
+    class size.
+    """
     changes = {
         "data.imbalance_factor": 0.2,
         "data.val_fraction": 0.0,
@@ -94,7 +113,9 @@ def test_long_tail_training_on_mixes(tmp_path, small_config):
     assert summary["trainer"]["synthetic_share"] > 0
     accuracy = summary["accuracy"]
     assert len(accuracy["per_size"]) > 1
-    sizes = torch.bincount(torch.tensor(RealSet.open(str(tmp_path / "data" / "train.arrow")).labels))
+    sizes = torch.bincount(
+        torch.tensor(RealSet.open(str(tmp_path / "data" / "train.arrow")).labels)
+    )
     assert sizes.max() > sizes.min()
     found = weights(tmp_path)
     torch.testing.assert_close(found["fc.weight"].norm(dim=1), torch.ones(4))
@@ -119,10 +140,22 @@ class StopsBeforeTheTest:
 
 def test_zero_goes_on_with_as_many_workers_only(tmp_path, small_config):
     def config(trainers: int):
-        changes = {"placement.trainers": trainers, "placement.max_failures": 0, "train.zero_stage": 1, "train.epochs": 2}
-        return small_config(tmp_path, **changes, **{"train.loader_workers": trainers - 1})  # which makes no other classifier of it
+        changes = {
+            "placement.trainers": trainers,
+            "placement.max_failures": 0,
+            "train.zero_stage": 1,
+            "train.epochs": 2,
+        }
+        return small_config(
+            tmp_path, **changes, **{"train.loader_workers": trainers - 1}
+        )  # which makes no other classifier of it
 
-    with open_session(config(2), trains=True) as session, pytest.raises(TrainingFailedError, match="stopped"):
+    with (
+        open_session(config(2), trains=True) as session,
+        pytest.raises(TrainingFailedError, match="stopped"),
+    ):
         phases.train(session, None, streaming=False, build=StopsBeforeTheTest())
-    with pytest.raises(UserError, match=r"trained on 2 workers up to epoch 2.*--placement\.trainers 2"):
+    with pytest.raises(
+        UserError, match=r"trained on 2 workers up to epoch 2.*--placement\.trainers 2"
+    ):
         train(config(1))

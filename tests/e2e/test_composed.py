@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from diffmix.config import to_dict
 from diffmix.formats import reference
-from engine.compose import compose
+from engine.mixing.compose import compose
 from engine.run import run, synthesize
 from jobs.cli import main
 
@@ -57,9 +57,13 @@ def test_a_classifier_of_the_references_mixes(trained):
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["plan"] == {"planned": 32, "stored": 32, "rejected": 0}
     assert 0.3 < summary["trainer"]["synthetic_share"] < 0.7
-    timm.create_model("resnet10t", num_classes=4).load_state_dict(load_file(trained / "classifier" / "model.safetensors"))
+    timm.create_model("resnet10t", num_classes=4).load_state_dict(
+        load_file(trained / "classifier" / "model.safetensors")
+    )
     assert (trained / "report" / "mixes.png").exists()
-    assert not (trained / "concept").exists(), "diff-mix would personalise, but there is nothing to make"
+    assert not (trained / "concept").exists(), (
+        "diff-mix would personalize, but there is nothing to make"
+    )
 
 
 def test_all_is_done(trained, options):
@@ -73,5 +77,7 @@ def test_run_trains_on_another_composition(tmp_path, trained, options):
     config = options(tmp_path / "out", **{"compose.count": (3,)})
     compose(config)
     assert run(config)["plan"] == {"planned": 3, "stored": 3, "rejected": 0}
-    one, other = (load_file(out / "classifier" / "model.safetensors") for out in (trained, tmp_path / "out"))
+    one, other = (
+        load_file(out / "classifier" / "model.safetensors") for out in (trained, tmp_path / "out")
+    )
     assert any((one[key] != other[key]).any() for key in one)

@@ -1,4 +1,6 @@
-"""The gate on a real cluster: in the mixer actors, after a staged synthesis, and by `diffmix filter`."""
+"""The gate on a real cluster: in the mixer actors, after a staged synthesis, and by `diffmix
+filter`.
+"""
 
 import json
 import logging
@@ -13,9 +15,9 @@ import torch
 
 from diffmix import images
 from diffmix.errors import UserError
-from engine.gate import Decision, filter_store
+from engine.mixing.filter import Decision, filter_store
+from engine.mixing.store import SCHEMA, MixStore, part_name
 from engine.run import run, synthesize
-from engine.store import SCHEMA, MixStore, part_name
 from jobs.cli import main
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -29,19 +31,29 @@ def parts(out: Path) -> dict[str, bytes]:
 
 def columns(out: Path) -> dict[str, np.ndarray]:
     """The store's scores, decisions and images by mix id, read with pyarrow alone."""
-    rows = [row for file in sorted((out / "mixes").glob("part-*.parquet")) for row in pq.read_table(file).to_pylist()]
+    rows = [
+        row
+        for file in sorted((out / "mixes").glob("part-*.parquet"))
+        for row in pq.read_table(file).to_pylist()
+    ]
     rows.sort(key=lambda row: row["mix_id"])
     assert [row["mix_id"] for row in rows] == list(range(len(rows)))
-    return {name: np.array([row[name] for row in rows]) for name in ("score", "accepted")} | {"image": [row["image"] for row in rows]}
+    return {name: np.array([row[name] for row in rows]) for name in ("score", "accepted")} | {
+        "image": [row["image"] for row in rows]
+    }
 
 
 def stock_scores(clip: Path, files: list[bytes]) -> np.ndarray:
     from transformers import CLIPModel, CLIPProcessor
 
     prompts = ["a photo with a thing on it", "a photo without a thing on it"]
-    inputs = CLIPProcessor.from_pretrained(clip)(text=prompts, images=[images.decode(f) for f in files], return_tensors="pt", padding=True)
+    inputs = CLIPProcessor.from_pretrained(clip)(
+        text=prompts, images=[images.decode(f) for f in files], return_tensors="pt", padding=True
+    )
     with torch.no_grad():
-        return CLIPModel.from_pretrained(clip)(**inputs).logits_per_image.softmax(dim=1)[:, 0].numpy()
+        return (
+            CLIPModel.from_pretrained(clip)(**inputs).logits_per_image.softmax(dim=1)[:, 0].numpy()
+        )
 
 
 def pool_of_last_epoch(out: Path) -> int:
@@ -51,8 +63,16 @@ def pool_of_last_epoch(out: Path) -> int:
 
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory, small_config, tiny_clip):
-    """(configuration, summary) of a finished overlapped run whose mixers reject by threshold. PNG, so that stored pixels are the scored ones."""
-    changes = {"gate.clip": str(tiny_clip), "gate.threshold": THRESHOLD, "mix.image_format": "png", "mix.batch": 8, "train.epochs": 2}
+    """(configuration, summary) of a finished overlapped run whose mixers reject by threshold. PNG,
+    so that stored pixels are the scored ones.
+    """
+    changes = {
+        "gate.clip": str(tiny_clip),
+        "gate.threshold": THRESHOLD,
+        "mix.image_format": "png",
+        "mix.batch": 8,
+        "train.epochs": 2,
+    }
     config = small_config(tmp_path_factory.mktemp("gated") / "out", **changes)
     return config, run(config)
 
@@ -63,15 +83,24 @@ def test_mixers_score_and_reject_and_training_sees_only_what_is_accepted(gated, 
     assert np.allclose(stored["score"], stock_scores(tiny_clip, stored["image"]), atol=1e-4)
     assert stored["accepted"].tolist() == (stored["score"] >= THRESHOLD).tolist()
     plan = summary["plan"]
-    assert plan == {"planned": 40, "stored": int(stored["accepted"].sum()), "rejected": int((~stored["accepted"]).sum())}
-    assert min(plan["stored"], plan["rejected"]) > 3, "a gate that keeps or rejects all would prove nothing"
+    assert plan == {
+        "planned": 40,
+        "stored": int(stored["accepted"].sum()),
+        "rejected": int((~stored["accepted"]).sum()),
+    }
+    assert min(plan["stored"], plan["rejected"]) > 3, (
+        "a gate that keeps or rejects all would prove nothing"
+    )
     assert pool_of_last_epoch(Path(config.out)) == plan["stored"]
 
 
 def test_another_inline_gate_is_refused_and_leads_to_filter(gated, capsys):
     config, _ = gated
     other = replace(config, gate=replace(config.gate, threshold=0.6))
-    with pytest.raises(UserError, match=r"gate\.threshold is 0\.5 there and 0\.6 now\); decide again with diffmix filter"):
+    with pytest.raises(
+        UserError,
+        match=r"gate\.threshold is 0\.5 there and 0\.6 now\); decide again with diffmix filter",
+    ):
         run(other)
     with pytest.raises(UserError, match="went through another gate"):
         run(replace(config, gate=replace(config.gate, clip=None)))
@@ -90,13 +119,19 @@ def test_filter_by_quantile_then_the_run_goes_on(gated, capsys, caplog):
     assert expected.sum() == 30
     assert (after["score"] == before["score"]).all()
     assert after["image"] == before["image"]
-    assert json.loads((out / "summary.json").read_text())["plan"] == {"planned": 40, "stored": 30, "rejected": 10}
+    assert json.loads((out / "summary.json").read_text())["plan"] == {
+        "planned": 40,
+        "stored": 30,
+        "rejected": 10,
+    }
 
     times = {file: file.stat().st_mtime_ns for file in (out / "mixes").glob("part-*")}
     assert main(["filter", "--out", str(out), "--gate.quantile", "0.25"]) == 0
     caplog.set_level(logging.WARNING)
     again = run(config)
-    assert {file: file.stat().st_mtime_ns for file in times} == times, "nothing is written or made again"
+    assert {file: file.stat().st_mtime_ns for file in times} == times, (
+        "nothing is written or made again"
+    )
     assert again["plan"] == {"planned": 40, "stored": 30, "rejected": 10}
     assert pool_of_last_epoch(out) == 30, "the classifier is trained anew on what is accepted now"
     assert "stays as diffmix filter decided (quantile 0.25)" in caplog.text
@@ -104,7 +139,9 @@ def test_filter_by_quantile_then_the_run_goes_on(gated, capsys, caplog):
     (out / "mixes" / part_name(0)).unlink()
     others = parts(out)
     synthesize(config)
-    assert columns(out)["accepted"].tolist() == expected.tolist(), "what is made later goes through the filter's gate"
+    assert columns(out)["accepted"].tolist() == expected.tolist(), (
+        "what is made later goes through the filter's gate"
+    )
     assert {name: parts(out)[name] for name in others} == others
 
 
@@ -133,22 +170,55 @@ def test_a_quantile_is_decided_when_all_mixes_are_there(tmp_path, small_config, 
     assert not (tmp_path / "out" / "mixes").exists()
     assert synthesize(config)["plan"] == {"planned": 40, "stored": 28, "rejected": 12}
     found = columns(tmp_path / "out")
-    assert found["accepted"].tolist() == (found["score"].astype(float) >= np.percentile(found["score"].astype(float), 30)).tolist()
+    assert (
+        found["accepted"].tolist()
+        == (
+            found["score"].astype(float) >= np.percentile(found["score"].astype(float), 30)
+        ).tolist()
+    )
 
 
-def test_filter_of_a_store_that_was_never_scored(tmp_path, small_config, tiny_clip, tiny_real, capsys):
+def test_filter_of_a_store_that_was_never_scored(
+    tmp_path, small_config, tiny_clip, tiny_real, capsys
+):
     out = tmp_path / "out"
-    mix = {"source_id": "", "source_label": 0, "target_label": 1, "strength": 0.5, "seed": 0, "score": None, "accepted": True}
+    mix = {
+        "source_id": "",
+        "source_label": 0,
+        "target_label": 1,
+        "strength": 0.5,
+        "seed": 0,
+        "score": None,
+        "accepted": True,
+    }
     rows = [{**mix, "mix_id": row, "image": tiny_real.image_bytes(row)} for row in range(12)]
     store = MixStore(str(out / "mixes"))
     for chunk in range(2):
         store.write(chunk, pa.Table.from_pylist(rows[6 * chunk : 6 * chunk + 6], schema=SCHEMA))
     assert main(["filter", "--out", str(out)]) == 2
     assert "were never scored; set --gate.clip" in capsys.readouterr().err
-    assert main(["filter", "--out", str(out), "--gate.clip", str(tiny_clip), "--data.superclass", "thing"]) == 0
+    assert (
+        main(
+            [
+                "filter",
+                "--out",
+                str(out),
+                "--gate.clip",
+                str(tiny_clip),
+                "--data.superclass",
+                "thing",
+            ]
+        )
+        == 0
+    )
     found = columns(out)
     assert np.allclose(found["score"], stock_scores(tiny_clip, found["image"]), atol=1e-4)
     assert (~found["accepted"]).sum() == 2, "the paper's tenth of 12, rounded up"
-    assert found["accepted"].tolist() == (found["score"].astype(float) >= np.percentile(found["score"].astype(float), 10)).tolist()
+    assert (
+        found["accepted"].tolist()
+        == (
+            found["score"].astype(float) >= np.percentile(found["score"].astype(float), 10)
+        ).tolist()
+    )
     assert main(["filter", "--out", str(tmp_path / "nothing")]) == 2
     assert "holds no mixes" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""What the user has to mend on a mixer's node, on a real cluster: they are told, and no GPU stays taken."""
+"""What the user has to mend on a mixer's node, on a real cluster: they are told, and no GPU stays
+taken.
+"""
 
 import gc
 import time
@@ -20,7 +22,9 @@ SENTENCE = "There is no base model at /models/sd on this node; copy it there."
 
 @dataclass(frozen=True)
 class Unusable:
-    """`MixJob.build`: a mixer that says what the user has to mend, when it is built or when it mixes."""
+    """`MixJob.build`: a mixer that says what the user has to mend, when it is built or when it
+    mixes.
+    """
 
     at_once: bool
 
@@ -34,10 +38,19 @@ class Unusable:
 
 
 @pytest.mark.parametrize(("mode", "at_once"), [("staged", True), ("overlapped", False)])
-def test_what_stops_a_mixer_reaches_the_user_as_one_sentence(tmp_path, small_config, monkeypatch, mode, at_once):
+def test_what_stops_a_mixer_reaches_the_user_as_one_sentence(
+    tmp_path, small_config, monkeypatch, mode, at_once
+):
     make_job = phases.mix_job
-    monkeypatch.setattr(phases, "mix_job", lambda *arguments: replace(make_job(*arguments), build=Unusable(at_once)))
-    assert what_stops(small_config(tmp_path / "out", **{"run.mode": mode, "placement.max_failures": 0})) == SENTENCE
+    monkeypatch.setattr(
+        phases, "mix_job", lambda *arguments: replace(make_job(*arguments), build=Unusable(at_once))
+    )
+    assert (
+        what_stops(
+            small_config(tmp_path / "out", **{"run.mode": mode, "placement.max_failures": 0})
+        )
+        == SENTENCE
+    )
     gc.collect()
     end = time.monotonic() + 60
     while ray.available_resources().get("GPU", 0) < ray.cluster_resources()["GPU"]:
@@ -48,6 +61,8 @@ def test_what_stops_a_mixer_reaches_the_user_as_one_sentence(tmp_path, small_con
 def what_stops(config) -> str:
     try:
         run(config)
-    except UserError as error:  # `pytest.raises` would keep it, and by its frames what Ray Train holds
+    except (
+        UserError
+    ) as error:  # `pytest.raises` would keep it, and by its frames what Ray Train holds
         return str(error)
     return "nothing"

@@ -16,7 +16,9 @@ BUCKET = "mixes"
 
 @pytest.fixture(scope="module")
 def bucket():
-    """A client of the server. The cluster starts after it, so that workers inherit its address and keys."""
+    """A client of the server. The cluster starts after it, so that workers inherit its address and
+    keys.
+    """
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -41,11 +43,15 @@ def bucket():
 def objects(bucket, prefix: str) -> dict[str, str]:
     """Key -> entity tag and time of last change."""
     found = bucket.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-    return {item["Key"]: f"{item['ETag']} {item['LastModified']}" for page in found for item in page.get("Contents", [])}
+    return {
+        item["Key"]: f"{item['ETag']} {item['LastModified']}"
+        for page in found
+        for item in page.get("Contents", [])
+    }
 
 
 def test_run_in_a_bucket_and_go_on_there(bucket, cluster, small_config):
-    """Personalised and overlapped, then again after parts were lost: the rest stays as it was."""
+    """Personalized and overlapped, then again after parts were lost: the rest stays as it was."""
     changes = {"mix.strategy": "diff-mix", "mix.count": 24}
     out = f"s3://{BUCKET}/Vögel/run 1"
     summary = run(small_config(out, **changes))
@@ -54,11 +60,23 @@ def test_run_in_a_bucket_and_go_on_there(bucket, cluster, small_config):
     names = {key.removeprefix("Vögel/run 1/") for key in kept}
     for name in ("config.yaml", "summary.json", "metrics.jsonl", "report.html", "data/train.arrow"):
         assert name in names
-    for name in ("concept/concept.json", "concept/learned_embeds.safetensors", "mixes/plan.json", "classifier/model.safetensors"):
+    for name in (
+        "concept/concept.json",
+        "concept/learned_embeds.safetensors",
+        "mixes/plan.json",
+        "classifier/model.safetensors",
+    ):
         assert name in names
-    weights = bucket.get_object(Bucket=BUCKET, Key="Vögel/run 1/classifier/model.safetensors")["Body"].read()
+    weights = bucket.get_object(Bucket=BUCKET, Key="Vögel/run 1/classifier/model.safetensors")[
+        "Body"
+    ].read()
     assert load(weights)
-    assert json.loads(bucket.get_object(Bucket=BUCKET, Key="Vögel/run 1/summary.json")["Body"].read())["plan"]["stored"] == 24
+    assert (
+        json.loads(bucket.get_object(Bucket=BUCKET, Key="Vögel/run 1/summary.json")["Body"].read())[
+            "plan"
+        ]["stored"]
+        == 24
+    )
 
     parts = sorted(key for key in kept if "/part-" in key)
     lost = {key: bucket.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in parts[:2]}

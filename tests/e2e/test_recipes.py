@@ -1,4 +1,6 @@
-"""Nano's recipes as they are shipped, from the command to the report. Minutes each: `pytest -m slow tests/e2e/test_recipes.py`."""
+"""Nano's recipes as they are shipped, from the command to the report. Minutes each: `pytest -m slow
+tests/e2e/test_recipes.py`.
+"""
 
 import json
 from pathlib import Path
@@ -14,7 +16,9 @@ STRATEGIES = sorted(file.stem for file in (RECIPES / "strategies").glob("*-*.yam
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 
-@pytest.mark.parametrize("name", [*PROTOCOLS, *(f"strategies/{strategy}" for strategy in STRATEGIES)])
+@pytest.mark.parametrize(
+    "name", [*PROTOCOLS, *(f"strategies/{strategy}" for strategy in STRATEGIES)]
+)
 def test_recipe_runs_and_reports(name, tmp_path):
     out = tmp_path / "out"
     assert main(["run", "--config", str(RECIPES / f"{name}.yaml"), "--out", str(out)]) == 0
@@ -22,7 +26,9 @@ def test_recipe_runs_and_reports(name, tmp_path):
     assert summary["plan"]["planned"] == summary["plan"]["stored"] + summary["plan"]["rejected"] > 0
     assert summary["trainer"]["synthetic_share"] > 0
     accuracy = summary["accuracy"]
-    if name != "strategies/real-mix":  # nine of ten of its mixes do not show what their labels say (docs/nano.md)
+    if (
+        name != "strategies/real-mix"
+    ):  # nine of ten of its mixes do not show what their labels say (docs/nano.md)
         assert accuracy["top1"] > 0.2, "chance is 0.1"
     assert set(accuracy["per_group"]) == {"china", "flower"}
     assert accuracy["worst_group"] == min(accuracy["per_group"].values())

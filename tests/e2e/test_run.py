@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from diffmix.config import to_dict
 from diffmix.errors import UserError
 from engine import phases
+from engine.mixing.stages import build_mixer
 from engine.run import run, synthesize, train
-from engine.stages import build_mixer
 from jobs.cli import main
 from jobs.options import load
 
@@ -34,7 +34,9 @@ def parts(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_base, write_images, thirty_names):
-    """A run through the command line on 30 classes with awkward names, personalised, overlapped, with a baseline."""
+    """A run through the command line on 30 classes with awkward names, personalized, overlapped,
+    with a baseline.
+    """
     folder = tmp_path_factory.mktemp("thirty")
     write_images(folder / "photos", thirty_names, 4)
     out = folder / "out"
@@ -43,7 +45,13 @@ def finished(tmp_path_factory, tiny_base, write_images, thirty_names):
         yaml.safe_dump(
             {
                 "personalize": {"steps": 4, "batch_size": 2, "lora_rank": 2},
-                "mix": {"count": 64, "batch": 8, "num_inference_steps": 4, "synthetic_p": 0.3, "strength": [0.5, 0.75]},
+                "mix": {
+                    "count": 64,
+                    "batch": 8,
+                    "num_inference_steps": 4,
+                    "synthetic_p": 0.3,
+                    "strength": [0.5, 0.75],
+                },
                 "train": {
                     "model_name": "resnet10t",
                     "pretrained": False,
@@ -90,7 +98,9 @@ def test_store_holds_the_whole_plan_once(finished):
     tables = [pq.read_table(file) for file in (finished / "mixes").glob("part-*.parquet")]
     ids = np.concatenate([table["mix_id"].to_numpy() for table in tables])
     assert sorted(ids.tolist()) == list(range(64))
-    assert {name for table in tables for name in table["source_id"].to_pylist()} <= set(image_ids(finished))
+    assert {name for table in tables for name in table["source_id"].to_pylist()} <= set(
+        image_ids(finished)
+    )
 
 
 def image_ids(out: Path) -> list[str]:
@@ -120,7 +130,10 @@ def test_concept_loads_into_stock_diffusers(finished, tiny_base):
 def test_configuration_is_complete_and_runs_again_without_making_anything(finished, capsys):
     config = load(str(finished / "config.yaml"))
     assert yaml.safe_load((finished / "config.yaml").read_text()) == to_dict(config)
-    before = {file: file.stat().st_mtime_ns for file in [*(finished / "mixes").iterdir(), finished / "classifier" / "model.safetensors"]}
+    before = {
+        file: file.stat().st_mtime_ns
+        for file in [*(finished / "mixes").iterdir(), finished / "classifier" / "model.safetensors"]
+    }
     assert main(["run", "--config", str(finished / "config.yaml")]) == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before
     out = capsys.readouterr().out
@@ -140,7 +153,7 @@ def test_another_plan_is_refused_before_anything_is_made(finished, capsys):
     assert "plan.strength" in capsys.readouterr().err
 
 
-def test_another_personalisation_is_refused(finished, capsys):
+def test_another_personalization_is_refused(finished, capsys):
     assert main(["run", "--config", str(finished / "config.yaml"), "--personalize.steps", "5"]) == 2
     assert "made with other settings (steps was 4 and is 5 now)" in capsys.readouterr().err
 
@@ -148,7 +161,9 @@ def test_another_personalisation_is_refused(finished, capsys):
 def test_evaluate_gives_the_runs_own_accuracy(finished, capsys):
     assert main(["evaluate", "--config", str(finished / "config.yaml")]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert math.isclose(found["top1"], json.loads((finished / "summary.json").read_text())["accuracy"]["top1"])
+    assert math.isclose(
+        found["top1"], json.loads((finished / "summary.json").read_text())["accuracy"]["top1"]
+    )
 
 
 def test_staged_runs_are_identical_and_overlapped_stores_too(tmp_path, small_config):
@@ -175,7 +190,9 @@ class Together:
         (self.folder / str(os.getpid())).touch()
         end = time.monotonic() + 120
         while len(list(self.folder.iterdir())) < self.mixers:
-            assert time.monotonic() < end, f"{len(list(self.folder.iterdir()))} of {self.mixers} mixers work"
+            assert time.monotonic() < end, (
+                f"{len(list(self.folder.iterdir()))} of {self.mixers} mixers work"
+            )
             Event().wait(0.05)  # other processes' files have no event
 
 
@@ -191,7 +208,9 @@ def test_one_mixer_and_three_mixers_make_the_same_bytes(tmp_path, small_config, 
     one, three = parts(tmp_path / "1"), parts(tmp_path / "3")
     assert len(one) >= 13  # 50 mixes in chunks of at most 4
     assert one == three
-    events = [json.loads(line) for line in (tmp_path / "3" / "metrics.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line) for line in (tmp_path / "3" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert len({event["actor"] for event in events if event["event"] == "mix"}) == 3
 
 
@@ -204,19 +223,32 @@ def test_two_train_workers_with_zero_2(tmp_path, small_config):
 
 
 def test_too_few_gpus_is_one_sentence(tmp_path, small_config):
-    with pytest.raises(UserError, match=r"needs 6 GPUs \(4 for 4 mixers, 2 for 2 train workers\) but the cluster has 4"):
+    with pytest.raises(
+        UserError,
+        match=r"needs 6 GPUs \(4 for 4 mixers, 2 for 2 train workers\) but the cluster has 4",
+    ):
         run(small_config(tmp_path / "out", **{"placement.mixers": (4,), "placement.trainers": 2}))
 
 
 def test_too_many_personalizers_is_one_sentence(tmp_path, small_config):
-    with pytest.raises(UserError, match=r"--placement.personalizers 9 needs 9 GPUs but the cluster has 4"):
-        run(small_config(tmp_path / "out", **{"placement.personalizers": 9, "mix.strategy": "diff-mix"}))
+    with pytest.raises(
+        UserError, match=r"--placement.personalizers 9 needs 9 GPUs but the cluster has 4"
+    ):
+        run(
+            small_config(
+                tmp_path / "out", **{"placement.personalizers": 9, "mix.strategy": "diff-mix"}
+            )
+        )
 
 
 def test_a_phase_alone_asks_for_its_own_gpus_only(tmp_path, small_config):
     many = {"mix.count": 8, "placement.mixers": (9,), "placement.personalizers": 9}
     train(small_config(tmp_path / "trained", **many))
-    few = {"mix.count": 8, "placement.trainers": 8, "placement.personalizers": 9}  # real-mix personalises nothing
+    few = {
+        "mix.count": 8,
+        "placement.trainers": 8,
+        "placement.personalizers": 9,
+    }  # real-mix personalizes nothing
     assert synthesize(small_config(tmp_path / "mixed", **few))["plan"]["stored"] == 8
 
 

@@ -12,7 +12,9 @@ from jobs.cli import main
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def test_each_seed_is_a_run_of_its_own_and_a_second_call_makes_nothing(tmp_path, small_config, capsys):
+def test_each_seed_is_a_run_of_its_own_and_a_second_call_makes_nothing(
+    tmp_path, small_config, capsys
+):
     changes = {"mix.count": 8, "train.epochs": 1, "train.eval_every": 1, "run.seeds": (3, 5)}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(to_dict(small_config(tmp_path / "out", **changes))))
@@ -26,7 +28,9 @@ def test_each_seed_is_a_run_of_its_own_and_a_second_call_makes_nothing(tmp_path,
     assert summary["std"]["accuracy"]["top1"] == pytest.approx(statistics.stdev(shares))
     assert summary["plan"]["stored"] == 16
     assert "±" in (out / "report.html").read_text()
-    plans = [json.loads((out / f"seed-{seed}" / "mixes" / "plan.json").read_text()) for seed in (3, 5)]
+    plans = [
+        json.loads((out / f"seed-{seed}" / "mixes" / "plan.json").read_text()) for seed in (3, 5)
+    ]
     assert plans[0]["data"] == plans[1]["data"], "all seeds have the same images"
     assert plans[0]["plan"] != plans[1]["plan"], "and plans of their own"
 

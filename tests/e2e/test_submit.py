@@ -26,15 +26,24 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def dashboard():
     """Address of a cluster of two local nodes, started and stopped by the project's own commands."""
-    folder = tempfile.mkdtemp(prefix="dm")  # Ray's sockets are below it, and their paths may have 107 bytes
+    folder = tempfile.mkdtemp(
+        prefix="dm"
+    )  # Ray's sockets are below it, and their paths may have 107 bytes
     environment = {**os.environ, "TMPDIR": folder}
     ports = ["--port", str(free_port()), "--dashboard_port", str(free_port())]
     command = [sys.executable, "-m", "clusters.local.start", "--nodes", "2", "--gpus", "1", *ports]
-    started = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    started = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert started.returncode == 0, started.stdout + started.stderr
     yield f"http://127.0.0.1:{ports[3]}"
     stopped = subprocess.run(
-        [sys.executable, "-m", "clusters.local.stop"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "clusters.local.stop"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     shutil.rmtree(folder, ignore_errors=True)
@@ -42,8 +51,23 @@ def dashboard():
 
 def submit(dashboard: str, *arguments: str) -> subprocess.CompletedProcess:
     ray = str(Path(sys.executable).with_name("ray"))
-    command = [ray, "job", "submit", "--address", dashboard, "--working-dir", ".", "--", sys.executable, "-m", "jobs.run", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    command = [
+        ray,
+        "job",
+        "submit",
+        "--address",
+        dashboard,
+        "--working-dir",
+        ".",
+        "--",
+        sys.executable,
+        "-m",
+        "jobs.run",
+        *arguments,
+    ]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
+    )
 
 
 def test_good_job_makes_a_run_folder_and_bad_jobs_say_why(dashboard, tmp_path, small_config):
@@ -56,9 +80,14 @@ def test_good_job_makes_a_run_folder_and_bad_jobs_say_why(dashboard, tmp_path, s
     for name in ("config.yaml", "metrics.jsonl", "classifier/model.safetensors", "mixes/plan.json"):
         assert (tmp_path / "out" / name).exists()
 
-    bad = submit(dashboard, "--config", str(recipe), "--out", str(tmp_path / "bad"), "--mix.strength", "1.5")
+    bad = submit(
+        dashboard, "--config", str(recipe), "--out", str(tmp_path / "bad"), "--mix.strength", "1.5"
+    )
     assert bad.returncode != 0
-    assert "diffmix: --mix.strength is 1.5, but it must be above 0 and at most 1." in bad.stdout + bad.stderr
+    assert (
+        "diffmix: --mix.strength is 1.5, but it must be above 0 and at most 1."
+        in bad.stdout + bad.stderr
+    )
 
     relative = submit(dashboard, "--config", str(recipe), "--out", "runs/lost")
     assert relative.returncode != 0

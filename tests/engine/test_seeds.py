@@ -1,4 +1,6 @@
-"""How the figures of several seeds become one summary. The runs themselves: tests/e2e/test_seeds.py."""
+"""How the figures of several seeds become one summary. The runs themselves:
+tests/e2e/test_seeds.py.
+"""
 
 import statistics
 
@@ -16,20 +18,34 @@ def summary(top1: float, wall: float = 10.0, **accuracy) -> dict:
         "trainer": {"synthetic_share": 0.1},
         "overlap": {"concurrent_fraction": 1.0},
         "versions": {"python": "3"},
-        "accuracy": {"top1": top1, "top5": 1.0, "images": 8, "chosen": {"epoch": 3, "top1": 0.9, "on_test_set": False}, **accuracy},
+        "accuracy": {
+            "top1": top1,
+            "top5": 1.0,
+            "images": 8,
+            "chosen": {"epoch": 3, "top1": 0.9, "on_test_set": False},
+            **accuracy,
+        },
     }
 
 
 def test_means_deviations_and_sums():
     shares = [0.5, 0.6, 0.85]
-    found = aggregate({seed: summary(share, per_group={"land": share / 2}) for seed, share in enumerate(shares)})
+    found = aggregate(
+        {seed: summary(share, per_group={"land": share / 2}) for seed, share in enumerate(shares)}
+    )
     assert found["accuracy"]["top1"] == pytest.approx(statistics.mean(shares))
     assert found["std"]["accuracy"]["top1"] == pytest.approx(statistics.stdev(shares))
-    assert found["std"]["accuracy"]["per_group"]["land"] == pytest.approx(statistics.stdev(shares) / 2)
+    assert found["std"]["accuracy"]["per_group"]["land"] == pytest.approx(
+        statistics.stdev(shares) / 2
+    )
     assert found["plan"] == {"planned": 60, "stored": 60, "rejected": 0}
     assert found["seconds"] == {"wall": 30, "to_first_mix": 2}, "each seed has its own first mix"
     assert found["mixer"]["images_per_second"] == pytest.approx(statistics.mean(shares))
-    assert found["seeds"] == {"0": {"accuracy": 0.5}, "1": {"accuracy": 0.6}, "2": {"accuracy": 0.85}}
+    assert found["seeds"] == {
+        "0": {"accuracy": 0.5},
+        "1": {"accuracy": 0.6},
+        "2": {"accuracy": 0.85},
+    }
     assert found["accuracy"]["chosen"] == {"on_test_set": False}, "a mean epoch means nothing"
     assert "baseline" not in found
 

@@ -8,7 +8,15 @@ def mix(actor, start, end, mixes=8):
 
 
 def train(start, end, wait=0.0, images=10, synthetic=1):
-    return {"event": "train", "time": end, "start": start, "end": end, "wait": wait, "images": images, "synthetic": synthetic}
+    return {
+        "event": "train",
+        "time": end,
+        "start": start,
+        "end": end,
+        "wait": wait,
+        "images": images,
+        "synthetic": synthetic,
+    }
 
 
 def test_intervals():
@@ -32,16 +40,31 @@ def test_half_overlapped():
 
 
 def test_rates():
-    events = [mix("a", 0, 4), mix("a", 5, 10), mix("b", 0, 10), train(0, 10, wait=1.0, images=100, synthetic=20)]
+    events = [
+        mix("a", 0, 4),
+        mix("a", 5, 10),
+        mix("b", 0, 10),
+        train(0, 10, wait=1.0, images=100, synthetic=20),
+    ]
     found = figures(events)
     assert found["mixer"]["images_per_second"] == pytest.approx(2.4)
     assert found["mixer"]["busy_fraction"] == pytest.approx(19 / 20)
     assert found["mixer"]["images_per_busy_second"] == pytest.approx(24 / 19)
-    assert found["trainer"] == {"workers": 1, "images_per_second": 10.0, "data_wait_fraction": 0.1, "synthetic_share": 0.2}
+    assert found["trainer"] == {
+        "workers": 1,
+        "images_per_second": 10.0,
+        "data_wait_fraction": 0.1,
+        "synthetic_share": 0.2,
+    }
 
 
 def test_attempts_add_up_without_the_time_between():
-    events = [{"event": "start", "time": 100.0}, mix("m", 101, 110), {"event": "start", "time": 1000.0}, mix("n", 1005, 1020)]
+    events = [
+        {"event": "start", "time": 100.0},
+        mix("m", 101, 110),
+        {"event": "start", "time": 1000.0},
+        mix("n", 1005, 1020),
+    ]
     assert wall_seconds(events) == 10 + 20
     assert figures(events)["seconds"]["generate"] == 9 + 15
 

@@ -1,4 +1,6 @@
-"""SIGKILL to the driver at several moments, and Ctrl-C; the same command then finishes the job and makes no stored mix twice."""
+"""SIGKILL to the driver at several moments, and Ctrl-C; the same command then finishes the job and
+makes no stored mix twice.
+"""
 
 import json
 import os
@@ -23,7 +25,8 @@ def start(recipe: Path) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"},
-        # Where the tests run in the background, a shell has told them to ignore it, and a child would too.
+        # Where the tests run in the background, a shell has told them to ignore it, and a child
+        # would too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -51,22 +54,38 @@ def parts(out: Path) -> dict[str, int]:
     return {file.name: file.stat().st_ino for file in (out / "mixes").glob("part-*.parquet")}
 
 
-def test_killed_while_personalising_mixing_and_training(tmp_path, small_config):
+def test_killed_while_personalizing_mixing_and_training(tmp_path, small_config):
     out = tmp_path / "out"
     config = small_config(
         out,
-        **{"mix.strategy": "diff-mix", "personalize.steps": 30, "mix.count": 120, "train.epochs": 12, "run.train_after": 0.1},
+        **{
+            "mix.strategy": "diff-mix",
+            "personalize.steps": 30,
+            "mix.count": 120,
+            "train.epochs": 12,
+            "run.train_after": 0.1,
+        },
     )
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(to_dict(config)))
     checkpoints = out / "checkpoints"
 
     moments = {
-        "personalising": (signal.SIGKILL, lambda: any(checkpoints.glob("personalize-*/checkpoint_*/*"))),
+        "personalizing": (
+            signal.SIGKILL,
+            lambda: any(checkpoints.glob("personalize-*/checkpoint_*/*")),
+        ),
         "mixing": (signal.SIGKILL, lambda: len(parts(out)) >= 5),
-        # An event of this attempt: a killed one's mixers may go on storing for a moment, and Python has to be up to be interrupted.
-        "mixing more": (signal.SIGINT, lambda: any(event["event"] == "mix" for event in read_events(Folder(str(out)))[had:])),
-        "training": (signal.SIGKILL, lambda: any(checkpoints.glob("classifier-*/checkpoint_*/epoch.json"))),
+        # An event of this attempt: a killed one's mixers may go on storing for a moment, and Python
+        # has to be up to be interrupted.
+        "mixing more": (
+            signal.SIGINT,
+            lambda: any(event["event"] == "mix" for event in read_events(Folder(str(out)))[had:]),
+        ),
+        "training": (
+            signal.SIGKILL,
+            lambda: any(checkpoints.glob("classifier-*/checkpoint_*/epoch.json")),
+        ),
     }
     kept: dict[str, int] = {}
     for name, (ending, happened) in moments.items():
@@ -79,7 +98,10 @@ def test_killed_while_personalising_mixing_and_training(tmp_path, small_config):
         else:
             output, _ = process.communicate(timeout=DEADLINE)
             assert process.returncode == 130
-            assert output.splitlines()[-1] == "diffmix: interrupted; the same command goes on from here."
+            assert (
+                output.splitlines()[-1]
+                == "diffmix: interrupted; the same command goes on from here."
+            )
         for part, inode in kept.items():
             assert parts(out)[part] == inode, f"{part} was made again after the kill while {name}"
         kept = parts(out)
@@ -91,6 +113,8 @@ def test_killed_while_personalising_mixing_and_training(tmp_path, small_config):
     summary = json.loads((out / "summary.json").read_text())
     assert summary["plan"] == {"planned": 120, "stored": 120, "rejected": 0}
     epochs = [
-        json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines() if json.loads(line)["event"] == "train"
+        json.loads(line)["epoch"]
+        for line in (out / "metrics.jsonl").read_text().splitlines()
+        if json.loads(line)["event"] == "train"
     ]
     assert max(epochs) == 11

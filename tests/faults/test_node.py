@@ -1,4 +1,6 @@
-"""A node with a mixer dies in the middle of the stream: the run goes on with the others and makes every mix."""
+"""A node with a mixer dies in the middle of the stream: the run goes on with the others and makes
+every mix.
+"""
 
 import threading
 from pathlib import Path
@@ -12,7 +14,9 @@ from engine.run import run, synthesize
 
 @pytest.fixture(scope="module")
 def nodes():
-    """A head for training and two nodes for mixers, of 1 logical GPU each; the second mixer's node may be killed."""
+    """A head for training and two nodes for mixers, of 1 logical GPU each; the second mixer's node
+    may be killed.
+    """
     cluster = Cluster()
     common = {"num_gpus": 1, "num_cpus": 4, "object_store_memory": 200_000_000}
     cluster.add_node(labels={"ray-subcluster": "train"}, include_dashboard=False, **common)
@@ -30,10 +34,18 @@ def parts(out: Path) -> dict[str, bytes]:
 
 def test_a_mixer_node_dies_and_every_mix_is_made(nodes, tmp_path, small_config):
     cluster, mixers = nodes
-    changes = {"placement.separate": True, "placement.mixers": (2,), "mix.count": 160, "train.epochs": 6, "run.train_after": 0.2}
+    changes = {
+        "placement.separate": True,
+        "placement.mixers": (2,),
+        "mix.count": 160,
+        "train.epochs": 6,
+        "run.train_after": 0.2,
+    }
     out = tmp_path / "out"
     done = threading.Event()
-    kept: dict[str, int] = {}  # inode of each part that was there: one that is written again gets another
+    kept: dict[
+        str, int
+    ] = {}  # inode of each part that was there: one that is written again gets another
 
     def kill() -> None:
         while len(parts(out)) < 5:
@@ -50,7 +62,9 @@ def test_a_mixer_node_dies_and_every_mix_is_made(nodes, tmp_path, small_config):
         done.set()
         killer.join()
     assert kept
-    assert all((out / "mixes" / name).stat().st_ino == inode for name, inode in kept.items()), "nothing stored is made again"
+    assert all((out / "mixes" / name).stat().st_ino == inode for name, inode in kept.items()), (
+        "nothing stored is made again"
+    )
     assert summary["plan"] == {"planned": 160, "stored": 160, "rejected": 0}
     # The bytes are those of a run in which nothing died.
     other = tmp_path / "other"

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from benchmarks.mixer_throughput import psnr
-from diffmix.batch_size import LARGEST, saturating_batch
-from diffmix.concept import prompt
 from diffmix.config import MixConfig
-from diffmix.mixer import Mixer
+from diffmix.generator.batch_size import LARGEST, saturating_batch
+from diffmix.generator.concept import prompt
+from diffmix.generator.mixer import Mixer
 from diffmix.plan import MixSpec
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 
 def mixed(model, real, batch: int = 4, **options) -> np.ndarray:
@@ -24,7 +27,10 @@ def mixed(model, real, batch: int = 4, **options) -> np.ndarray:
         real.class_names,
         real.superclass,
     )
-    specs = [MixSpec(i, real.image_ids[i], int(real.labels[i]), (i + 1) % 4, 0.7, 100 + i) for i in range(5)]
+    specs = [
+        MixSpec(i, real.image_ids[i], int(real.labels[i]), (i + 1) % 4, 0.7, 100 + i)
+        for i in range(5)
+    ]
     sources = [real.image_bytes(i) for i in range(5)]
     calls = [mixer.mix(specs[i : i + batch], sources[i : i + batch]) for i in range(0, 5, batch)]
     return np.stack([np.asarray(image) for images in calls for image in images])
@@ -42,25 +48,42 @@ def on_the_cpu(tiny_base, tiny_real):
     made = []
     for i in range(5):
         source = decode(tiny_real.image_bytes(i)).resize((32, 32), Image.Resampling.BILINEAR)
-        text = prompt("a photo of a {token} {superclass}", None, tiny_real.class_names[(i + 1) % 4], tiny_real.superclass)
+        text = prompt(
+            "a photo of a {token} {superclass}",
+            None,
+            tiny_real.class_names[(i + 1) % 4],
+            tiny_real.superclass,
+        )
         generator = torch.Generator().manual_seed(100 + i)
-        made.append(pipe(text, image=source, strength=0.7, num_inference_steps=6, generator=generator).images[0])
+        made.append(
+            pipe(
+                text, image=source, strength=0.7, num_inference_steps=6, generator=generator
+            ).images[0]
+        )
     return np.stack([np.asarray(image) for image in made])
 
 
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 40), ("fp16", 30), ("bf16", 25)])
-def test_every_precision_gives_the_stock_pipelines_pictures(tiny_model, tiny_real, on_the_cpu, precision, least):
+def test_every_precision_gives_the_stock_pipelines_pictures(
+    tiny_model, tiny_real, on_the_cpu, precision, least
+):
     assert psnr(mixed(tiny_model, tiny_real, precision=precision), on_the_cpu) > least
 
 
 def test_xformers_gives_the_pictures_of_sdpa(tiny_model, tiny_real):
     pytest.importorskip("xformers")
-    one, other = (mixed(tiny_model, tiny_real, precision="fp16", attention=attention) for attention in ("xformers", "sdpa"))
+    one, other = (
+        mixed(tiny_model, tiny_real, precision="fp16", attention=attention)
+        for attention in ("xformers", "sdpa")
+    )
     assert psnr(one, other) > 30
 
 
 def test_a_compiled_mixer_gives_the_same_pictures_with_a_short_last_call(tiny_model, tiny_real):
-    one, other = (mixed(tiny_model, tiny_real, precision="fp16", compile=compiled) for compiled in (True, False))
+    one, other = (
+        mixed(tiny_model, tiny_real, precision="fp16", compile=compiled)
+        for compiled in (True, False)
+    )
     assert psnr(one, other) > 30
 
 

@@ -20,7 +20,7 @@ def test_doctor_says_what_cannot_be_built_and_what_to_install(capsys, monkeypatc
     from jobs import doctor
 
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
-    monkeypatch.setattr("engine.summary.versions", lambda: {"xformers": None})
+    monkeypatch.setattr("engine.results.summary.versions", lambda: {"xformers": None})
     assert main(["doctor"]) == 0, "a machine without a compiler can run"
     text = capsys.readouterr().out
     assert "no C++ compiler and ninja on PATH" in text
@@ -29,9 +29,21 @@ def test_doctor_says_what_cannot_be_built_and_what_to_install(capsys, monkeypatc
 
 def test_plan_counts_and_starts_nothing(tmp_path, small_config, capsys):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(to_dict(small_config(tmp_path / "out", **{"placement.mixers": (3,), "placement.trainers": 2}))))
+    recipe.write_text(
+        yaml.safe_dump(
+            to_dict(
+                small_config(
+                    tmp_path / "out", **{"placement.mixers": (3,), "placement.trainers": 2}
+                )
+            )
+        )
+    )
     assert main(["plan", "--config", str(recipe)]) == 0
-    rows = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if line.count("│") == 3}
+    rows = {
+        line.split("│")[1].strip(): line.split("│")[2].strip()
+        for line in capsys.readouterr().out.splitlines()
+        if line.count("│") == 3
+    }
     assert rows["mixes planned"] == "40"
     assert rows["classes"] == "4"
     assert rows["GPUs asked for"] == "5 (3 mix, 2 train; overlapped)"
@@ -42,13 +54,24 @@ def test_plan_counts_and_starts_nothing(tmp_path, small_config, capsys):
 def test_plan_goes_by_the_rates_of_another_run(tmp_path, small_config, capsys):
     recipe, other = tmp_path / "recipe.yaml", tmp_path / "other"
     other.mkdir()
-    # 40 mixes at 0.4 a second are 100 s on one mixer; training draws 4 epochs of 3 batches of 8 of the 20 images: 100 s at 0.96
-    summary = {"mixer": {"images_per_busy_second": 0.4}, "trainer": {"workers": 1, "images_per_second": 0.96}}
+    # 40 mixes at 0.4 a second are 100 s on one mixer; training draws 4 epochs of 3 batches of 8 of
+    # the 20 images: 100 s at 0.96
+    summary = {
+        "mixer": {"images_per_busy_second": 0.4},
+        "trainer": {"workers": 1, "images_per_second": 0.96},
+    }
     (other / "summary.json").write_text(json.dumps(summary))
-    config = small_config(tmp_path / "out", **{"placement.auto": True, "placement.measured": str(other), "run.train_after": 0.0})
+    config = small_config(
+        tmp_path / "out",
+        **{"placement.auto": True, "placement.measured": str(other), "run.train_after": 0.0},
+    )
     recipe.write_text(yaml.safe_dump(to_dict(config)))
     assert main(["plan", "--config", str(recipe)]) == 0
     text = capsys.readouterr().out
     assert "2 (split by rates; overlapped)" in text
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.count("│") == 8]
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in text.splitlines()
+        if line.count("│") == 8
+    ]
     assert ["2", "1", "1", "100.00", "100.00", "100.00", "0.06"] in rows

@@ -10,7 +10,19 @@ from jobs.options import load, option_names, parse
 def test_recipe_inheritance_and_overrides(tmp_path):
     (tmp_path / "common.yaml").write_text("mix: {strength: 0.5, gamma: 0.8}\ntrain: {epochs: 3}\n")
     (tmp_path / "child.yaml").write_text("inherit: common.yaml\nmix: {strength: [0.3, 0.9]}\n")
-    config = parse(["--config", str(tmp_path / "child.yaml"), "--train.epochs", "7", "--placement.mixers", "1", "4"], "run", "")
+    config = parse(
+        [
+            "--config",
+            str(tmp_path / "child.yaml"),
+            "--train.epochs",
+            "7",
+            "--placement.mixers",
+            "1",
+            "4",
+        ],
+        "run",
+        "",
+    )
     assert config.mix.strength == (0.3, 0.9)
     assert config.mix.gamma == 0.8
     assert config.train.epochs == 7
@@ -20,7 +32,9 @@ def test_recipe_inheritance_and_overrides(tmp_path):
 def test_written_configuration_reads_back(tmp_path):
     import yaml
 
-    config = parse(["--mix.strength", "0.9", "--data.train", "x y", "--train.baseline", "True"], "run", "")
+    config = parse(
+        ["--mix.strength", "0.9", "--data.train", "x y", "--train.baseline", "True"], "run", ""
+    )
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
     assert load(str(tmp_path / "config.yaml")) == config
 
@@ -31,7 +45,10 @@ def test_written_configuration_reads_back(tmp_path):
         (["run", "--mix.strenght", "1"], "did you mean --mix.strength?"),
         (["run", "--gama", "1"], "did you mean --mix.gamma?"),
         (["rum"], "did you mean run?"),
-        (["evaluate", "--run.seeds", "3", "4", "--out", "x"], "takes one seed's configuration, such as --config x/seed-3/config.yaml."),
+        (
+            ["evaluate", "--run.seeds", "3", "4", "--out", "x"],
+            "takes one seed's configuration, such as --config x/seed-3/config.yaml.",
+        ),
         (["run", "--config", "/nowhere.yaml"], "cannot be read"),
     ],
 )
@@ -98,7 +115,10 @@ def test_values_that_cannot_be_meant(arguments):
 
 
 def test_a_samplers_lora_needs_its_sampler():
-    with pytest.raises(UserError, match=r"--mix\.sampler is dpm, but it must be lcm or tcd where mix\.sampler_lora is set"):
+    with pytest.raises(
+        UserError,
+        match=r"--mix\.sampler is dpm, but it must be lcm or tcd where mix\.sampler_lora is set",
+    ):
         check(parse(["--mix.sampler_lora", "x"], "run", ""))
     check(parse(["--mix.sampler_lora", "x", "--mix.sampler", "tcd"], "run", ""))
 

@@ -16,7 +16,11 @@ RECIPES = Path(__file__).parents[2] / "jobs" / "recipes"
 PARTS = {"data", "backbones", "with"}
 """Folders of files that other recipes are made of, or that are given after one."""
 ALL = sorted(str(file.relative_to(RECIPES)) for file in RECIPES.rglob("*.yaml"))
-WHOLE = [name for name in ALL if Path(name).parts[0] not in PARTS and Path(name).name not in ("common.yaml", "method.yaml")]
+WHOLE = [
+    name
+    for name in ALL
+    if Path(name).parts[0] not in PARTS and Path(name).name not in ("common.yaml", "method.yaml")
+]
 
 DATA = ["dog", "cub", "flower", "car", "aircraft"]
 RATES = {  # the paper's code, in the order of DATA
@@ -24,7 +28,11 @@ RATES = {  # the paper's code, in the order of DATA
     "resnet50_448": [0.005, 0.025, 0.05, 0.05, 0.05],
     "vit_b16_384": [1e-5, 1e-3, 5e-4, 1e-3, 1e-3],
 }
-SIZES = {"resnet50_224": (224, 256, 256), "resnet50_448": (448, 512, 64), "vit_b16_384": (384, 440, 32)}
+SIZES = {
+    "resnet50_224": (224, 256, 256),
+    "resnet50_448": (448, 512, 64),
+    "vit_b16_384": (384, 440, 32),
+}
 """Resolution, resize, batch size."""
 
 
@@ -53,8 +61,14 @@ def test_recipe_can_be_meant(name):
 
 def test_there_is_one_for_every_row_of_the_paper():
     rows = {f"conventional/{backbone}/{data}.yaml" for backbone in RATES for data in DATA}
-    rows |= {f"few_shot/resnet50_224/{shots}_shot/{data}.yaml" for shots in (1, 5, 10) for data in DATA}
-    rows |= {f"long_tail/resnet50_224/{data}/if_{ratio}.yaml" for data in ("cub", "flower") for ratio in (100, 50, 10)}
+    rows |= {
+        f"few_shot/resnet50_224/{shots}_shot/{data}.yaml" for shots in (1, 5, 10) for data in DATA
+    }
+    rows |= {
+        f"long_tail/resnet50_224/{data}/if_{ratio}.yaml"
+        for data in ("cub", "flower")
+        for ratio in (100, 50, 10)
+    }
     rows |= {"robustness/resnet50_224/cub_to_waterbirds.yaml"}
     assert rows == {name for name in WHOLE if not name.startswith("nano/")}
 
@@ -66,20 +80,36 @@ def test_data_are_of_a_published_set_and_weights_exist(name):
         assert source.partition(":")[0] in SETS
     assert config.train.pretrained
     assert config.train.model_name in timm.list_pretrained()
-    assert (config.mix.strategy, config.mix.strength, config.mix.multiplier) == ("diff-mix", (0.7,), 5.0)
+    assert (config.mix.strategy, config.mix.strength, config.mix.multiplier) == (
+        "diff-mix",
+        (0.7,),
+        5.0,
+    )
     assert (config.personalize.steps, config.personalize.lora_rank) == (35_000, 10)
     assert (config.mix.num_inference_steps, config.mix.guidance_scale) == (25, 7.5)
     assert config.train.protocol == "validation"
 
 
-@pytest.mark.parametrize(("backbone", "number"), [(backbone, number) for backbone in RATES for number in range(5)])
+@pytest.mark.parametrize(
+    ("backbone", "number"), [(backbone, number) for backbone in RATES for number in range(5)]
+)
 def test_conventional(backbone, number):
     config = recipe(f"conventional/{backbone}/{DATA[number]}.yaml")
     train = config.train
     assert train.lr == RATES[backbone][number]
     assert (train.resolution, train.resize, train.batch_size) == SIZES[backbone]
-    assert (train.optimizer, train.momentum, train.weight_decay, train.epochs) == ("sgd", 0.9, 5e-4, 120)
-    assert (train.label_smoothing, train.warmup_fraction, train.crop_padding, train.flip) == (0.1, 0.1, 8, True)
+    assert (train.optimizer, train.momentum, train.weight_decay, train.epochs) == (
+        "sgd",
+        0.9,
+        5e-4,
+        120,
+    )
+    assert (train.label_smoothing, train.warmup_fraction, train.crop_padding, train.flip) == (
+        0.1,
+        0.1,
+        8,
+        True,
+    )
     assert config.mix.synthetic_p == 0.1
     assert config.mix.soft_scale == (0.9 if DATA[number] in ("cub", "flower") else 1.0)
 
@@ -99,7 +129,11 @@ def test_long_tail(data, thresholds, ratio, factor):
     config = recipe(f"long_tail/resnet50_224/{data}/if_{ratio}.yaml")
     assert config.data.imbalance_factor == factor
     assert (config.evaluate.many_above, config.evaluate.few_below) == thresholds
-    assert (config.mix.source_sampling, config.mix.target_sampling, config.mix.soft_scale) == ("image", "inverse", 1.0)
+    assert (config.mix.source_sampling, config.mix.target_sampling, config.mix.soft_scale) == (
+        "image",
+        "inverse",
+        1.0,
+    )
     train = config.train
     assert (train.lr, train.epochs, train.batch_size, train.weight_decay) == (0.005, 200, 128, 2e-4)
     assert config.personalize.class_balanced

@@ -28,10 +28,14 @@ def test_a_batch_is_pasted_into_as_a_whole_or_not(probability):
     pasted = [all(batch) for batch in by_batch]
     assert all(any(batch) == all(batch) for batch in by_batch)
     assert np.mean(pasted) == pytest.approx(probability, abs=0.15)
-    assert all(len({(one.kept, one.x, one.y) for one in batch}) == 1 for batch in by_batch if all(batch))
+    assert all(
+        len({(one.kept, one.x, one.y) for one in batch}) == 1 for batch in by_batch if all(batch)
+    )
 
 
-@pytest.mark.parametrize(("skip", "active"), [((4, 3), range(4, 17)), ((0, 0), range(20)), ((1, 18), [1])])
+@pytest.mark.parametrize(
+    ("skip", "active"), [((4, 3), range(4, 17)), ((0, 0), range(20)), ((1, 18), [1])]
+)
 def test_first_and_last_epochs_are_left_alone(skip, active):
     found = [epoch for epoch in range(20) if any(pastes(epoch, steps=20, cmo_skip=skip))]
     assert found == list(active)
@@ -44,11 +48,19 @@ def test_draws_repeat_and_differ_between_epochs_and_seeds():
 
 
 @pytest.mark.parametrize(
-    "how", [Paste(0, 0, 0.75, 0.5, 0.5), Paste(0, 0, 0.5, 0.0, 0.99), Paste(0, 0, 0.999, 0.3, 0.3), Paste(0, 0, 0.0, 0.5, 0.5)]
+    "how",
+    [
+        Paste(0, 0, 0.75, 0.5, 0.5),
+        Paste(0, 0, 0.5, 0.0, 0.99),
+        Paste(0, 0, 0.999, 0.3, 0.3),
+        Paste(0, 0, 0.0, 0.5, 0.5),
+    ],
 )
 def test_labels_are_weighted_by_the_area_that_is_seen(how):
     image, other = torch.zeros(3, 20, 30), torch.ones(3, 20, 30)
-    mixed, label = paste(image, np.array([1, 0, 0], np.float32), other, np.array([0, 0.9, 0.1], np.float32), how)
+    mixed, label = paste(
+        image, np.array([1, 0, 0], np.float32), other, np.array([0, 0.9, 0.1], np.float32), how
+    )
     covered = mixed.mean().item()
     np.testing.assert_allclose(label, [1 - covered, 0.9 * covered, 0.1 * covered], atol=1e-6)
     assert label.dtype == np.float32
@@ -56,9 +68,22 @@ def test_labels_are_weighted_by_the_area_that_is_seen(how):
 
 
 def test_the_box_is_cutmixs():
-    # A quarter of the area is to be covered: sides are halved, 10 and 15 pixels, counted from the centre in whole halves.
-    mixed, _ = paste(torch.zeros(3, 20, 30), np.ones(1), torch.ones(3, 20, 30), np.ones(1), Paste(0, 0, 0.75, 0.5, 0.5))
+    # A quarter of the area is to be covered: sides are halved, 10 and 15 pixels, counted from the
+    # center in whole halves.
+    mixed, _ = paste(
+        torch.zeros(3, 20, 30),
+        np.ones(1),
+        torch.ones(3, 20, 30),
+        np.ones(1),
+        Paste(0, 0, 0.75, 0.5, 0.5),
+    )
     rows, columns = np.nonzero(mixed[0].numpy())
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 14, 8, 21)
-    corner, _ = paste(torch.zeros(3, 20, 30), np.ones(1), torch.ones(3, 20, 30), np.ones(1), Paste(0, 0, 0.75, 0.0, 0.0))
+    corner, _ = paste(
+        torch.zeros(3, 20, 30),
+        np.ones(1),
+        torch.ones(3, 20, 30),
+        np.ones(1),
+        Paste(0, 0, 0.75, 0.0, 0.0),
+    )
     assert corner[0].sum() == 5 * 7, "a box at the edge is clipped"

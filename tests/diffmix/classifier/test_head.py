@@ -3,29 +3,43 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from diffmix.classifier.head import CosineHead, freeze_backbone, train_mode, unit_rows, use_cosine_head
+from diffmix.classifier.head import (
+    CosineHead,
+    freeze_backbone,
+    train_mode,
+    unit_rows,
+    use_cosine_head,
+)
 from diffmix.classifier.model import build_model, describe, load_classifier, save_classifier
 from diffmix.config import TrainConfig
 from diffmix.errors import UserError
 from diffmix.storage import Folder
 
-CONFIG = TrainConfig(model_name="resnet10t", pretrained=False, resolution=32, resize=32, loss="ldam")
+CONFIG = TrainConfig(
+    model_name="resnet10t", pretrained=False, resolution=32, resize=32, loss="ldam"
+)
 
 
 def test_logits_are_scaled_cosines():
     torch.manual_seed(0)
     head, features = CosineHead(7, 4, 30.0), torch.randn(5, 7)
-    expected = 30 * torch.nn.functional.cosine_similarity(features[:, None], head.weight[None], dim=-1)
+    expected = 30 * torch.nn.functional.cosine_similarity(
+        features[:, None], head.weight[None], dim=-1
+    )
     torch.testing.assert_close(head(features), expected)
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit"])
 def test_ldam_models_have_a_cosine_head_and_others_do_not(name):
-    model = build_model(TrainConfig(model_name=name, pretrained=False, loss="ldam", ldam_scale=7.0), 3).eval()
+    model = build_model(
+        TrainConfig(model_name=name, pretrained=False, loss="ldam", ldam_scale=7.0), 3
+    ).eval()
     assert isinstance(model.get_classifier(), CosineHead)
     side = model.pretrained_cfg["input_size"][-1]
     assert model(torch.randn(2, 3, side, side)).abs().max() <= 7.001
-    assert not isinstance(build_model(TrainConfig(model_name=name, pretrained=False), 3).get_classifier(), CosineHead)
+    assert not isinstance(
+        build_model(TrainConfig(model_name=name, pretrained=False), 3).get_classifier(), CosineHead
+    )
 
 
 def test_a_distilled_models_two_heads_are_trained_alone():
@@ -50,7 +64,9 @@ def test_saved_cosine_classifier_gives_the_same_logits_and_plain_timm_the_same_c
     torch.manual_seed(0)
     model = build_model(CONFIG, 5).eval()
     with torch.no_grad():
-        model.get_classifier().weight *= torch.arange(1, 6)[:, None]  # lengths that a plain linear layer would listen to
+        model.get_classifier().weight *= torch.arange(1, 6)[
+            :, None
+        ]  # lengths that a plain linear layer would listen to
     folder = Folder(str(tmp_path))
     save_classifier(folder, unit_rows(model.state_dict(), model), describe(CONFIG, list("abcde")))
     image = torch.randn(16, 3, 32, 32)
@@ -69,10 +85,14 @@ def test_a_frozen_backbone_keeps_weights_and_statistics(loss):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     freeze_backbone(model)
     train_mode(model, frozen=True)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1
+    )
     model(torch.randn(4, 3, 32, 32)).square().mean().backward()
     optimizer.step()
-    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert changed == ({"fc.weight", "fc.bias"} if loss == "ce" else {"fc.weight"})
     train_mode(model, frozen=False)
     model(torch.randn(4, 3, 32, 32))

@@ -5,7 +5,15 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 
-from diffmix.classifier.loss import Loss, class_balanced_weights, cross_entropy, focal, ldam, ldam_margins, learning_rate
+from diffmix.classifier.loss import (
+    Loss,
+    class_balanced_weights,
+    cross_entropy,
+    focal,
+    ldam,
+    ldam_margins,
+    learning_rate,
+)
 from diffmix.config import TrainConfig
 
 SIZES = np.array([100, 40, 10, 5, 1])
@@ -25,19 +33,25 @@ def loss(logits, labels, epoch=0, **settings) -> torch.Tensor:
 
 def test_hard_labels_equal_torchs_cross_entropy():
     logits, labels, target = batch(soft=False)
-    torch.testing.assert_close(loss(logits, labels), torch.nn.functional.cross_entropy(logits, target))
+    torch.testing.assert_close(
+        loss(logits, labels), torch.nn.functional.cross_entropy(logits, target)
+    )
 
 
 def test_soft_labels_equal_torchs_cross_entropy_of_probabilities():
     logits, labels, _ = batch()
-    torch.testing.assert_close(loss(logits, labels), torch.nn.functional.cross_entropy(logits, labels))
+    torch.testing.assert_close(
+        loss(logits, labels), torch.nn.functional.cross_entropy(logits, labels)
+    )
 
 
 def test_half_precision_is_summed_in_fp32():
     assert loss(torch.zeros(1, 5, dtype=torch.bfloat16), torch.eye(5)[:1]).dtype == torch.float32
 
 
-def published_ldam(cosines: np.ndarray, target: np.ndarray, max_margin: float, scale: float) -> np.ndarray:
+def published_ldam(
+    cosines: np.ndarray, target: np.ndarray, max_margin: float, scale: float
+) -> np.ndarray:
     """Cao et al., equation 10 and algorithm 1, one sample after the other: [B] losses."""
     margins = max_margin * (1 / SIZES**0.25) / (1 / SIZES**0.25).max()
     found = []
@@ -61,7 +75,8 @@ def test_ldam_of_hard_labels_is_the_published_definition(settings):
 def test_ldam_of_soft_labels_is_the_mean_over_their_classes():
     logits, labels, _ = batch()
     expected = sum(
-        labels[row, c].item() * published_ldam(logits[row : row + 1].numpy() / 30, np.array([c]), 0.5, 30.0)[0]
+        labels[row, c].item()
+        * published_ldam(logits[row : row + 1].numpy() / 30, np.array([c]), 0.5, 30.0)[0]
         for row in range(6)
         for c in range(5)
     )
@@ -69,9 +84,17 @@ def test_ldam_of_soft_labels_is_the_mean_over_their_classes():
 
 
 def test_ldam_has_finite_values_and_gradients_where_a_class_is_certain():
-    logits = torch.tensor([[30.0, -30.0, -30.0, -30.0, -30.0], [0.0, 0.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    logits = torch.tensor(
+        [[30.0, -30.0, -30.0, -30.0, -30.0], [0.0, 0.0, 0.0, 0.0, 0.0]], requires_grad=True
+    )
     value = loss(logits, torch.full((2, 5), 0.2), loss="ldam")
-    expected = np.mean([published_ldam(logits.detach().numpy()[[r]] / 30, np.array([c]), 0.5, 30.0)[0] for r in (0, 1) for c in range(5)])
+    expected = np.mean(
+        [
+            published_ldam(logits.detach().numpy()[[r]] / 30, np.array([c]), 0.5, 30.0)[0]
+            for r in (0, 1)
+            for c in range(5)
+        ]
+    )
     assert value.item() == pytest.approx(expected, rel=1e-5)
     value.backward()
     assert torch.isfinite(logits.grad).all()
@@ -81,7 +104,9 @@ def test_balanced_softmax_weighs_the_partition_by_class_size():
     logits, labels, _ = batch()
     z = logits.double().numpy()
     probability = SIZES * np.exp(z) / (SIZES * np.exp(z)).sum(1, keepdims=True)
-    assert loss(logits, labels, loss="balanced-softmax").item() == pytest.approx(-(labels.numpy() * np.log(probability)).sum(1).mean())
+    assert loss(logits, labels, loss="balanced-softmax").item() == pytest.approx(
+        -(labels.numpy() * np.log(probability)).sum(1).mean()
+    )
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
@@ -95,7 +120,11 @@ def test_focal(gamma):
 MARGINS = 30 * torch.tensor(ldam_margins(SIZES, 0.5))
 
 
-@pytest.mark.parametrize("of_classes", [cross_entropy, lambda z: ldam(z, MARGINS), lambda z: focal(z, 2.0)], ids=["ce", "ldam", "focal"])
+@pytest.mark.parametrize(
+    "of_classes",
+    [cross_entropy, lambda z: ldam(z, MARGINS), lambda z: focal(z, 2.0)],
+    ids=["ce", "ldam", "focal"],
+)
 def test_gradients_are_those_of_finite_differences(of_classes):
     logits = batch()[0].double().requires_grad_()
     assert torch.autograd.gradcheck(of_classes, logits)
@@ -106,12 +135,17 @@ def test_losses_are_linear_in_the_label(name):
     logits, first, _ = batch()
     second = first.flip(0)
     mixed = loss(logits, 0.3 * first + 0.7 * second, loss=name)
-    torch.testing.assert_close(mixed, 0.3 * loss(logits, first, loss=name) + 0.7 * loss(logits, second, loss=name))
+    torch.testing.assert_close(
+        mixed, 0.3 * loss(logits, first, loss=name) + 0.7 * loss(logits, second, loss=name)
+    )
 
 
 def test_class_balanced_weights_worked_by_hand():
     # beta 0.5: effective numbers 1, 1.5, 1.75
-    np.testing.assert_allclose(class_balanced_weights(np.array([1, 2, 3]), 0.5), np.array([1, 2 / 3, 4 / 7]) * 3 / (1 + 2 / 3 + 4 / 7))
+    np.testing.assert_allclose(
+        class_balanced_weights(np.array([1, 2, 3]), 0.5),
+        np.array([1, 2 / 3, 4 / 7]) * 3 / (1 + 2 / 3 + 4 / 7),
+    )
     np.testing.assert_allclose(class_balanced_weights(SIZES, 0.0), 1)
     inverse = (1 / SIZES) / (1 / SIZES).mean()
     np.testing.assert_allclose(class_balanced_weights(SIZES, 0.9999999), inverse, rtol=1e-4)
@@ -122,7 +156,9 @@ def test_reweighted_hard_labels_equal_torchs_weighted_cross_entropy(beta):
     logits, labels, target = batch(soft=False)
     weights = torch.tensor(class_balanced_weights(SIZES, beta), dtype=torch.float32)
     expected = torch.nn.functional.cross_entropy(logits, target, weight=weights)
-    torch.testing.assert_close(loss(logits, labels, reweight="class-balanced", reweight_beta=beta), expected)
+    torch.testing.assert_close(
+        loss(logits, labels, reweight="class-balanced", reweight_beta=beta), expected
+    )
 
 
 def test_reweighting_keeps_a_soft_labels_mass():

@@ -21,7 +21,9 @@ def test_top5_of_many_classes():
     logits, labels = rng.normal(size=(200, 20)).astype(np.float32), rng.integers(0, 20, 200)
     found = accuracy(logits, labels)
     for k in (1, 5):
-        assert found[f"top{k}"] == pytest.approx(top_k_accuracy_score(labels, logits, k=k, labels=range(20)))
+        assert found[f"top{k}"] == pytest.approx(
+            top_k_accuracy_score(labels, logits, k=k, labels=range(20))
+        )
     assert "per_group" not in found
 
 
@@ -29,8 +31,13 @@ def test_confusion_equals_sklearns():
     from sklearn.metrics import confusion_matrix
 
     rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(200, 6)), rng.integers(0, 5, 200).astype(np.int32)  # class 5 does not occur
-    np.testing.assert_array_equal(confusion(logits, labels), confusion_matrix(labels, logits.argmax(1), labels=range(6)))
+    logits, labels = (
+        rng.normal(size=(200, 6)),
+        rng.integers(0, 5, 200).astype(np.int32),
+    )  # class 5 does not occur
+    np.testing.assert_array_equal(
+        confusion(logits, labels), confusion_matrix(labels, logits.argmax(1), labels=range(6))
+    )
 
 
 def logits_of(confidence: float) -> list[float]:
@@ -39,14 +46,17 @@ def logits_of(confidence: float) -> list[float]:
 
 
 def test_calibration_worked_by_hand():
-    # Bins of a fifth: (0.6, 0.8] holds 0.7 (right), 0.7 (wrong), 0.8 (right); (0.8, 1] holds 0.9 (right).
+    # Bins of a fifth: (0.6, 0.8] holds 0.7 (right), 0.7 (wrong), 0.8 (right); (0.8, 1] holds 0.9
+    # (right).
     logits = np.array([logits_of(c) for c in (0.7, 0.7, 0.8 - 1e-9, 0.9)])
     found = calibration(logits, np.array([0, 1, 0, 0]), bins=5)
     assert [one["images"] for one in found["bins"]] == [3, 1]
     assert found["bins"][0]["accuracy"] == pytest.approx(2 / 3)
     assert found["bins"][0]["confidence"] == pytest.approx(2.2 / 3)
     assert found["ece"] == pytest.approx((3 * (2.2 - 2) / 3 + 0.1) / 4)
-    assert len(calibration(np.array([logits_of(0.7), logits_of(0.75)]), np.array([0, 0]))["bins"]) == 2, "15 bins part 0.7 from 0.75"
+    assert (
+        len(calibration(np.array([logits_of(0.7), logits_of(0.75)]), np.array([0, 0]))["bins"]) == 2
+    ), "15 bins part 0.7 from 0.75"
 
 
 def test_calibration_of_honest_probabilities_is_small_and_of_boasting_ones_large():

@@ -5,7 +5,13 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from diffmix.classifier.model import build_model, check_input_size, describe, load_classifier, save_classifier
+from diffmix.classifier.model import (
+    build_model,
+    check_input_size,
+    describe,
+    load_classifier,
+    save_classifier,
+)
 from diffmix.config import TrainConfig
 from diffmix.errors import UserError
 from diffmix.storage import Folder
@@ -48,7 +54,9 @@ def test_weights_of_another_architecture(tmp_path):
 
 
 def test_a_model_of_fixed_size_is_made_for_the_resolution_that_is_asked_for(tmp_path):
-    config = TrainConfig(model_name="vit_tiny_patch16_224", pretrained=False, resolution=64, resize=64)
+    config = TrainConfig(
+        model_name="vit_tiny_patch16_224", pretrained=False, resolution=64, resize=64
+    )
     check_input_size(config)
     model = build_model(config, 3).eval()
     assert model.pos_embed.shape[1] == 1 + 4 * 4
@@ -60,8 +68,13 @@ def test_a_model_of_fixed_size_is_made_for_the_resolution_that_is_asked_for(tmp_
 
 
 def test_a_resolution_that_a_model_cannot_have():
-    with pytest.raises(UserError, match=r"crossvit_tiny_240 cannot take images of --train\.resolution 192 .*240 is its usual size"):
-        check_input_size(TrainConfig(model_name="crossvit_tiny_240", pretrained=False, resolution=192))
+    with pytest.raises(
+        UserError,
+        match=r"crossvit_tiny_240 cannot take images of --train\.resolution 192 .*240 is its usual size",
+    ):
+        check_input_size(
+            TrainConfig(model_name="crossvit_tiny_240", pretrained=False, resolution=192)
+        )
 
 
 def test_unknown_model():

@@ -13,7 +13,14 @@ from diffmix.labels import soft_label
 
 
 def draws(epoch=0, **changes) -> list[Draw]:
-    settings = {"real_size": 50, "synthetic_p": 0.3, "pool_size": lambda: 20, "batch_size": 8, "seed": 1, **changes}
+    settings = {
+        "real_size": 50,
+        "synthetic_p": 0.3,
+        "pool_size": lambda: 20,
+        "batch_size": 8,
+        "seed": 1,
+        **changes,
+    }
     sampler = MixedSampler(**settings)
     sampler.set_epoch(epoch)
     found = list(sampler)
@@ -74,7 +81,13 @@ def png(value: int) -> bytes:
 
 def test_samples_and_labels():
     plain = TrainConfig(label_smoothing=0.0)
-    samples = MixedSamples(Real(png(255)), [(png(0), 0, 1, 0.25)], functional.to_tensor, MixConfig(gamma=0.5, soft_scale=0.9), plain)
+    samples = MixedSamples(
+        Real(png(255)),
+        [(png(0), 0, 1, 0.25)],
+        functional.to_tensor,
+        MixConfig(gamma=0.5, soft_scale=0.9),
+        plain,
+    )
     image, label, synthetic = samples[Draw(False, 0, 0)]
     assert image.min() == 1
     assert label.tolist() == [0, 0, 1]
@@ -102,7 +115,9 @@ def test_augmentation_depends_on_the_draws_seed_alone():
 def test_smoothing_of_real_images_and_of_mixes(smooth_mixes):
     train = TrainConfig(label_smoothing=0.3, smooth_mixes=smooth_mixes)
     mixes = [(png(0), 0, 1, 0.25)]
-    samples = MixedSamples(Real(png(255)), mixes, functional.to_tensor, MixConfig(gamma=0.5, soft_scale=0.9), train)
+    samples = MixedSamples(
+        Real(png(255)), mixes, functional.to_tensor, MixConfig(gamma=0.5, soft_scale=0.9), train
+    )
     np.testing.assert_allclose(samples[Draw(False, 0, 0)][1], [0.1, 0.1, 0.8], rtol=1e-6)
     # By hand: 0.9 * (0.5, 0.5, 0), then 0.7 of it and 0.3 * 0.9 / 3 for each class.
     expected = [0.405, 0.405, 0.09] if smooth_mixes else [0.45, 0.45, 0.0]

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read by `datasets` when it is imported, which no test has done yet
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # read by `datasets` when it is imported, which no test has done yet
+)
 
 
 @pytest.fixture
@@ -16,7 +18,9 @@ def picture():
 
     def make(seed: int, format: str = "PNG", side: int = 8) -> bytes:
         buffer = io.BytesIO()
-        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(buffer, format)
+        Image.fromarray(
+            np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        ).save(buffer, format)
         return buffer.getvalue()
 
     return make
@@ -24,7 +28,9 @@ def picture():
 
 @pytest.fixture
 def image_folder(tmp_path, picture):
-    """A function that writes `{class name: number of images}` as an image folder and gives its path."""
+    """A function that writes `{class name: number of images}` as an image folder and gives its
+    path.
+    """
 
     def make(counts: dict[str, int], name: str = "photos"):
         seed = 0
@@ -40,7 +46,8 @@ def image_folder(tmp_path, picture):
 
 @pytest.fixture
 def published(tmp_path):
-    """A function that writes a miniature copy of a published data set in its publisher's own layout and gives its folder.
+    """A function that writes a miniature copy of a published data set in its publisher's own layout
+    and gives its folder.
 
     The names are those of `named.SETS`, `cars in one list` and `voc-main with a test set`.
     """
@@ -96,7 +103,11 @@ def structs(rows, *names):
 
 def write_cub(root):
     write = Writer(root)
-    paths = [f"{name}/{name[4:]}_{number:04d}_{796100 + number}.jpg" for name in (ALBATROSS, TANAGER) for number in range(3)]
+    paths = [
+        f"{name}/{name[4:]}_{number:04d}_{796100 + number}.jpg"
+        for name in (ALBATROSS, TANAGER)
+        for number in range(3)
+    ]
     write.text("images.txt", *(f"{number} {path}" for number, path in enumerate(paths, 1)))
     write.text("image_class_labels.txt", "1 1", "2 1", "3 1", "4 2", "5 2", "6 2")
     write.text("classes.txt", f"1 {ALBATROSS}", f"2 {TANAGER}")
@@ -110,7 +121,10 @@ def write_waterbirds(root):
         (f"{ALBATROSS}/a.jpg", 1, 0, 1), (f"{ALBATROSS}/b.jpg", 1, 1, 0), (f"{ALBATROSS}/c.jpg", 1, 2, 0),
         (f"{ALBATROSS}/d.jpg", 1, 2, 1), (f"{TANAGER}/e.jpg", 0, 0, 0), (f"{TANAGER}/f.jpg", 0, 2, 1), (f"{TANAGER}/g.jpg", 0, 2, 0),
     ]  # fmt: skip
-    lines = [f"{number},{path},{y},{split},{place},/o/ocean/{number}.jpg" for number, (path, y, split, place) in enumerate(rows, 1)]
+    lines = [
+        f"{number},{path},{y},{split},{place},/o/ocean/{number}.jpg"
+        for number, (path, y, split, place) in enumerate(rows, 1)
+    ]
     write.text("metadata.csv", "img_id,img_filename,y,split,place,place_filename", *lines)
     write.images(*(row[0] for row in rows))
 
@@ -118,7 +132,13 @@ def write_waterbirds(root):
 def write_aircraft(root):
     write = Writer(root)
     write.text("data/variants.txt", "707-320", "DHC-8-100", "F/A-18", "Global Express")
-    trainval = ["1025794 707-320", "0043211 F/A-18", "1340192 Global Express", "0056978 DHC-8-100", "0698580 707-320"]
+    trainval = [
+        "1025794 707-320",
+        "0043211 F/A-18",
+        "1340192 Global Express",
+        "0056978 DHC-8-100",
+        "0698580 707-320",
+    ]
     test = ["0062765 Global Express", "0034309 F/A-18"]
     write.text("data/images_variant_trainval.txt", *trainval)
     write.text("data/images_variant_test.txt", *test)
@@ -127,23 +147,38 @@ def write_aircraft(root):
 
 def write_cars(root):
     write = Writer(root)
-    names = cells(["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012", "smart fortwo Convertible 2012"]).T
+    names = cells(
+        [
+            "AM General Hummer SUV 2000",
+            "Ram C/V Cargo Van Minivan 2012",
+            "smart fortwo Convertible 2012",
+        ]
+    ).T
     fields = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname"]
-    train = [(1, 2, 7, 5, label, f"{number:05d}.jpg") for number, label in enumerate([2, 1, 3, 2], 1)]
+    train = [
+        (1, 2, 7, 5, label, f"{number:05d}.jpg") for number, label in enumerate([2, 1, 3, 2], 1)
+    ]
     test = [(1, 2, 7, 5, label, f"{number:05d}.jpg") for number, label in enumerate([3, 1], 1)]
     write.mat("devkit/cars_meta.mat", class_names=names)
     write.mat("devkit/cars_train_annos.mat", annotations=structs(train, *fields))
     write.mat("cars_test_annos_withlabels.mat", annotations=structs(test, *fields))
-    write.images(*(f"cars_train/{row[-1]}" for row in train), *(f"cars_test/{row[-1]}" for row in test))
+    write.images(
+        *(f"cars_train/{row[-1]}" for row in train), *(f"cars_test/{row[-1]}" for row in test)
+    )
 
 
 def write_cars_in_one_list(root):
     write = Writer(root)
     rows = [
-        (f"car_ims/{number:06d}.jpg", 1, 2, 7, 5, label, test) for number, (label, test) in enumerate([(1, 0), (2, 1), (2, 0), (1, 1)], 1)
+        (f"car_ims/{number:06d}.jpg", 1, 2, 7, 5, label, test)
+        for number, (label, test) in enumerate([(1, 0), (2, 1), (2, 0), (1, 1)], 1)
     ]
     fields = ["relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test"]
-    write.mat("cars_annos.mat", annotations=structs(rows, *fields), class_names=cells(["Acura RL Sedan 2012", "BMW M3 Coupe 2012"]).T)
+    write.mat(
+        "cars_annos.mat",
+        annotations=structs(rows, *fields),
+        class_names=cells(["Acura RL Sedan 2012", "BMW M3 Coupe 2012"]).T,
+    )
     write.images(*(row[0] for row in rows))
 
 
@@ -159,7 +194,12 @@ def write_dogs(root):
     }
     for split, paths in lists.items():
         labels = np.array([[5 if "Shih" in path else 51] for path in paths], dtype=np.uint8)
-        write.mat(f"{split}_list.mat", file_list=cells(paths), annotation_list=cells([path[:-4] for path in paths]), labels=labels)
+        write.mat(
+            f"{split}_list.mat",
+            file_list=cells(paths),
+            annotation_list=cells([path[:-4] for path in paths]),
+            labels=labels,
+        )
         write.images(*(f"Images/{path}" for path in paths))
 
 
@@ -169,13 +209,23 @@ def write_flowers(root):
     order = np.random.default_rng(2).permutation(len(labels)) + 1
     third = len(labels) // 3
     write.mat("imagelabels.mat", labels=labels[None])
-    write.mat("setid.mat", trnid=order[None, :third], valid=order[None, third : 2 * third], tstid=order[None, 2 * third :])
+    write.mat(
+        "setid.mat",
+        trnid=order[None, :third],
+        valid=order[None, third : 2 * third],
+        tstid=order[None, 2 * third :],
+    )
     write.images(*(f"jpg/image_{number:05d}.jpg" for number in range(1, len(labels) + 1)))
 
 
 def write_pets(root):
     write = Writer(root)
-    trainval = ["Abyssinian_100 1 1 1", "Abyssinian_102 1 1 1", "american_bulldog_100 2 2 1", "Birman_9 3 1 2"]
+    trainval = [
+        "Abyssinian_100 1 1 1",
+        "Abyssinian_102 1 1 1",
+        "american_bulldog_100 2 2 1",
+        "Birman_9 3 1 2",
+    ]
     test = ["american_bulldog_203 2 2 1", "Birman_1 3 1 2", "Abyssinian_2 1 1 1"]
     header = ["#Image CLASS-ID SPECIES BREED ID", "#ID: 1:37 Class ids", "#SPECIES: 1:Cat 2:Dog"]
     write.text("annotations/list.txt", *header, *trainval, *test)
@@ -188,10 +238,16 @@ def write_food101(root):
     write = Writer(root)
     write.text("meta/classes.txt", "apple_pie", "beef_carpaccio")
     write.text("meta/labels.txt", "Apple pie", "Beef carpaccio")
-    lists = {"train": ["apple_pie/1005649", "apple_pie/1014775", "beef_carpaccio/1"], "test": ["beef_carpaccio/10", "apple_pie/1011328"]}
+    lists = {
+        "train": ["apple_pie/1005649", "apple_pie/1014775", "beef_carpaccio/1"],
+        "test": ["beef_carpaccio/10", "apple_pie/1011328"],
+    }
     for split, names in lists.items():
         write.text(f"meta/{split}.txt", *names)
-        by_class = {name: [path for path in names if path.startswith(name)] for name in ("apple_pie", "beef_carpaccio")}
+        by_class = {
+            name: [path for path in names if path.startswith(name)]
+            for name in ("apple_pie", "beef_carpaccio")
+        }
         write.text(f"meta/{split}.json", json.dumps(by_class))
         write.images(*(f"images/{name}.jpg" for name in names))
 
@@ -204,11 +260,16 @@ def mask(*values):
 
 
 def annotation(*objects):
-    """An annotation as VOC's are; objects are (name, box, difficult), and each has a part with a box of its own."""
+    """An annotation as VOC's are; objects are (name, box, difficult), and each has a part with a
+    box of its own.
+    """
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>999</xmax><ymax>999</ymax></bndbox></part>"
     found = [
         f"<object><name>{name}</name><difficult>{difficult}</difficult>{part}<bndbox>"
-        + "".join(f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+        + "".join(
+            f"<{side}>{value}</{side}>"
+            for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+        )
         + "</bndbox></object>"
         for name, box, difficult in objects
     ]
@@ -219,9 +280,18 @@ def write_voc(root):
     write = Writer(root)
     sets = {"train": ["2007_000032", "2007_000039"], "val": ["2007_000033"]}
     masks = {  # the instances, and the value that each has in the mask of classes
-        "2007_000032": ([[1, 1, 255, 0], [2, 2, 2, 0]], {1: 1, 2: 15}),  # a person covers more than an aeroplane
-        "2007_000039": ([[0, 0, 255, 255], [0, 0, 1, 255]], {1: 20}),  # one pixel of a tvmonitor; background and border are more
-        "2007_000033": ([[1, 1, 0, 2], [3, 0, 0, 2]], {1: 20, 2: 15, 3: 15}),  # the largest object, not the largest class
+        "2007_000032": (
+            [[1, 1, 255, 0], [2, 2, 2, 0]],
+            {1: 1, 2: 15},
+        ),  # a person covers more than an aeroplane
+        "2007_000039": (
+            [[0, 0, 255, 255], [0, 0, 1, 255]],
+            {1: 20},
+        ),  # one pixel of a tvmonitor; background and border are more
+        "2007_000033": (
+            [[1, 1, 0, 2], [3, 0, 0, 2]],
+            {1: 20, 2: 15, 3: 15},
+        ),  # the largest object, not the largest class
     }
     for split, names in sets.items():
         write.text(f"ImageSets/Segmentation/{split}.txt", *names)
@@ -230,7 +300,10 @@ def write_voc(root):
             objects, classes = masks[name]
             for folder, values in (
                 ("SegmentationObject", objects),
-                ("SegmentationClass", [[classes.get(value, value) for value in row] for row in objects]),
+                (
+                    "SegmentationClass",
+                    [[classes.get(value, value) for value in row] for row in objects],
+                ),
             ):
                 (root / folder).mkdir(exist_ok=True)
                 mask(*values).save(root / folder / f"{name}.png")
@@ -245,7 +318,11 @@ def write_voc_main(root):
         "2008_000008": [("horse", (53, 87, 471, 420), 1)],
         "2008_000009": [("cow", (464, 71, 500, 284), 0)],
     }
-    sets = {"train": ["2008_000002", "2008_000003", "2008_000008"], "val": ["2008_000007"], "test": ["2008_000009"]}
+    sets = {
+        "train": ["2008_000002", "2008_000003", "2008_000008"],
+        "val": ["2008_000007"],
+        "test": ["2008_000009"],
+    }
     for split, names in {**sets, "trainval": sets["train"] + sets["val"]}.items():
         write.text(f"ImageSets/Main/{split}.txt", *names)
     for name, objects in found.items():

@@ -1,4 +1,6 @@
-"""What the lists of published data sets say, from miniature copies; some are read by torchvision as well."""
+"""What the lists of published data sets say, from miniature copies; some are read by torchvision as
+well.
+"""
 
 import os
 
@@ -14,7 +16,13 @@ ALBATROSS, TANAGER = "001.Black_footed_Albatross", "139.Scarlet_Tanager"
 # Class names, and for each image its id, class and, where there is one, group
 TRAIN_AND_TEST = {
     "aircraft": (
-        [("1025794", "707-320"), ("0043211", "F/A-18"), ("1340192", "Global Express"), ("0056978", "DHC-8-100"), ("0698580", "707-320")],
+        [
+            ("1025794", "707-320"),
+            ("0043211", "F/A-18"),
+            ("1340192", "Global Express"),
+            ("0056978", "DHC-8-100"),
+            ("0698580", "707-320"),
+        ],
         [("0062765", "Global Express"), ("0034309", "F/A-18")],
         "data/images/{}.jpg",
     ),
@@ -25,7 +33,10 @@ TRAIN_AND_TEST = {
             ("train/00003", "smart fortwo Convertible 2012"),
             ("train/00004", "Ram C/V Cargo Van Minivan 2012"),
         ],
-        [("test/00001", "smart fortwo Convertible 2012"), ("test/00002", "AM General Hummer SUV 2000")],
+        [
+            ("test/00001", "smart fortwo Convertible 2012"),
+            ("test/00002", "AM General Hummer SUV 2000"),
+        ],
         "cars_{}.jpg",
     ),
     "cub": (
@@ -47,11 +58,18 @@ TRAIN_AND_TEST = {
             ("n02097658-silky_terrier/n02097658_7", "silky terrier"),
             ("n02097658-silky_terrier/n02097658_8", "silky terrier"),
         ],
-        [("n02086240-Shih-Tzu/n02086240_2", "Shih-Tzu"), ("n02097658-silky_terrier/n02097658_9", "silky terrier")],
+        [
+            ("n02086240-Shih-Tzu/n02086240_2", "Shih-Tzu"),
+            ("n02097658-silky_terrier/n02097658_9", "silky terrier"),
+        ],
         "Images/{}.jpg",
     ),
     "food101": (
-        [("apple_pie/1005649", "Apple pie"), ("apple_pie/1014775", "Apple pie"), ("beef_carpaccio/1", "Beef carpaccio")],
+        [
+            ("apple_pie/1005649", "Apple pie"),
+            ("apple_pie/1014775", "Apple pie"),
+            ("beef_carpaccio/1", "Beef carpaccio"),
+        ],
         [("beef_carpaccio/10", "Beef carpaccio"), ("apple_pie/1011328", "Apple pie")],
         "images/{}.jpg",
     ),
@@ -62,13 +80,28 @@ TRAIN_AND_TEST = {
             ("american_bulldog_100", "american bulldog"),
             ("Birman_9", "Birman"),
         ],
-        [("american_bulldog_203", "american bulldog"), ("Birman_1", "Birman"), ("Abyssinian_2", "Abyssinian")],
+        [
+            ("american_bulldog_203", "american bulldog"),
+            ("Birman_1", "Birman"),
+            ("Abyssinian_2", "Abyssinian"),
+        ],
         "images/{}.jpg",
     ),
-    "voc": ([("2007_000032", "person"), ("2007_000039", "television")], [("2007_000033", "television")], "JPEGImages/{}.jpg"),
-    "voc-main": ([("2008_000002", "television"), ("2008_000003", "train")], [("2008_000007", "person")], "JPEGImages/{}.jpg"),
+    "voc": (
+        [("2007_000032", "person"), ("2007_000039", "television")],
+        [("2007_000033", "television")],
+        "JPEGImages/{}.jpg",
+    ),
+    "voc-main": (
+        [("2008_000002", "television"), ("2008_000003", "train")],
+        [("2008_000007", "person")],
+        "JPEGImages/{}.jpg",
+    ),
     "waterbirds": (
-        [(f"{ALBATROSS}/a", ALBATROSS, "waterbird on water"), (f"{TANAGER}/e", TANAGER, "landbird on land")],
+        [
+            (f"{ALBATROSS}/a", ALBATROSS, "waterbird on water"),
+            (f"{TANAGER}/e", TANAGER, "landbird on land"),
+        ],
         [
             (f"{ALBATROSS}/c", ALBATROSS, "waterbird on land"),
             (f"{ALBATROSS}/d", ALBATROSS, "waterbird on water"),
@@ -80,7 +113,11 @@ TRAIN_AND_TEST = {
 }
 CLASS_ORDERS = {
     "aircraft": ["707-320", "DHC-8-100", "F/A-18", "Global Express"],
-    "cars": ["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012", "smart fortwo Convertible 2012"],
+    "cars": [
+        "AM General Hummer SUV 2000",
+        "Ram C/V Cargo Van Minivan 2012",
+        "smart fortwo Convertible 2012",
+    ],
     "pets": ["Abyssinian", "american bulldog", "Birman"],
     "voc-main": ["train", "television"],
 }
@@ -103,21 +140,34 @@ def test_ids_classes_and_groups(published, name):
     train, test, path = TRAIN_AND_TEST[name]
     found = read(name, root)
     for split, expected in (("train", train), ("test", test)):
-        assert rows(found[split]) == [(path.format(image), class_name, (*group, None)[0]) for image, class_name, *group in expected]
-        assert [example.image for example in found[split].examples()] == [str(root / path.format(image)) for image, *_ in expected]
+        assert rows(found[split]) == [
+            (path.format(image), class_name, (*group, None)[0])
+            for image, class_name, *group in expected
+        ]
+        assert [example.image for example in found[split].examples()] == [
+            str(root / path.format(image)) for image, *_ in expected
+        ]
         assert all(os.path.isfile(example.image) for example in found[split].examples())
     assert sorted(found["train"].class_names) == sorted({class_name for _, class_name, *_ in train})
     assert found["train"].class_names == CLASS_ORDERS.get(name, found["train"].class_names)
 
 
 def test_waterbirds_validation_images(published):
-    assert rows(read("waterbirds", published("waterbirds"))["val"]) == [(f"{ALBATROSS}/b.jpg", ALBATROSS, "waterbird on land")]
+    assert rows(read("waterbirds", published("waterbirds"))["val"]) == [
+        (f"{ALBATROSS}/b.jpg", ALBATROSS, "waterbird on land")
+    ]
 
 
 def test_cars_with_all_labels_in_one_list(published):
     found = read("cars", published("cars in one list"))
-    assert rows(found["train"]) == [("car_ims/000001.jpg", "Acura RL Sedan 2012", None), ("car_ims/000003.jpg", "BMW M3 Coupe 2012", None)]
-    assert rows(found["test"]) == [("car_ims/000002.jpg", "BMW M3 Coupe 2012", None), ("car_ims/000004.jpg", "Acura RL Sedan 2012", None)]
+    assert rows(found["train"]) == [
+        ("car_ims/000001.jpg", "Acura RL Sedan 2012", None),
+        ("car_ims/000003.jpg", "BMW M3 Coupe 2012", None),
+    ]
+    assert rows(found["test"]) == [
+        ("car_ims/000002.jpg", "BMW M3 Coupe 2012", None),
+        ("car_ims/000004.jpg", "Acura RL Sedan 2012", None),
+    ]
 
 
 def test_cars_with_the_test_labels_in_the_devkit(published):
@@ -149,7 +199,12 @@ def test_comments_and_blank_lines_are_no_images(published):
 
 def test_flowers_in_halves_as_in_the_papers_code(published):
     found = read("flowers-half", published("flowers-half"))
-    labels = np.array([layouts.FLOWERS.index(name) for _, name, _ in sorted(rows(found["train"]) + rows(found["test"]))])
+    labels = np.array(
+        [
+            layouts.FLOWERS.index(name)
+            for _, name, _ in sorted(rows(found["train"]) + rows(found["test"]))
+        ]
+    )
     rng, train, test = np.random.default_rng(0), [], []
     for label in range(102):  # every class takes its turn at the generator
         files = np.flatnonzero(labels == label) + 1
@@ -166,7 +221,10 @@ def test_flowers_in_halves_as_in_the_papers_code(published):
 
 def compare(raw, root, paths, classes):
     """Ids and classes of every image, in whatever order, and that ours is the same file."""
-    theirs = [(os.path.relpath(path, root), name.lower()) for path, name in zip(paths, classes, strict=True)]
+    theirs = [
+        (os.path.relpath(path, root), name.lower())
+        for path, name in zip(paths, classes, strict=True)
+    ]
     assert sorted((image_id, name.lower()) for image_id, name, _ in rows(raw)) == sorted(theirs)
     assert sorted(found.image for found in raw.examples()) == sorted(map(str, paths))
 
@@ -175,23 +233,40 @@ def compare(raw, root, paths, classes):
 def test_aircraft_as_torchvision_reads_it(published, tmp_path, split, theirs):
     root = published("aircraft", "fgvc-aircraft-2013b")
     peer = torchvision_sets.FGVCAircraft(tmp_path, theirs)
-    compare(read("aircraft", root)[split], root, peer._image_files, [peer.classes[label] for label in peer._labels])
+    compare(
+        read("aircraft", root)[split],
+        root,
+        peer._image_files,
+        [peer.classes[label] for label in peer._labels],
+    )
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_cars_as_torchvision_reads_them(published, tmp_path, split):
     root = published("cars", "stanford_cars")
     peer = torchvision_sets.StanfordCars(tmp_path, split)
-    compare(read("cars", root)[split], root, [path for path, _ in peer._samples], [peer.classes[label] for _, label in peer._samples])
+    compare(
+        read("cars", root)[split],
+        root,
+        [path for path, _ in peer._samples],
+        [peer.classes[label] for _, label in peer._samples],
+    )
 
 
 @pytest.mark.parametrize(("split", "theirs"), [("train", ["train", "val"]), ("test", ["test"])])
 def test_flowers_as_torchvision_reads_them(published, tmp_path, monkeypatch, split, theirs):
     root = published("flowers", "flowers-102")
-    monkeypatch.setattr(torchvision_sets.Flowers102, "_check_integrity", lambda self: True)  # it knows the checksums of the real lists
+    monkeypatch.setattr(
+        torchvision_sets.Flowers102, "_check_integrity", lambda self: True
+    )  # it knows the checksums of the real lists
     peers = [torchvision_sets.Flowers102(tmp_path, name) for name in theirs]
     files = [path for peer in peers for path in peer._image_files]
-    compare(read("flowers", root)[split], root, files, [peer.classes[label] for peer in peers for label in peer._labels])
+    compare(
+        read("flowers", root)[split],
+        root,
+        files,
+        [peer.classes[label] for peer in peers for label in peer._labels],
+    )
 
 
 def test_flower_names_are_torchvisions():
@@ -203,7 +278,12 @@ def test_flower_names_are_torchvisions():
 def test_pets_as_torchvision_reads_them(published, tmp_path, split, theirs):
     root = published("pets", "oxford-iiit-pet")
     peer = torchvision_sets.OxfordIIITPet(tmp_path, theirs)
-    compare(read("pets", root)[split], root, peer._images, [peer.classes[label] for label in peer._labels])
+    compare(
+        read("pets", root)[split],
+        root,
+        peer._images,
+        [peer.classes[label] for label in peer._labels],
+    )
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

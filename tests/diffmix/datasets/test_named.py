@@ -66,7 +66,9 @@ def test_superclass_and_splits(published, name):
 # Copies that are not whole
 
 
-@pytest.mark.parametrize(("name", "file"), [(name, file) for name, files in LISTS.items() for file in files])
+@pytest.mark.parametrize(
+    ("name", "file"), [(name, file) for name, files in LISTS.items() for file in files]
+)
 def test_a_missing_list_is_named(published, name, file):
     root = published(name)
     (root / file).unlink()
@@ -84,7 +86,10 @@ def test_a_list_of_the_test_images_is_not_needed_for_training(published):
 def test_a_missing_folder_of_images_is_named(published):
     root = published("cub")
     (root / "images" / TANAGER).rename(root / "elsewhere")
-    with pytest.raises(UserError, match=rf"^The folder images/{TANAGER} of CUB-200-2011 is missing in {root}; the data set comes from"):
+    with pytest.raises(
+        UserError,
+        match=rf"^The folder images/{TANAGER} of CUB-200-2011 is missing in {root}; the data set comes from",
+    ):
         read("cub", root)
 
 
@@ -97,7 +102,12 @@ def test_a_missing_image_is_left_to_validation(published):
 @pytest.mark.parametrize(
     ("name", "file", "content", "message"),
     [
-        ("cub", "images.txt", "1 a.jpg\n2\n", "images.txt of CUB-200-2011 has the line '2', which lacks a column"),
+        (
+            "cub",
+            "images.txt",
+            "1 a.jpg\n2\n",
+            "images.txt of CUB-200-2011 has the line '2', which lacks a column",
+        ),
         (
             "cub",
             "classes.txt",
@@ -105,12 +115,42 @@ def test_a_missing_image_is_left_to_validation(published):
             r"lists of CUB-200-2011 in .* are not as they were published \(KeyError: '2'; the last one read is images.txt\)",
         ),
         ("cub", "images.txt", b"1 \xff\n", r"not as they were published \(UnicodeDecodeError"),
-        ("dogs", "train_list.mat", "no", "train_list.mat of Stanford Dogs is not a readable MATLAB file"),
-        ("waterbirds", "metadata.csv", "img_filename,split\na/b.jpg,0\n", r"Waterbirds in .* \(KeyError: 'y'; "),
-        ("aircraft", "data/variants.txt", "A300B4\n", r"FGVC-Aircraft in .* \(KeyError: '707-320'; "),
-        ("voc", "SegmentationObject/2007_000032.png", "no", r"Pascal VOC in .* \(UnidentifiedImageError"),
-        ("voc-main", "Annotations/2008_000002.xml", "<annotation>", r"Pascal VOC in .* \(ParseError"),
-        ("voc-main", "Annotations/2008_000002.xml", YACHT, r"\(KeyError: 'yacht'; .* Annotations/2008_000002.xml\)"),
+        (
+            "dogs",
+            "train_list.mat",
+            "no",
+            "train_list.mat of Stanford Dogs is not a readable MATLAB file",
+        ),
+        (
+            "waterbirds",
+            "metadata.csv",
+            "img_filename,split\na/b.jpg,0\n",
+            r"Waterbirds in .* \(KeyError: 'y'; ",
+        ),
+        (
+            "aircraft",
+            "data/variants.txt",
+            "A300B4\n",
+            r"FGVC-Aircraft in .* \(KeyError: '707-320'; ",
+        ),
+        (
+            "voc",
+            "SegmentationObject/2007_000032.png",
+            "no",
+            r"Pascal VOC in .* \(UnidentifiedImageError",
+        ),
+        (
+            "voc-main",
+            "Annotations/2008_000002.xml",
+            "<annotation>",
+            r"Pascal VOC in .* \(ParseError",
+        ),
+        (
+            "voc-main",
+            "Annotations/2008_000002.xml",
+            YACHT,
+            r"\(KeyError: 'yacht'; .* Annotations/2008_000002.xml\)",
+        ),
     ],
 )
 def test_lists_that_cannot_be_used(published, name, file, content, message):
@@ -123,26 +163,36 @@ def test_lists_that_cannot_be_used(published, name, file, content, message):
 def test_a_matlab_file_of_something_else(published):
     root = published("flowers")
     savemat(root / "setid.mat", {"trnid": [1], "valid": [2]})
-    with pytest.raises(UserError, match=r"setid\.mat of Oxford Flowers-102 has no variable 'tstid'"):
+    with pytest.raises(
+        UserError, match=r"setid\.mat of Oxford Flowers-102 has no variable 'tstid'"
+    ):
         read("flowers", root)
 
 
 def test_a_voc_mask_without_an_object(published):
     root = published("voc")
     Image.new("P", (4, 2)).save(root / "SegmentationObject/2007_000039.png")
-    with pytest.raises(UserError, match=r"2007_000039 shows no object; the last one read is SegmentationClass/2007_000039.png"):
+    with pytest.raises(
+        UserError,
+        match=r"2007_000039 shows no object; the last one read is SegmentationClass/2007_000039.png",
+    ):
         read("voc", root)
 
 
 @pytest.mark.parametrize("spec", ["cub:", "cub:/no/such/folder"])
 def test_no_folder(spec):
-    with pytest.raises(UserError, match=f"^{spec} names no folder; give the one that CUB-200-2011 was unpacked into"):
+    with pytest.raises(
+        UserError,
+        match=f"^{spec} names no folder; give the one that CUB-200-2011 was unpacked into",
+    ):
         find(spec, DataConfig())
 
 
 @pytest.mark.parametrize("spec", ["cub", "cubs:/data", "CUB:/data"])
 def test_names_that_do_not_exist(spec):
-    with pytest.raises(UserError, match=f"'{spec}' does not exist; .*NAME:FOLDER .* NAME is aircraft, cars, cub, "):
+    with pytest.raises(
+        UserError, match=f"'{spec}' does not exist; .*NAME:FOLDER .* NAME is aircraft, cars, cub, "
+    ):
         find(spec, DataConfig())
 
 
@@ -164,7 +214,9 @@ def test_home_and_relative_folders(published, tmp_path, monkeypatch):
     assert rows(read("cub", "~/copy")["train"]) == rows(read("cub", "copy")["train"]) == expected
 
 
-@pytest.mark.parametrize("file", ["train_test_split.txt", f"images/{TANAGER}/Scarlet_Tanager_0002_796102.jpg"])
+@pytest.mark.parametrize(
+    "file", ["train_test_split.txt", f"images/{TANAGER}/Scarlet_Tanager_0002_796102.jpg"]
+)
 def test_the_stamp_follows_lists_and_images(published, file):
     root = published("cub")
     stamp = read("cub", root)["train"].stamp
@@ -174,12 +226,21 @@ def test_the_stamp_follows_lists_and_images(published, file):
 
 
 def test_trained_on_cub_and_tested_on_waterbirds(published, tmp_path):
-    config = DataConfig(train=f"cub:{published('cub')}", test=f"waterbirds:{published('waterbirds', 'other')}", val_fraction=0)
+    config = DataConfig(
+        train=f"cub:{published('cub')}",
+        test=f"waterbirds:{published('waterbirds', 'other')}",
+        val_fraction=0,
+    )
     prepared = prepare(config, str(tmp_path / "out"))
     assert prepared.train.class_names == prepared.test.class_names == [ALBATROSS, TANAGER]
     assert prepared.test.superclass == "bird"
     assert prepared.test.labels.tolist() == [0, 0, 1, 1]
-    assert prepared.test.groups == ["waterbird on land", "waterbird on water", "landbird on water", "landbird on land"]
+    assert prepared.test.groups == [
+        "waterbird on land",
+        "waterbird on water",
+        "landbird on water",
+        "landbird on land",
+    ]
     assert len(prepared.train) == 4
 
 
@@ -188,13 +249,21 @@ def test_a_cub_classifier_is_judged_by_waterbirds_four_groups(published, tmp_pat
     from diffmix.classifier.model import build_model, describe
     from diffmix.config import TrainConfig
 
-    config = DataConfig(train=f"cub:{published('cub')}", test=f"waterbirds:{published('waterbirds', 'other')}", val_fraction=0)
+    config = DataConfig(
+        train=f"cub:{published('cub')}",
+        test=f"waterbirds:{published('waterbirds', 'other')}",
+        val_fraction=0,
+    )
     test = prepare(config, str(tmp_path / "out")).test
     train = TrainConfig(model_name="resnet10t", pretrained=False, resolution=32)
     model = build_model(train, 2)
     model.fc.weight.data.zero_()
-    model.fc.bias.data[:] = torch.tensor([1.0, 0.0])  # takes every bird for the albatross, the one waterbird
-    found = accuracy(predict(model, describe(train, test.class_names), test), test.labels, test.groups)
+    model.fc.bias.data[:] = torch.tensor(
+        [1.0, 0.0]
+    )  # takes every bird for the albatross, the one waterbird
+    found = accuracy(
+        predict(model, describe(train, test.class_names), test), test.labels, test.groups
+    )
     assert found["per_group"] == {
         "waterbird on land": 1.0,
         "waterbird on water": 1.0,

@@ -24,7 +24,9 @@ def counts(real):
 @pytest.fixture
 def run(tmp_path):
     """`prepare` into one run folder with the options given."""
-    return lambda out="out", **options: prepare(DataConfig(**{name: plain(value) for name, value in options.items()}), str(tmp_path / out))
+    return lambda out="out", **options: prepare(
+        DataConfig(**{name: plain(value) for name, value in options.items()}), str(tmp_path / out)
+    )
 
 
 def plain(value):
@@ -33,7 +35,11 @@ def plain(value):
 
 def test_a_plain_folder_is_split(image_folder, run, tmp_path):
     prepared = run(train=image_folder({"a": 10, "b": 20, "c": 1}), superclass="bird")
-    assert [counts(real) for real in (prepared.train, prepared.val, prepared.test)] == [[7, 14, 1], [1, 2, 0], [2, 4, 0]]
+    assert [counts(real) for real in (prepared.train, prepared.val, prepared.test)] == [
+        [7, 14, 1],
+        [1, 2, 0],
+        [2, 4, 0],
+    ]
     ids = [set(real.image_ids) for real in (prepared.train, prepared.val, prepared.test)]
     assert len(set.union(*ids)) == 31 == sum(map(len, ids))
     for real in (prepared.train, prepared.val, prepared.test):
@@ -41,7 +47,12 @@ def test_a_plain_folder_is_split(image_folder, run, tmp_path):
         for index, name in enumerate(real.image_ids):
             assert real.image_bytes(index) == (tmp_path / "photos" / name).read_bytes()
             assert real.class_names[real.labels[index]] == name[0]
-    assert sorted(os.listdir(tmp_path / "out/data")) == ["data.json", "test.arrow", "train.arrow", "val.arrow"]
+    assert sorted(os.listdir(tmp_path / "out/data")) == [
+        "data.json",
+        "test.arrow",
+        "train.arrow",
+        "val.arrow",
+    ]
 
 
 def test_class_names_of_any_script(image_folder, run):
@@ -55,30 +66,48 @@ def test_own_splits_are_used_as_they_are(image_folder, run):
     for name, count in (("train", 4), ("test", 2), ("val", 3)):
         root = image_folder({f"{name}/a": count, f"{name}/b": count})
     prepared = run(train=root, val_fraction=0.5)
-    assert [counts(real) for real in (prepared.train, prepared.val, prepared.test)] == [[4, 4], [3, 3], [2, 2]]
+    assert [counts(real) for real in (prepared.train, prepared.val, prepared.test)] == [
+        [4, 4],
+        [3, 3],
+        [2, 2],
+    ]
 
 
 def test_validation_images_alone_are_the_test_set(image_folder, run):
     for name, count in (("train", 4), ("val", 3)):
         root = image_folder({f"{name}/a": count, f"{name}/b": count})
     prepared = run(train=root, val_fraction=0.25)
-    assert [counts(real) for real in (prepared.train, prepared.val, prepared.test)] == [[3, 3], [1, 1], [3, 3]]
+    assert [counts(real) for real in (prepared.train, prepared.val, prepared.test)] == [
+        [3, 3],
+        [1, 1],
+        [3, 3],
+    ]
 
 
 def test_separate_test_folder(image_folder, run):
-    prepared = run(train=image_folder({"a": 3, "b": 3, "c": 3}), test=image_folder({"c": 2, "b": 1}, "test photos"), val_fraction=0)
+    prepared = run(
+        train=image_folder({"a": 3, "b": 3, "c": 3}),
+        test=image_folder({"c": 2, "b": 1}, "test photos"),
+        val_fraction=0,
+    )
     assert counts(prepared.train) == [3, 3, 3]
     assert prepared.val is None
     assert counts(prepared.test) == [0, 1, 2], "labels are those of the training classes"
 
 
 def test_a_test_class_that_training_lacks(image_folder, run):
-    with pytest.raises(UserError, match="test photos has the class 'x', which the training images lack"):
-        run(train=image_folder({"a": 3, "b": 3}), test=image_folder({"a": 1, "x": 1}, "test photos"))
+    with pytest.raises(
+        UserError, match="test photos has the class 'x', which the training images lack"
+    ):
+        run(
+            train=image_folder({"a": 3, "b": 3}), test=image_folder({"a": 1, "x": 1}, "test photos")
+        )
 
 
 def test_nano(run, monkeypatch):
-    monkeypatch.setattr(data, "examples", lambda split, examples=data.examples: islice(examples(split), 100))  # all 900 take seconds
+    monkeypatch.setattr(
+        data, "examples", lambda split, examples=data.examples: islice(examples(split), 100)
+    )  # all 900 take seconds
     prepared = run(train="nano", shots=2)
     assert prepared.train.superclass == "digit"
     assert counts(prepared.train) == [2] * 10
@@ -100,15 +129,24 @@ def test_seed_and_fractions_decide(image_folder, run):
 
 
 def test_shots_with_repeats_have_unique_ids(image_folder, run):
-    prepared = run(train=image_folder({"a": 10, "b": 2}), shots=6, test=image_folder({"a": 1, "b": 1}, "test"), val_fraction=0)
+    prepared = run(
+        train=image_folder({"a": 10, "b": 2}),
+        shots=6,
+        test=image_folder({"a": 1, "b": 1}, "test"),
+        val_fraction=0,
+    )
     assert counts(prepared.train) == [6, 6]
     names = [name for name in prepared.train.image_ids if name.startswith("b/")]
     assert len(set(names)) == 6
     originals = Counter(name.partition("#")[0] for name in names)
     for name, times in originals.items():
-        assert [f"{name}#{k}" if k else name for k in range(times)] == sorted(n for n in names if n.startswith(name))
+        assert [f"{name}#{k}" if k else name for k in range(times)] == sorted(
+            n for n in names if n.startswith(name)
+        )
     index = prepared.train.index_of(names[-1])
-    assert prepared.train.image_bytes(index) == prepared.train.image_bytes(prepared.train.index_of(names[-1].partition("#")[0]))
+    assert prepared.train.image_bytes(index) == prepared.train.image_bytes(
+        prepared.train.index_of(names[-1].partition("#")[0])
+    )
 
 
 def test_imbalance(image_folder, run):
@@ -146,7 +184,9 @@ def test_bad_images_are_named_counted_and_skipped(image_folder, run, picture, ca
 def test_too_many_bad_images(image_folder, run, picture, tmp_path):
     root = image_folder({"a": 5, "b": 5})
     break_images(root, picture)
-    with pytest.raises(UserError, match=r"More than 3 images .* 'a/text.jpg' \(not a JPEG.*max_bad_images"):
+    with pytest.raises(
+        UserError, match=r"More than 3 images .* 'a/text.jpg' \(not a JPEG.*max_bad_images"
+    ):
         run(train=root, max_bad_images=3)
     assert os.listdir(tmp_path / "out/data") == []
 
@@ -156,7 +196,9 @@ def test_bomb(image_folder, run, picture):
     (root / "a/large.png").write_bytes(picture(0, side=40))
     with pytest.raises(UserError, match=r"'a/large.png' \(40 x 40 pixels, more than 1599\)"):
         run(train=root, max_pixels=1599, max_bad_images=0)
-    assert "a/large.png" in [name for real in vars(run(train=root, max_pixels=1600)).values() for name in real.image_ids]
+    assert "a/large.png" in [
+        name for real in vars(run(train=root, max_pixels=1600)).values() for name in real.image_ids
+    ]
 
 
 def test_class_without_a_readable_image(image_folder, run):
@@ -179,7 +221,10 @@ def test_one_class(image_folder, run):
 
 
 def test_no_images(run, tmp_path):
-    pq.write_table(pa.table({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int32())}), tmp_path / "x.parquet")
+    pq.write_table(
+        pa.table({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int32())}),
+        tmp_path / "x.parquet",
+    )
     with pytest.raises(UserError, match="has no images"):
         run(train=tmp_path / "x.parquet")
 
@@ -205,7 +250,9 @@ def test_ids_that_occur_twice(run, picture, tmp_path):
 
 def test_out_that_cannot_be_written(image_folder, run, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"data/data\.json cannot be read: Not a directory; use another --out"):
+    with pytest.raises(
+        UserError, match=r"data/data\.json cannot be read: Not a directory; use another --out"
+    ):
         run("file/run", train=image_folder({"a": 5, "b": 5}))
 
 
@@ -214,7 +261,9 @@ def test_no_space(image_folder, run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pyarrow.OSFile", full)
-    with pytest.raises(UserError, match=r"cannot be written to .*out/data: No space left on device"):
+    with pytest.raises(
+        UserError, match=r"cannot be written to .*out/data: No space left on device"
+    ):
         run(train=image_folder({"a": 5, "b": 5}))
 
 
@@ -262,7 +311,9 @@ def test_changed_images_are_refused(image_folder, run, picture, tmp_path):
     first = run(train=root)
     for index in range(5):
         (root / f"a/{index:02d}.png").write_bytes(picture(100 + index))
-    with pytest.raises(UserError, match=r"are not those that .*out was made with; use another --out"):
+    with pytest.raises(
+        UserError, match=r"are not those that .*out was made with; use another --out"
+    ):
         run(train=root)
     shutil.rmtree(root)
     with pytest.raises(UserError, match="does not exist"):
@@ -273,12 +324,21 @@ def test_changed_images_are_refused(image_folder, run, picture, tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("val_fraction", 0.3), ("test_fraction", 0.3), ("superclass", "fish"), ("shots", 2), ("imbalance_factor", 0.5), ("seed", 5)],
+    [
+        ("val_fraction", 0.3),
+        ("test_fraction", 0.3),
+        ("superclass", "fish"),
+        ("shots", 2),
+        ("imbalance_factor", 0.5),
+        ("seed", 5),
+    ],
 )
 def test_other_settings_are_refused(image_folder, run, option, value):
     root = image_folder({"a": 5, "b": 5})
     run(train=root)
-    with pytest.raises(UserError, match=rf"out was made with --data\.{option} .*, not {value}; go back"):
+    with pytest.raises(
+        UserError, match=rf"out was made with --data\.{option} .*, not {value}; go back"
+    ):
         run(train=root, **{option: value})
 
 
@@ -301,4 +361,9 @@ def test_out_at_a_uri(image_folder, tmp_path, monkeypatch, decoded):
     second = prepare(config, "s3://bucket/run")
     assert len(decoded) == 10
     assert first.train.fingerprint == second.train.fingerprint
-    assert sorted(os.listdir(tmp_path / "store/bucket/run/data")) == ["data.json", "test.arrow", "train.arrow", "val.arrow"]
+    assert sorted(os.listdir(tmp_path / "store/bucket/run/data")) == [
+        "data.json",
+        "test.arrow",
+        "train.arrow",
+        "val.arrow",
+    ]

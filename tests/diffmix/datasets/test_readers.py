@@ -30,7 +30,9 @@ def read(spec, **options):
 
 
 def hf_dataset(picture, labels=(2, 0, 1, 2), names=("b", "a", "c"), start=0):
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))}
+    )
     images = [{"bytes": picture(start + i), "path": None} for i in range(len(labels))]
     return datasets.Dataset.from_dict({"image": images, "label": list(labels)}, features=features)
 
@@ -58,7 +60,12 @@ def test_folder_is_recursive_and_skips_what_is_no_image(image_folder, picture):
         (root / name).mkdir()
     os.symlink(root / "b", root / "c")
     os.symlink(root / "a", root / "a/deep/again")
-    assert [row[0] for row in rows(read(root)["train"])] == ["a/00.png", "a/deep/er/x.JPG", "b/00.png", "c/00.png"]
+    assert [row[0] for row in rows(read(root)["train"])] == [
+        "a/00.png",
+        "a/deep/er/x.JPG",
+        "b/00.png",
+        "c/00.png",
+    ]
 
 
 def test_folder_names_are_composed(image_folder):
@@ -79,14 +86,22 @@ def test_folder_name_that_is_not_utf_8(image_folder, picture):
 
 @pytest.mark.parametrize(
     ("folders", "splits"),
-    [(["train", "test"], ["train", "test"]), (["train", "valid"], ["train", "val"]), (["train", "test", "val"], ["train", "test", "val"])],
+    [
+        (["train", "test"], ["train", "test"]),
+        (["train", "valid"], ["train", "val"]),
+        (["train", "test", "val"], ["train", "test", "val"]),
+    ],
 )
 def test_folder_with_splits(image_folder, folders, splits):
     for name in folders:
         root = image_folder({f"{name}/a": 1, f"{name}/b": 2})
     found = read(root)
     assert sorted(found) == sorted(splits)
-    assert [row[0] for row in rows(found["train"])] == ["train/a/00.png", "train/b/00.png", "train/b/01.png"]
+    assert [row[0] for row in rows(found["train"])] == [
+        "train/a/00.png",
+        "train/b/00.png",
+        "train/b/01.png",
+    ]
 
 
 def test_a_class_called_train_is_a_class(image_folder):
@@ -125,14 +140,21 @@ def test_parquet_of_huggingface(tmp_path, picture):
 
 
 def test_parquet_with_binary_images_names_ids_and_groups(tmp_path, picture):
-    table = {"photo": [picture(0), picture(1)], "kind": NAMES[:2], "group": ["land", None], "image_id": [7, 8]}
+    table = {
+        "photo": [picture(0), picture(1)],
+        "kind": NAMES[:2],
+        "group": ["land", None],
+        "image_id": [7, 8],
+    }
     pq.write_table(pa.table(table), tmp_path / "x.parquet")
     raw = read(tmp_path / "x.parquet", image_column="photo", label_column="kind")["train"]
     assert rows(raw) == [("7", picture(0), NAMES[0], "land"), ("8", picture(1), NAMES[1], None)]
 
 
 def test_parquet_with_numbers_is_sorted_by_value(tmp_path, picture):
-    pq.write_table(pa.table({"image": [picture(0)] * 3, "label": [10, 9, 10]}), tmp_path / "x.parquet")
+    pq.write_table(
+        pa.table({"image": [picture(0)] * 3, "label": [10, 9, 10]}), tmp_path / "x.parquet"
+    )
     raw = read(tmp_path / "x.parquet")["train"]
     assert raw.class_names == ["9", "10"]
     assert [row[2] for row in rows(raw)] == ["10", "9", "10"]
@@ -140,7 +162,9 @@ def test_parquet_with_numbers_is_sorted_by_value(tmp_path, picture):
 
 def test_parquet_folder(tmp_path, picture):
     (tmp_path / "data").mkdir()
-    for number, name in enumerate(["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"]):
+    for number, name in enumerate(
+        ["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"]
+    ):
         hf_dataset(picture, start=4 * number).to_parquet(tmp_path / f"data/{name}.parquet")
     found = read(tmp_path)
     assert sorted(found) == ["test", "train"]
@@ -150,13 +174,18 @@ def test_parquet_folder(tmp_path, picture):
 
 def test_parquet_image_by_path(tmp_path, picture):
     (tmp_path / "1.png").write_bytes(picture(3))
-    pq.write_table(pa.table({"image": [{"bytes": None, "path": "1.png"}], "label": ["a"]}), tmp_path / "x.parquet")
+    pq.write_table(
+        pa.table({"image": [{"bytes": None, "path": "1.png"}], "label": ["a"]}),
+        tmp_path / "x.parquet",
+    )
     assert rows(read(tmp_path / "x.parquet")["train"])[0][1] == picture(3)
 
 
 def test_parquet_files_that_do_not_fit_together(tmp_path, picture):
     for name, label in (("a", 1), ("b", "one")):
-        pq.write_table(pa.table({"image": [picture(0)], "label": [label]}), tmp_path / f"{name}.parquet")
+        pq.write_table(
+            pa.table({"image": [picture(0)], "label": [label]}), tmp_path / f"{name}.parquet"
+        )
     with pytest.raises(UserError, match=r"'label' is missing in .*b\.parquet or not of the type"):
         read(tmp_path)
 
@@ -164,8 +193,14 @@ def test_parquet_files_that_do_not_fit_together(tmp_path, picture):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"img": [b""], "label": [1]}, "no column 'image'; choose one of img, label with --data.image_column"),
-        ({"image": [b""], "y": [1]}, "no column 'label'; choose one of image, y with --data.label_column"),
+        (
+            {"img": [b""], "label": [1]},
+            "no column 'image'; choose one of img, label with --data.image_column",
+        ),
+        (
+            {"image": [b""], "y": [1]},
+            "no column 'label'; choose one of image, y with --data.label_column",
+        ),
         ({"image": [[1, 2]], "label": [1]}, "holds list<.*> and no image files"),
         ({"image": [b""], "label": [0.5]}, "holds double; labels must be integers or class names"),
         ({"image": [b"", b""], "label": ["a", None]}, "Row 1 of .* has no class"),
@@ -195,16 +230,23 @@ def test_saved_dataset(tmp_path, picture):
 
 def test_saved_dataset_dict_with_a_filtered_split(tmp_path, picture):
     train = hf_dataset(picture).select([3, 1])
-    splits = {"train": train, "validation": hf_dataset(picture, start=10), "test": hf_dataset(picture, start=20)}
+    splits = {
+        "train": train,
+        "validation": hf_dataset(picture, start=10),
+        "test": hf_dataset(picture, start=20),
+    }
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "x")
     found = read(tmp_path / "x")
     assert sorted(found) == ["test", "train", "val"]
     assert found["train"].class_names == ["b", "c"], "classes without an image are none"
-    assert rows(found["train"]) == [("train/0", picture(3), "c", None), ("train/1", picture(1), "b", None)]
+    assert rows(found["train"]) == [
+        ("train/0", picture(3), "c", None),
+        ("train/1", picture(1), "b", None),
+    ]
     assert rows(found["val"])[0][1] == picture(10)
 
 
-def test_unlabelled_test_split_is_no_problem_until_it_is_used(tmp_path, picture):
+def test_unlabeled_test_split_is_no_problem_until_it_is_used(tmp_path, picture):
     splits = {"train": hf_dataset(picture), "test": hf_dataset(picture, labels=[-1, -1])}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "x")
     found = find(str(tmp_path / "x"), DataConfig())
@@ -233,7 +275,10 @@ def test_hub_id_that_cannot_be_loaded(monkeypatch):
         raise ConnectionError("Couldn't reach the hub.\nmore")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(UserError, match=r"^owner/name is neither a folder nor a file here, .*: Couldn't reach the hub.$"):
+    with pytest.raises(
+        UserError,
+        match=r"^owner/name is neither a folder nor a file here, .*: Couldn't reach the hub.$",
+    ):
         find("owner/name", DataConfig())
 
 

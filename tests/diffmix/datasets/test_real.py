@@ -16,7 +16,10 @@ CLASSES = ["Zaunkönig", "翠鸟", "house sparrow"]
 
 def examples(count=600):
     rng = np.random.default_rng(0)
-    return [Example(f"a/{i}", rng.bytes(1 + i % 7), i % 3, "water" if i % 2 else None) for i in range(count)]
+    return [
+        Example(f"a/{i}", rng.bytes(1 + i % 7), i % 3, "water" if i % 2 else None)
+        for i in range(count)
+    ]
 
 
 def write(path, rows=None, class_names=CLASSES, superclass="bird"):
@@ -29,9 +32,20 @@ def test_round_trip_over_several_batches(tmp_path):
     assert len(images) == 600
     assert (images.class_names, images.superclass) == (CLASSES, "bird")
     assert images.labels.dtype == np.int32
-    read = zip(images.image_ids, map(images.image_bytes, range(600)), images.labels.tolist(), images.groups, strict=True)
+    read = zip(
+        images.image_ids,
+        map(images.image_bytes, range(600)),
+        images.labels.tolist(),
+        images.groups,
+        strict=True,
+    )
     assert [Example(*row) for row in read] == rows
-    assert [images.index_of(name) for name in ("a/0", "a/255", "a/256", "a/599")] == [0, 255, 256, 599]
+    assert [images.index_of(name) for name in ("a/0", "a/255", "a/256", "a/599")] == [
+        0,
+        255,
+        256,
+        599,
+    ]
     with pytest.raises(KeyError):
         images.index_of("b")
     for index in (-1, 600):

@@ -5,7 +5,11 @@ from diffmix.datasets.splits import few_shot, long_tail, stratified
 
 
 def labels_of(counts):
-    return np.random.default_rng(1).permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.int32)
+    return (
+        np.random.default_rng(1)
+        .permutation(np.repeat(np.arange(len(counts)), counts))
+        .astype(np.int32)
+    )
 
 
 def count(labels, indices, classes):
@@ -34,7 +38,12 @@ def test_stratified_of_nothing():
 
 
 @pytest.mark.parametrize(
-    "split", [lambda a, s: stratified(a, 0.3, s)[1], lambda a, s: few_shot(a, 4, s), lambda a, s: long_tail(a, 0.1, s)]
+    "split",
+    [
+        lambda a, s: stratified(a, 0.3, s)[1],
+        lambda a, s: few_shot(a, 4, s),
+        lambda a, s: long_tail(a, 0.1, s),
+    ],
 )
 def test_the_seed_decides(split):
     labels = labels_of([20] * 5)
@@ -61,18 +70,21 @@ def test_few_shot_takes_k_and_repeats_only_where_it_must():
 
 def test_fewer_shots_are_among_more():
     labels = labels_of([10, 20])
-    assert set(few_shot(labels, 1, 7)) <= set(few_shot(labels, 5, 7)) <= set(few_shot(labels, 10, 7))
+    assert (
+        set(few_shot(labels, 1, 7)) <= set(few_shot(labels, 5, 7)) <= set(few_shot(labels, 10, 7))
+    )
 
 
 def test_long_tail_counts_by_hand():
-    # 6 classes of 120 images: mean 120, exponents i/4 of 0.01: 1, 10^-.5, 10^-1, 10^-1.5, 10^-2, 10^-2.5
-    # 120 * those: 120, 37.9, 12, 3.79, 1.2, 0.379 -> floor, at least 1
+    # 6 classes of 120 images: mean 120, exponents i/4 of 0.01: 1, 10^-.5, 10^-1, 10^-1.5, 10^-2,
+    # 10^-2.5 120 * those: 120, 37.9, 12, 3.79, 1.2, 0.379 -> floor, at least 1
     labels = labels_of([120] * 6)
     assert count(labels, long_tail(labels, 0.01, seed=0), 6) == [120, 37, 12, 3, 1, 1]
 
 
 def test_long_tail_ranks_by_size_and_never_exceeds_what_is_there():
-    # Sizes 2, 30, 10, 18: mean 15, by size class 1, 3, 2, 0 with factors 1, .5, .25, .125 -> 15, 7.5, 3.75, 1.875
+    # Sizes 2, 30, 10, 18: mean 15, by size class 1, 3, 2, 0 with factors 1, .5, .25, .125 -> 15,
+    # 7.5, 3.75, 1.875
     labels = labels_of([2, 30, 10, 18])
     assert count(labels, long_tail(labels, 0.25, seed=0), 4) == [1, 15, 3, 7]
     # Sizes 1, 1, 100: mean 34; the ranks 1 and 2 ask for 34 * .9 and 34 * .81, but have 1.

@@ -8,7 +8,16 @@ from PIL import Image
 
 from diffmix.formats.named_mix import NamedMix
 
-CLASS_NAMES = ["F/A-18", "Ram C/V Cargo Van", "Großer Würger", "翠鸟", "train", "test [old]", "o'hara's 707-320", "001.Laysan_Albatross"]
+CLASS_NAMES = [
+    "F/A-18",
+    "Ram C/V Cargo Van",
+    "Großer Würger",
+    "翠鸟",
+    "train",
+    "test [old]",
+    "o'hara's 707-320",
+    "001.Laysan_Albatross",
+]
 
 
 def picture(seed: int, format: str) -> bytes:
@@ -25,7 +34,9 @@ def class_names() -> list[str]:
 
 @pytest.fixture
 def make_mixes():
-    """`make_mixes(image format)`: 23 mixes; all classes occur, one in five is rejected, some have no source, seed or score."""
+    """`make_mixes(image format)`: 23 mixes; all classes occur, one in five is rejected, some have
+    no source, seed or score.
+    """
 
     def make(format: str = "PNG") -> list[NamedMix]:
         made = []
@@ -36,7 +47,19 @@ def make_mixes():
             seed = None if i % 6 == 5 else 2**62 - 1 - i
             score = None if i % 4 == 3 else float(np.float32(i / 7))
             source, target = CLASS_NAMES[i % 8], CLASS_NAMES[(3 * i + 1) % 8]
-            made.append(NamedMix(7 * i, source_id, source, target, strength, seed, score, i % 5 != 0, lambda image=image: image))
+            made.append(
+                NamedMix(
+                    7 * i,
+                    source_id,
+                    source,
+                    target,
+                    strength,
+                    seed,
+                    score,
+                    i % 5 != 0,
+                    lambda image=image: image,
+                )
+            )
         return made
 
     return make
@@ -47,6 +70,10 @@ def kept():
     """What a round trip must keep: all fields, the strength as a float32, and the image's bytes."""
 
     def fields(mix: NamedMix) -> dict:
-        return mix._asdict() | {"load": mix.load(), "strength": np.float32(mix.strength), "score": mix.score and np.float32(mix.score)}
+        return mix._asdict() | {
+            "load": mix.load(),
+            "strength": np.float32(mix.strength),
+            "score": mix.score and np.float32(mix.score),
+        }
 
     return fields

@@ -24,13 +24,17 @@ def test_round_trip(tmp_path, class_names, make_mixes, kept, format):
 def test_hugging_faces_loader_reads_it(tmp_path, class_names, make_mixes):
     mixes = make_mixes("JPEG")
     imagefolder.write(Folder(str(tmp_path / "mixes")), mixes, class_names)
-    loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "mixes"), cache_dir=str(tmp_path / "cache"))
+    loaded = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "mixes"), cache_dir=str(tmp_path / "cache")
+    )
     assert list(loaded) == ["train"]
     rows = {row["mix_id"]: row for row in loaded["train"]}
     assert len(rows) == 23
     for mix in mixes:
         row = rows[mix.mix_id]
-        assert np.array_equal(np.asarray(row["image"]), np.asarray(Image.open(io.BytesIO(mix.load()))))
+        assert np.array_equal(
+            np.asarray(row["image"]), np.asarray(Image.open(io.BytesIO(mix.load())))
+        )
         for name in ("source_id", "source", "target", "seed", "accepted"):
             assert row[name] == getattr(mix, name)
         assert np.float32(row["strength"]) == np.float32(mix.strength)
@@ -40,10 +44,19 @@ def test_hugging_faces_loader_reads_it(tmp_path, class_names, make_mixes):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda row: {"file_name": row["file_name"], "label": 3}, "Line 2 .* does not describe a mix"),
+        (
+            lambda row: {"file_name": row["file_name"], "label": 3},
+            "Line 2 .* does not describe a mix",
+        ),
         (lambda row: row | {"strength": 1.5}, "Line 2 .* has the strength 1.5"),
-        (lambda row: {key: value for key, value in row.items() if key != "file_name"}, "does not describe an image"),
-        (lambda row: row | {"file_name": "images/0000/none.png"}, r"images/0000/none\.png cannot be read"),
+        (
+            lambda row: {key: value for key, value in row.items() if key != "file_name"},
+            "does not describe an image",
+        ),
+        (
+            lambda row: row | {"file_name": "images/0000/none.png"},
+            r"images/0000/none\.png cannot be read",
+        ),
     ],
 )
 def test_what_is_no_mix(tmp_path, class_names, make_mixes, change, sentence):

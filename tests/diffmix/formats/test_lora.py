@@ -1,4 +1,6 @@
-"""LoRA in three namings: each is read here, and each that is written here is read by diffusers and peft, with one outcome."""
+"""LoRA in three namings: each is read here, and each that is written here is read by diffusers and
+peft, with one outcome.
+"""
 
 import json
 
@@ -6,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffmix.base_model import load_base
 from diffmix.errors import UserError
 from diffmix.formats import lora
+from diffmix.generator.base_model import load_base
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +27,12 @@ def weights(unet) -> dict[str, torch.Tensor]:
     found = {}
     for name, module in unet.named_modules():
         if name.endswith(("to_q", "to_k", "to_v", "to_out.0")):
-            found[f"unet.{name}.lora.down.weight"] = torch.randn((3, module.in_features), generator=generator)
-            found[f"unet.{name}.lora.up.weight"] = 0.1 * torch.randn((module.out_features, 3), generator=generator)
+            found[f"unet.{name}.lora.down.weight"] = torch.randn(
+                (3, module.in_features), generator=generator
+            )
+            found[f"unet.{name}.lora.up.weight"] = 0.1 * torch.randn(
+                (module.out_features, 3), generator=generator
+            )
     assert len(found) > 16
     return found
 
@@ -69,7 +75,10 @@ def same(one: dict, other: dict) -> bool:
 
 def test_diffusers_reads_the_old_naming(tiny_base, weights, expected):
     old = lora.to_attention_processors(weights)
-    assert "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.up.weight" in old
+    assert (
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.up.weight"
+        in old
+    )
     unet = fresh(tiny_base)
     unet.load_lora_adapter(old, prefix=None)
     assert close(output(unet), expected)
@@ -101,7 +110,13 @@ def test_what_peft_writes_is_read_with_its_scale(tmp_path, tiny_base, alpha, rsl
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(2)
-    config = LoraConfig(r=3, lora_alpha=alpha, use_rslora=rslora, target_modules=["to_q", "to_out.0"], init_lora_weights=False)
+    config = LoraConfig(
+        r=3,
+        lora_alpha=alpha,
+        use_rslora=rslora,
+        target_modules=["to_q", "to_out.0"],
+        init_lora_weights=False,
+    )
     model = get_peft_model(fresh(tiny_base), config)
     theirs = output(model.base_model.model)
     model.save_pretrained(tmp_path)
@@ -111,10 +126,16 @@ def test_what_peft_writes_is_read_with_its_scale(tmp_path, tiny_base, alpha, rsl
 
 
 def test_a_pickled_file(tmp_path, weights):
-    torch.save({key: value.half() for key, value in lora.to_attention_processors(weights).items()}, tmp_path / "pytorch_lora_weights.bin")
+    torch.save(
+        {key: value.half() for key, value in lora.to_attention_processors(weights).items()},
+        tmp_path / "pytorch_lora_weights.bin",
+    )
     found = lora.read(lora.find(tmp_path))
     assert found.keys() == weights.keys()
-    assert all(value.dtype == torch.float32 and torch.allclose(value, weights[key], atol=1e-2) for key, value in found.items())
+    assert all(
+        value.dtype == torch.float32 and torch.allclose(value, weights[key], atol=1e-2)
+        for key, value in found.items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +159,9 @@ def test_broken_files_are_refused(tmp_path, weights):
         with pytest.raises(UserError, match=f"{name} cannot be read as LoRA weights"):
             lora.read(tmp_path / name)
     lora.write_peft(weights, tmp_path, "base")
-    settings = json.loads((tmp_path / "adapter_config.json").read_text()) | {"alpha_pattern": {"to_q": 8}}
+    settings = json.loads((tmp_path / "adapter_config.json").read_text()) | {
+        "alpha_pattern": {"to_q": 8}
+    }
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match="alpha_pattern"):
         lora.read(tmp_path / "adapter_model.safetensors")
@@ -146,10 +169,15 @@ def test_broken_files_are_refused(tmp_path, weights):
 
 def test_layers_that_attention_processors_lack():
     with pytest.raises(ValueError, match="is no attention projection"):
-        lora.to_attention_processors({"unet.down_blocks.0.resnets.0.conv1.lora.down.weight": torch.zeros(3, 3)})
+        lora.to_attention_processors(
+            {"unet.down_blocks.0.resnets.0.conv1.lora.down.weight": torch.zeros(3, 3)}
+        )
 
 
 def test_the_files_are_what_the_names_say(tmp_path, weights):
     lora.write_peft(weights, tmp_path, "base")
-    assert all(key.startswith("base_model.model.") for key in load_file(tmp_path / "adapter_model.safetensors"))
+    assert all(
+        key.startswith("base_model.model.")
+        for key in load_file(tmp_path / "adapter_model.safetensors")
+    )
     assert lora.rank_of(weights) == 3

@@ -17,7 +17,7 @@ from diffmix.storage import Folder
 
 @pytest.fixture
 def their_names(class_names) -> list[str]:
-    """Without the one that is spelt with underscores, which the reference turns into spaces."""
+    """Without the one that is spelled with underscores, which the reference turns into spaces."""
     return [name for name in class_names if "_" not in name]
 
 
@@ -28,31 +28,46 @@ def test_round_trip(tmp_path, class_names, make_mixes, kept, format):
     assert detect(folder) == "reference"
     for found, mix in zip(reference.read(folder), mixes, strict=True):
         expected, got = kept(mix), kept(found)
-        expected |= {"source": mix.source.replace("/", " ").replace("_", " "), "target": mix.target.replace("/", " ").replace("_", " ")}
+        expected |= {
+            "source": mix.source.replace("/", " ").replace("_", " "),
+            "target": mix.target.replace("/", " ").replace("_", " "),
+        }
         if format == "JPEG":  # other bytes, the same pixels
             assert got["load"].startswith(b"\x89PNG")
-            before, after = (np.asarray(Image.open(io.BytesIO(fields.pop("load")))) for fields in (expected, got))
+            before, after = (
+                np.asarray(Image.open(io.BytesIO(fields.pop("load")))) for fields in (expected, got)
+            )
             assert np.array_equal(before, after)
         assert got == expected
 
 
 def test_the_references_data_set_finds_everything(tmp_path, their_names, make_mixes):
-    """What `dataset/base.py` does with a folder, on the columns and the class names that its data sets have."""
+    """What `dataset/base.py` does with a folder, on the columns and the class names that its data
+    sets have.
+    """
     mixes = [mix for mix in make_mixes() if {mix.source, mix.target} <= set(their_names)]
     reference.write(Folder(str(tmp_path)), mixes, their_names)
     class2label = {name.replace("/", " "): label for label, name in enumerate(their_names)}
     rows = list(csv.DictReader((tmp_path / "meta.csv").open(encoding="utf-8", newline="")))
     assert len(rows) == len(mixes) > 10
     for row, mix in zip(rows, mixes, strict=True):
-        source, target, strength = class2label[row["First Directory"]], class2label[row["Second Directory"]], float(row["Strength"])
+        source, target, strength = (
+            class2label[row["First Directory"]],
+            class2label[row["Second Directory"]],
+            float(row["Strength"]),
+        )
         image = Image.open(os.path.join(tmp_path, "data", row["Path"])).convert("RGB")
         assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(mix.load()))))
         assert (their_names[source], their_names[target]) == (mix.source, mix.target)
         assert math.isclose(strength, mix.strength, rel_tol=1e-6)
 
 
-def test_the_references_own_table_can_be_written_again_from_the_names(tmp_path, class_names, make_mixes):
-    """`scripts/sample_mp.py` makes meta.csv from the file names with this pattern; a table made so says what ours says."""
+def test_the_references_own_table_can_be_written_again_from_the_names(
+    tmp_path, class_names, make_mixes
+):
+    """`scripts/sample_mp.py` makes meta.csv from the file names with this pattern; a table made so
+    says what ours says.
+    """
     reference.write(Folder(str(tmp_path)), make_mixes(), class_names)
     rows = list(csv.DictReader((tmp_path / "meta.csv").open(encoding="utf-8", newline="")))
     for row in rows:
@@ -60,19 +75,30 @@ def test_the_references_own_table_can_be_written_again_from_the_names(tmp_path, 
         match = re.match(r"(.+)-(\d+)-(.+).png", file)
         assert directory.replace("_", " ") == row["First Directory"]
         assert match.group(1).replace("_", " ") == row["Second Directory"]
-        assert (int(match.group(2)), float(match.group(3))) == (int(row["Number"]), float(row["Strength"]))
+        assert (int(match.group(2)), float(match.group(3))) == (
+            int(row["Number"]),
+            float(row["Strength"]),
+        )
 
 
 def theirs(folder, table: bool) -> None:
     """A folder as the reference leaves it; two files have one number, as after its compose script."""
-    files = ["F_A-18/707-320-000002-0.7.png", "F_A-18/F_A-18-000001-0.3.png", "707-320/F_A-18-000002-1.0.png"]
+    files = [
+        "F_A-18/707-320-000002-0.7.png",
+        "F_A-18/F_A-18-000001-0.3.png",
+        "707-320/F_A-18-000002-1.0.png",
+    ]
     for number, name in enumerate(files):
         (folder / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / "data" / name)
     (folder / "data" / "empty_class").mkdir()
     if table:
         lines = ["First Directory,Second Directory,Number,Strength,Path"]
-        lines += ["F A-18,707-320,2,0.7," + files[0], "F A-18,F A-18,1,0.3," + files[1], "707-320,F A-18,2,1.0," + files[2]]
+        lines += [
+            "F A-18,707-320,2,0.7," + files[0],
+            "F A-18,F A-18,1,0.3," + files[1],
+            "707-320,F A-18,2,1.0," + files[2],
+        ]
         (folder / "meta.csv").write_text("\n".join(lines) + "\n")
 
 
@@ -87,7 +113,9 @@ def test_a_folder_of_the_reference(tmp_path, table):
         (2, f"F{space}A-18", "707-320", 0.7),
     ]
     assert [Image.open(io.BytesIO(mix.load())).getpixel((0, 0))[0] for mix in found] == [1, 2, 0]
-    assert {(mix.source_id, mix.seed, mix.score, mix.accepted) for mix in found} == {("", None, None, True)}
+    assert {(mix.source_id, mix.seed, mix.score, mix.accepted) for mix in found} == {
+        ("", None, None, True)
+    }
 
 
 def test_rows_that_a_filter_removed_stay_out(tmp_path):
@@ -107,7 +135,9 @@ def test_rows_that_a_filter_removed_stay_out(tmp_path):
     ],
 )
 def test_a_broken_table(tmp_path, line, sentence):
-    (tmp_path / "meta.csv").write_text("First Directory,Second Directory,Number,Strength,Path\n" + line)
+    (tmp_path / "meta.csv").write_text(
+        "First Directory,Second Directory,Number,Strength,Path\n" + line
+    )
     with pytest.raises(UserError, match=sentence):
         [mix.load() for mix in reference.read(Folder(str(tmp_path)))]
 

@@ -1,16 +1,18 @@
-"""A concept as the reference implementation writes it makes the same images as ours, and the way back."""
+"""A concept as the reference implementation writes it makes the same images as ours, and the way
+back.
+"""
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffmix.base_model import base_fingerprint, load_base
-from diffmix.concept import Concept
 from diffmix.config import MixConfig
 from diffmix.errors import UserError
 from diffmix.formats import lora, reference_concept
+from diffmix.generator.base_model import base_fingerprint, load_base
+from diffmix.generator.concept import Concept
+from diffmix.generator.mixer import Mixer
 from diffmix.images import decode
-from diffmix.mixer import Mixer
 from diffmix.personalize.modules import add_lora
 from diffmix.plan import MixSpec
 
@@ -53,7 +55,13 @@ def write(concept: Concept, folder) -> None:
 
 
 def image(model, real, folder, class_names=None) -> bytes:
-    mixer = Mixer(model, MixConfig(num_inference_steps=4, guidance_scale=3.0), class_names or real.class_names, real.superclass, folder)
+    mixer = Mixer(
+        model,
+        MixConfig(num_inference_steps=4, guidance_scale=3.0),
+        class_names or real.class_names,
+        real.superclass,
+        folder,
+    )
     return mixer.mix([MixSpec(0, "a", 0, 2, 0.7, 1)], [real.image_bytes(0)])[0].tobytes()
 
 
@@ -68,7 +76,10 @@ def test_the_files_of_the_reference_make_the_same_image(tmp_path, tiny_model, ti
         "learned_embeds-steps-last.bin",
         "pytorch_lora_weights.safetensors",
     ]
-    assert all(".processor.to_" in key for key in load_file(tmp_path / "reference" / "pytorch_lora_weights.safetensors"))
+    assert all(
+        ".processor.to_" in key
+        for key in load_file(tmp_path / "reference" / "pytorch_lora_weights.safetensors")
+    )
     concept = Concept.load(tmp_path / "reference")
     assert (concept.class_names, concept.lora_rank) == (tiny_real.class_names, 3)
     expected = image(tiny_model, tiny_real, ours.folder)
@@ -76,38 +87,58 @@ def test_the_files_of_the_reference_make_the_same_image(tmp_path, tiny_model, ti
     assert expected != decode(tiny_real.image_bytes(0)).tobytes()
     assert without_lora(tiny_model, tiny_real, ours, tmp_path / "tokens") != expected
 
-    lora.write_peft(ours.lora_weights(), tmp_path / "tokens", "base")  # peft's files beside the reference's tokens
+    lora.write_peft(
+        ours.lora_weights(), tmp_path / "tokens", "base"
+    )  # peft's files beside the reference's tokens
     assert image(tiny_model, tiny_real, tmp_path / "tokens") == expected
 
 
 def test_what_the_references_loader_finds(tmp_path, ours, tiny_real):
-    """`load_diffmix_embeddings` takes these keys, one vector for each token, and names with spaces for slashes."""
+    """`load_diffmix_embeddings` takes these keys, one vector for each token, and names with spaces
+    for slashes.
+    """
     slashed = {f"F/A {name}": token for name, token in ours.tokens.items()}
     reference_concept.write(tmp_path, slashed, ours.embeds(), ours.lora_weights())
     stored = torch.load(tmp_path / "learned_embeds-steps-last.bin", weights_only=True)
     assert set(stored) == {"learned_embeds_dict", "name2placeholder", "placeholder2name"}
-    assert stored["name2placeholder"] == {f"F A {name}": f"<class_{i}>" for i, name in enumerate(tiny_real.class_names)}
-    assert stored["placeholder2name"] == {token: name for name, token in stored["name2placeholder"].items()}
-    assert all(torch.equal(row, ours.embeds()[token][0]) for token, row in stored["learned_embeds_dict"].items())
+    assert stored["name2placeholder"] == {
+        f"F A {name}": f"<class_{i}>" for i, name in enumerate(tiny_real.class_names)
+    }
+    assert stored["placeholder2name"] == {
+        token: name for name, token in stored["name2placeholder"].items()
+    }
+    assert all(
+        torch.equal(row, ours.embeds()[token][0])
+        for token, row in stored["learned_embeds_dict"].items()
+    )
 
 
 def test_classes_are_found_under_other_spellings(tmp_path, tiny_model, tiny_real, ours):
     write(ours, tmp_path)
     concept = Concept.load(tmp_path)
-    spelt = ["001.red_fox", "Grey/Wolf", "füchslein_狐", "LYNX"]
-    concept.check_matches(spelt, "any base", "here")
-    assert [concept.token(name) for name in spelt] == [f"<class_{i}>" for i in range(4)]
+    spelled = ["001.red_fox", "Gray/Wolf", "füchslein_狐", "LYNX"]
+    concept.check_matches(spelled, "any base", "here")
+    assert [concept.token(name) for name in spelled] == [f"<class_{i}>" for i in range(4)]
     assert concept.token("moose") is None
     with pytest.raises(UserError, match="it has no 'moose'"):
-        concept.check_matches([*spelt, "moose"], "any base", "here")
-    assert image(tiny_model, tiny_real, tmp_path, spelt) == image(tiny_model, tiny_real, ours.folder)
+        concept.check_matches([*spelled, "moose"], "any base", "here")
+    assert image(tiny_model, tiny_real, tmp_path, spelled) == image(
+        tiny_model, tiny_real, ours.folder
+    )
 
 
 def test_what_the_reference_cannot_hold(tmp_path, ours):
     with pytest.raises(UserError, match="several vectors per token"):
-        reference_concept.write(tmp_path, ours.tokens, {token: torch.zeros(2, 32) for token in ours.tokens.values()}, {})
+        reference_concept.write(
+            tmp_path, ours.tokens, {token: torch.zeros(2, 32) for token in ours.tokens.values()}, {}
+        )
     with pytest.raises(UserError, match="cannot be written for the reference"):
-        reference_concept.write(tmp_path, ours.tokens, ours.embeds(), {"unet.conv_in.lora.down.weight": torch.zeros(3, 3)})
+        reference_concept.write(
+            tmp_path,
+            ours.tokens,
+            ours.embeds(),
+            {"unet.conv_in.lora.down.weight": torch.zeros(3, 3)},
+        )
 
 
 def test_tokens_that_are_none(tmp_path):

@@ -1,4 +1,6 @@
-"""WebDataset shards, read back by us, by the webdataset library and by Hugging Face's loader for them."""
+"""WebDataset shards, read back by us, by the webdataset library and by Hugging Face's loader for
+them.
+"""
 
 import io
 import json
@@ -21,7 +23,9 @@ def shards(tmp_path, class_names, make_mixes, monkeypatch):
     """Three shards of at most 8 mixes, written twice: the second time to compare."""
     monkeypatch.setattr(layout, "SHARD_MIXES", 8)
     for name in ("shards", "again"):
-        assert layout.write(Folder(str(tmp_path / name)), iter(make_mixes("JPEG")), class_names) == 23
+        assert (
+            layout.write(Folder(str(tmp_path / name)), iter(make_mixes("JPEG")), class_names) == 23
+        )
     return sorted((tmp_path / "shards").iterdir())
 
 
@@ -41,7 +45,9 @@ def test_same_mixes_same_shards(tmp_path, shards):
 
 def test_the_webdataset_library_reads_it(shards, make_mixes):
     dataset = (
-        webdataset.WebDataset([str(file) for file in shards], shardshuffle=False, empty_check=False).decode("pil").to_tuple("jpg", "json")
+        webdataset.WebDataset([str(file) for file in shards], shardshuffle=False, empty_check=False)
+        .decode("pil")
+        .to_tuple("jpg", "json")
     )
     for mix, (image, fields) in zip(make_mixes("JPEG"), dataset, strict=True):
         assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(mix.load()))))
@@ -52,7 +58,9 @@ def test_the_webdataset_library_reads_it(shards, make_mixes):
 
 def test_hugging_faces_loader_reads_it(tmp_path, shards, make_mixes):
     files = [str(file) for file in shards]
-    rows = datasets.load_dataset("webdataset", data_files={"train": files}, split="train", cache_dir=str(tmp_path / "cache"))
+    rows = datasets.load_dataset(
+        "webdataset", data_files={"train": files}, split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert [row["json"]["target"] for row in rows] == [mix.target for mix in make_mixes()]
 
 

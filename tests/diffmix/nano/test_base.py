@@ -5,7 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+)
 from PIL import Image
 
 import diffmix.nano
@@ -34,15 +38,25 @@ def test_it_is_shaped_like_stable_diffusion(pipeline):
     assert pipeline.unet.config.cross_attention_dim == pipeline.text_encoder.config.hidden_size
     assert isinstance(pipeline.scheduler, DPMSolverMultistepScheduler)
     assert pipeline.scheduler.config.algorithm_type == "dpmsolver++"
-    assert {p.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder) for p in part.parameters()} == {torch.float32}
+    assert {
+        p.dtype
+        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+        for p in part.parameters()
+    } == {torch.float32}
 
 
 def test_it_makes_pictures_from_pictures(pipeline):
     source = Image.fromarray(data.render(next(data.recipes("train"))))
-    made = pipeline("a photo of a digit", image=source, strength=0.5, guidance_scale=3.0, generator=torch.Generator().manual_seed(0))
+    made = pipeline(
+        "a photo of a digit",
+        image=source,
+        strength=0.5,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(0),
+    )
     assert made.images[0].size == (32, 32)
     difference = np.abs(np.asarray(made.images[0], dtype=float) - np.asarray(source)).mean()
-    assert 0 < difference < 80  # grey levels; unrelated pictures of the set differ by about 85
+    assert 0 < difference < 80  # gray levels; unrelated pictures of the set differ by about 85
 
 
 def test_it_makes_pictures_from_text():
@@ -52,14 +66,16 @@ def test_it_makes_pictures_from_text():
     assert made.shape == (1, 32, 32, 3)
 
 
-def test_the_autoencoder_keeps_digits_recognisable(pipeline):
+def test_the_autoencoder_keeps_digits_recognizable(pipeline):
     from diffmix.nano.oracle import judge
 
     recipes = list(data.recipes("test"))
     pictures = np.stack([data.render(recipe) for recipe in recipes])
     with torch.no_grad():
         batch = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1
-        rebuilt = pipeline.vae.decode(pipeline.vae.encode(batch).latent_dist.mean).sample.clamp(-1, 1)
+        rebuilt = pipeline.vae.decode(pipeline.vae.encode(batch).latent_dist.mean).sample.clamp(
+            -1, 1
+        )
     rebuilt = ((rebuilt + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     assert (judge(rebuilt) == [recipe.label for recipe in recipes]).mean() >= 0.95
 
@@ -71,12 +87,14 @@ def test_the_oracle_knows_the_test_set():
 
 
 @pytest.mark.parametrize("text", ["photo", "Türöffner", "红嘴蓝鹊", "Boeing 737-800", "🙂"])
-def test_any_text_can_be_tokenised(pipeline, text):
+def test_any_text_can_be_tokenized(pipeline, text):
     tokenizer = pipeline.tokenizer
     ids = tokenizer(text).input_ids
     assert len(ids) > 2
     assert tokenizer.unk_token_id not in ids[1:-1]
-    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.lower().replace(" ", "")
+    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.lower().replace(
+        " ", ""
+    )
 
 
 def test_words_of_the_captions_are_single_tokens(pipeline):

@@ -25,17 +25,25 @@ def test_pictures_use_only_what_their_split_owns(seed):
     for split in data.SPLITS:
         made = list(data.recipes(split, seed))
         digits[split] = {recipe.digit for recipe in made}
-        columns[split] = {column for recipe in made for column in range(recipe.box[0], recipe.box[2])}
-        assert sorted(recipe.digit for recipe in made) == sorted(data.digit_indices(split) * data.PICTURES_PER_DIGIT[split])
+        columns[split] = {
+            column for recipe in made for column in range(recipe.box[0], recipe.box[2])
+        }
+        assert sorted(recipe.digit for recipe in made) == sorted(
+            data.digit_indices(split) * data.PICTURES_PER_DIGIT[split]
+        )
         assert all(0 <= recipe.box[1] < recipe.box[3] <= 427 for recipe in made)
-        assert columns[split] <= {column for start, stop in data.photo_columns(split) for column in range(start, stop)}
+        assert columns[split] <= {
+            column for start, stop in data.photo_columns(split) for column in range(start, stop)
+        }
     for one, other in combinations(data.SPLITS, 2):
         assert not digits[one] & digits[other]
         assert not columns[one] & columns[other]
 
 
 def test_a_picture_depends_on_its_recipe_alone():
-    """No pixel outside the recipe's box reaches the picture: with the digit made invisible only the crop is left."""
+    """No pixel outside the recipe's box reaches the picture: with the digit made invisible only the
+    crop is left.
+    """
     recipe = next(data.recipes("test"))._replace(opacity=0.0, mirrored=False)
     from sklearn.datasets import load_sample_image
 

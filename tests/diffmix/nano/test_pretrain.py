@@ -11,7 +11,11 @@ TINY = Settings(pictures=12, vae_steps=2, vae_batch_size=2, unet_steps=2, unet_b
 
 
 def weights(folder):
-    return {f"{file.parent.name}/{name}": value for file in folder.rglob("*.safetensors") for name, value in load_file(file).items()}
+    return {
+        f"{file.parent.name}/{name}": value
+        for file in folder.rglob("*.safetensors")
+        for name, value in load_file(file).items()
+    }
 
 
 def test_two_steps_are_reproducible_to_the_bit(tmp_path):
@@ -28,7 +32,9 @@ def test_two_steps_are_reproducible_to_the_bit(tmp_path):
 
 def test_it_sees_the_pre_training_part_only():
     mine = set(data.digit_indices("pretrain"))
-    columns = {column for start, stop in data.photo_columns("pretrain") for column in range(start, stop)}
+    columns = {
+        column for start, stop in data.photo_columns("pretrain") for column in range(start, stop)
+    }
     for recipe in compositions(200, seed=5):
         assert recipe.digit in mine
         assert set(range(recipe.box[0], recipe.box[2])) <= columns
@@ -48,16 +54,22 @@ def test_captions_are_true():
     for recipe in compositions(300, seed=0):
         words = set(caption(recipe, 1.0, rng).split())
         assert words & set(NAMES) == {NAMES[recipe.label]}
-        assert words & set(data.COLOURS) <= {recipe.colour}
+        assert words & set(data.COLORS) <= {recipe.color}
         assert words & {"china", "flower"} <= {recipe.group}
 
 
 def test_it_goes_on_from_an_earlier_result(tmp_path):
     pretrain(tmp_path / "first", TINY)
-    pretrain(tmp_path / "second", Settings(**{**TINY.__dict__, "seed": 1, "unet_ink_weight": 4.0}), start=tmp_path / "first")
+    pretrain(
+        tmp_path / "second",
+        Settings(**{**TINY.__dict__, "seed": 1, "unet_ink_weight": 4.0}),
+        start=tmp_path / "first",
+    )
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
     kept = {name for name in first if torch.equal(first[name], second[name])}
     assert {name for name in first if name.startswith("vae/")} <= kept
     assert any(name.startswith("unet/") and name not in kept for name in first)
     assert any(name.startswith("text_encoder/") and name not in kept for name in first)
-    assert str(tmp_path) not in "".join(file.read_text() for file in (tmp_path / "second").rglob("*.json"))
+    assert str(tmp_path) not in "".join(
+        file.read_text() for file in (tmp_path / "second").rglob("*.json")
+    )

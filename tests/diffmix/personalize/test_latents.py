@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffmix.base_model import load_base, to_tensor
+from diffmix.generator.base_model import load_base, to_tensor
 from diffmix.images import decode
 from diffmix.personalize.latents import LatentCache
 
@@ -23,8 +23,13 @@ def test_a_sample_is_a_draw_from_the_vaes_posterior(tiny_model, tiny_real, flip)
         pixels = to_tensor(decode(tiny_real.image_bytes(index)), 32)[None]
         with torch.no_grad():
             posterior = vae.encode(pixels.flip(-1) if mirrored else pixels).latent_dist
-        expected = (posterior.mean[0].numpy() + posterior.std[0].numpy() * noise) * vae.config.scaling_factor
-        assert np.abs(cache.sample(index, mirrored, noise) - expected).max() < 2e-3 * np.abs(expected).max()
+        expected = (
+            posterior.mean[0].numpy() + posterior.std[0].numpy() * noise
+        ) * vae.config.scaling_factor
+        assert (
+            np.abs(cache.sample(index, mirrored, noise) - expected).max()
+            < 2e-3 * np.abs(expected).max()
+        )
 
 
 class LargeVae:
@@ -35,14 +40,24 @@ class LargeVae:
 
     def encode(self, pixels):
         level = pixels.mean(dim=(1, 2, 3))[:, None, None, None]
-        return SimpleNamespace(latent_dist=SimpleNamespace(mean=level.expand(-1, 4, 128, 128), std=level.expand(-1, 4, 128, 128)))
+        return SimpleNamespace(
+            latent_dist=SimpleNamespace(
+                mean=level.expand(-1, 4, 128, 128), std=level.expand(-1, 4, 128, 128)
+            )
+        )
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="reads Linux's account of memory"
+)
 def test_its_size_is_not_bounded_by_main_memory(tiny_real):
     def private() -> int:
         """Bytes of this process that the system could not drop."""
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        line = next(
+            line
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("RssAnon")
+        )
         return int(line.split()[1]) * 1024
 
     class Many:

@@ -16,8 +16,13 @@ from diffmix.personalize.train import train_concept
 
 
 def test_rows_and_lora_have_their_own_rates_and_rows_do_not_decay():
-    trained = {"encoder.text_encoders.0.x.rows": torch.nn.Parameter(torch.ones(3, 2)), "unet.lora_A": torch.nn.Parameter(torch.ones(2))}
-    optimizer = make_optimizer(trained, PersonalizeConfig(token_lr=0.5, lora_lr=0.25, weight_decay=0.1))
+    trained = {
+        "encoder.text_encoders.0.x.rows": torch.nn.Parameter(torch.ones(3, 2)),
+        "unet.lora_A": torch.nn.Parameter(torch.ones(2)),
+    }
+    optimizer = make_optimizer(
+        trained, PersonalizeConfig(token_lr=0.5, lora_lr=0.25, weight_decay=0.1)
+    )
     for parameter in trained.values():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -28,27 +33,47 @@ def test_rows_and_lora_have_their_own_rates_and_rows_do_not_decay():
     assert trained["encoder.text_encoders.0.x.rows"].unique().item() < 0.9
 
 
-def test_8_bit_adam_without_its_library_is_refused_in_a_sentence(tmp_path, monkeypatch, tiny_model, tiny_real, small_config):
+def test_8_bit_adam_without_its_library_is_refused_in_a_sentence(
+    tmp_path, monkeypatch, tiny_model, tiny_real, small_config
+):
     from engine.session import check_inputs
 
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(UserError, match=r"--personalize.use_8bit_adam needs bitsandbytes, which is not installed"):
-        train_concept(tiny_model, PersonalizeConfig(use_8bit_adam=True), tiny_real, tmp_path / "concept", 0)
-    with pytest.raises(UserError, match="needs bitsandbytes"):  # before a cluster is asked for anything
+    with pytest.raises(
+        UserError, match=r"--personalize.use_8bit_adam needs bitsandbytes, which is not installed"
+    ):
+        train_concept(
+            tiny_model, PersonalizeConfig(use_8bit_adam=True), tiny_real, tmp_path / "concept", 0
+        )
+    with pytest.raises(
+        UserError, match="needs bitsandbytes"
+    ):  # before a cluster is asked for anything
         check_inputs(small_config(tmp_path / "run", **{"personalize.use_8bit_adam": True}))
 
 
 def test_8_bit_adam_learns_and_resumes(tmp_path, tiny_model, tiny_real):
     pytest.importorskip("bitsandbytes")
-    # Its state is in 8 bits for matrices of 4096 values or more: the rows of 4 classes at 40 vectors of 32.
-    config = PersonalizeConfig(steps=4, lora_rank=2, token_lr=1e-2, vectors_per_token=40, checkpoint_every=2, use_8bit_adam=True)
+    # Its state is in 8 bits for matrices of 4096 values or more: the rows of 4 classes at 40
+    # vectors of 32.
+    config = PersonalizeConfig(
+        steps=4,
+        lora_rank=2,
+        token_lr=1e-2,
+        vectors_per_token=40,
+        checkpoint_every=2,
+        use_8bit_adam=True,
+    )
 
     def weights(name, change, **more):
         options = PersonalizeConfig(**{**vars(config), **change})
         folder = train_concept(tiny_model, options, tiny_real, tmp_path / name, 0, **more).folder
         return load_file(folder / "learned_embeds.safetensors")
 
-    whole = weights("whole", {}, on_checkpoint=lambda folder, done: shutil.copytree(folder, tmp_path / "checkpoint"))
+    whole = weights(
+        "whole",
+        {},
+        on_checkpoint=lambda folder, done: shutil.copytree(folder, tmp_path / "checkpoint"),
+    )
     resumed = weights("resumed", {}, resume_from=tmp_path / "checkpoint")
     full = weights("full", {"use_8bit_adam": False})
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
@@ -57,10 +82,26 @@ def test_8_bit_adam_learns_and_resumes(tmp_path, tiny_model, tiny_real):
 
 
 def test_large_batches_see_the_same_samples_in_fewer_steps(tmp_path, tiny_model, tiny_real):
-    config = PersonalizeConfig(steps=9, batch_size=2, lora_rank=2, lora_lr=1e-3, token_lr=2e-3, weight_decay=0.1, checkpoint_every=6)
+    config = PersonalizeConfig(
+        steps=9,
+        batch_size=2,
+        lora_rank=2,
+        lora_lr=1e-3,
+        token_lr=2e-3,
+        weight_decay=0.1,
+        checkpoint_every=6,
+    )
     large = PersonalizeConfig(**{**vars(config), "large_batch": 4})
     by_hand = PersonalizeConfig(
-        **{**vars(config), "steps": 3, "batch_size": 8, "lora_lr": 2e-3, "token_lr": 4e-3, "weight_decay": 0.2, "checkpoint_every": 2}
+        **{
+            **vars(config),
+            "steps": 3,
+            "batch_size": 8,
+            "lora_lr": 2e-3,
+            "token_lr": 4e-3,
+            "weight_decay": 0.2,
+            "checkpoint_every": 2,
+        }
     )
     assert folded(large) == by_hand
     assert folded(config) == config
@@ -85,7 +126,14 @@ def test_large_batches_see_the_same_samples_in_fewer_steps(tmp_path, tiny_model,
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("prior_weight", -1.0), ("prior_images", 0), ("large_batch", 0), ("prompt_dropout", 1.5), ("snr_gamma", 0.0), ("noise_offset", -0.1)],
+    [
+        ("prior_weight", -1.0),
+        ("prior_images", 0),
+        ("large_batch", 0),
+        ("prompt_dropout", 1.5),
+        ("snr_gamma", 0.0),
+        ("noise_offset", -0.1),
+    ],
 )
 def test_values_that_cannot_be_meant(option, value):
     config = Config()

@@ -31,12 +31,18 @@ def test_they_are_the_base_models_own_pictures_of_the_superclass(painted, tiny_b
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     for index in (0, 9):
         generator = torch.Generator().manual_seed(prior._seed(7, index))
-        stock = pipe("a photo of a animal", num_inference_steps=25, guidance_scale=7.5, generator=generator).images[0]
-        difference = np.asarray(stock, dtype=float) - np.asarray(decode(painted.image_bytes(index)), dtype=float)
+        stock = pipe(
+            "a photo of a animal", num_inference_steps=25, guidance_scale=7.5, generator=generator
+        ).images[0]
+        difference = np.asarray(stock, dtype=float) - np.asarray(
+            decode(painted.image_bytes(index)), dtype=float
+        )
         assert np.abs(difference).max() <= 1
 
 
-def test_they_are_made_once_and_depend_on_seed_and_number_alone(tmp_path, painted, tiny_model, monkeypatch):
+def test_they_are_made_once_and_depend_on_seed_and_number_alone(
+    tmp_path, painted, tiny_model, monkeypatch
+):
     fewer = prior_images(tiny_model, "animal", 3, 7, Folder(str(tmp_path / "a")))
     assert [fewer.image_bytes(i) for i in range(3)] == [painted.image_bytes(i) for i in range(3)]
     other = prior_images(tiny_model, "animal", 3, 8, Folder(str(tmp_path / "a")))
@@ -57,7 +63,16 @@ def test_they_are_made_once_and_depend_on_seed_and_number_alone(tmp_path, painte
 
 
 def settings(**changes) -> PersonalizeConfig:
-    return PersonalizeConfig(**{"steps": 2, "batch_size": 2, "lora_rank": 2, "lora_lr": 1e-2, "prior_images": 8, **changes})
+    return PersonalizeConfig(
+        **{
+            "steps": 2,
+            "batch_size": 2,
+            "lora_rank": 2,
+            "lora_lr": 1e-2,
+            "prior_images": 8,
+            **changes,
+        }
+    )
 
 
 def test_the_loss_is_the_real_images_and_the_prior_images_times_the_weight():
@@ -79,13 +94,18 @@ def test_the_loss_is_the_real_images_and_the_prior_images_times_the_weight():
     config = settings(prior_weight=0.5, prompts=("a", "b"), prompt_dropout=1.0)
     alone = Batches(Cache(0, 3), labels, config, 1000, 0, 4).draw(5, range(4), 3)
     batch = Batches(Cache(0, 3), labels, config, 1000, 0, 4, Cache(100, 50)).draw(5, range(4), 3)
-    assert all(torch.equal(one, other[:4]) for one, other in zip(alone[:-1], batch[:-1], strict=True))  # the real ones stay the same
+    assert all(
+        torch.equal(one, other[:4]) for one, other in zip(alone[:-1], batch[:-1], strict=True)
+    )  # the real ones stay the same
     assert batch.weights.tolist() == [0.25] * 4 + [0.125] * 4
     assert alone.weights.sum() == 1
     assert batch.prompts.tolist() == [6] * 4 + [7] * 4  # the empty prompt, then the prior images'
     assert (batch.latents[4:] >= 100).all()
     assert len(set(batch.timesteps.tolist())) > 4
-    halves = [Batches(Cache(0, 3), labels, config, 1000, 0, 4, Cache(100, 50)).draw(5, part, 3) for part in (range(2), range(2, 4))]
+    halves = [
+        Batches(Cache(0, 3), labels, config, 1000, 0, 4, Cache(100, 50)).draw(5, part, 3)
+        for part in (range(2), range(2, 4))
+    ]
     assert torch.equal(torch.cat([half.noise[2:] for half in halves]), batch.noise[4:])
 
 
@@ -93,10 +113,22 @@ def test_the_weight_and_the_number_of_images_change_what_is_learnt(tmp_path, tin
     def trained(name, **changes):
         from safetensors.torch import load_file
 
-        train_concept(tiny_model, settings(**changes), tiny_real, tmp_path / name / "concept", 0, prior=Folder(str(tmp_path / "prior")))
+        train_concept(
+            tiny_model,
+            settings(**changes),
+            tiny_real,
+            tmp_path / name / "concept",
+            0,
+            prior=Folder(str(tmp_path / "prior")),
+        )
         return load_file(tmp_path / name / "concept" / "pytorch_lora_weights.safetensors")
 
-    weights = [trained("a"), trained("b", prior_weight=1.0), trained("c", prior_weight=2.0), trained("d", prior_weight=1.0, prior_images=2)]
+    weights = [
+        trained("a"),
+        trained("b", prior_weight=1.0),
+        trained("c", prior_weight=2.0),
+        trained("d", prior_weight=1.0, prior_images=2),
+    ]
     for i, one in enumerate(weights):
         for other in weights[:i]:
             assert any(not torch.equal(one[key], other[key]) for key in one)
@@ -107,5 +139,11 @@ def test_the_weight_and_the_number_of_images_change_what_is_learnt(tmp_path, tin
 
 
 def test_without_a_folder_they_lie_beside_the_concept(tmp_path, tiny_model, tiny_real):
-    train_concept(tiny_model, settings(steps=1, prior_weight=1.0, prior_images=1), tiny_real, tmp_path / "concept", 0)
+    train_concept(
+        tiny_model,
+        settings(steps=1, prior_weight=1.0, prior_images=1),
+        tiny_real,
+        tmp_path / "concept",
+        0,
+    )
     assert len(list((tmp_path / "prior").rglob("*.png"))) == 8

@@ -1,4 +1,6 @@
-"""Personalisation: what is trained, that it learns, that it resumes and spreads over workers without a change."""
+"""Personalization: what is trained, that it learns, that it resumes and spreads over workers
+without a change.
+"""
 
 import json
 import shutil
@@ -7,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffmix.base_model import base_fingerprint, load_base
-from diffmix.concept import Concept, concept_settings
 from diffmix.config import MixConfig, PersonalizeConfig
 from diffmix.errors import UserError
-from diffmix.mixer import Mixer
+from diffmix.generator.base_model import base_fingerprint, load_base
+from diffmix.generator.concept import Concept, concept_settings
+from diffmix.generator.mixer import Mixer
 from diffmix.personalize import train as module
 from diffmix.personalize.train import train_concept
 from diffmix.plan import MixSpec
@@ -21,12 +23,25 @@ FILES = ("learned_embeds.safetensors", "pytorch_lora_weights.safetensors")
 
 def settings(**changes) -> PersonalizeConfig:
     return PersonalizeConfig(
-        **{"steps": 4, "batch_size": 2, "lora_rank": 2, "lora_lr": 1e-2, "token_lr": 1e-2, "checkpoint_every": 2, **changes}
+        **{
+            "steps": 4,
+            "batch_size": 2,
+            "lora_rank": 2,
+            "lora_lr": 1e-2,
+            "token_lr": 1e-2,
+            "checkpoint_every": 2,
+            **changes,
+        }
     )
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
-    return {f"{name}:{key}": value for name in FILES if (folder / name).exists() for key, value in load_file(folder / name).items()}
+    return {
+        f"{name}:{key}": value
+        for name in FILES
+        if (folder / name).exists()
+        for key, value in load_file(folder / name).items()
+    }
 
 
 def same(one, other) -> bool:
@@ -49,54 +64,111 @@ def spy(monkeypatch):
 def test_only_new_rows_and_lora_are_trained(tmp_path, tiny_model, tiny_real, spy):
     losses: list[float] = []
     concept = train_concept(
-        tiny_model, settings(vectors_per_token=2), tiny_real, tmp_path / "concept", 0, on_step=lambda _, x: losses.append(x)
+        tiny_model,
+        settings(vectors_per_token=2),
+        tiny_real,
+        tmp_path / "concept",
+        0,
+        on_step=lambda _, x: losses.append(x),
     )
     assert len(losses) == 4
     pipe, base = spy[0], load_base(tiny_model, "cpu", torch.float32)
     for part in ("unet", "vae", "text_encoder"):
         trained = getattr(pipe, part).state_dict()
         for name, value in getattr(base, part).state_dict().items():
-            other = trained.get(name, trained.get(name.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias")))
-            other = trained.get(name.replace("token_embedding.", "token_embedding.base.")) if other is None else other
+            other = trained.get(
+                name,
+                trained.get(
+                    name.replace(".weight", ".base_layer.weight").replace(
+                        ".bias", ".base_layer.bias"
+                    )
+                ),
+            )
+            other = (
+                trained.get(name.replace("token_embedding.", "token_embedding.base."))
+                if other is None
+                else other
+            )
             assert torch.equal(value, other), name
-    with_gradient = {name for part in (pipe.unet, pipe.vae, pipe.text_encoder) for name, p in part.named_parameters() if p.requires_grad}
+    with_gradient = {
+        name
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder)
+        for name, p in part.named_parameters()
+        if p.requires_grad
+    }
     assert all("lora_" in name or name.endswith("token_embedding.rows") for name in with_gradient)
 
     assert Concept.load(tmp_path / "concept") == concept
     assert concept.tokens["lynx"] == "<class_3>"
     assert concept.base_fingerprint == base_fingerprint(tiny_model)
     assert concept.data_fingerprint == tiny_real.fingerprint
-    assert concept.settings == concept_settings(settings(vectors_per_token=2)) == json.loads(json.dumps(concept.settings))
+    assert (
+        concept.settings
+        == concept_settings(settings(vectors_per_token=2))
+        == json.loads(json.dumps(concept.settings))
+    )
     stored = weights(tmp_path / "concept")
     assert stored["learned_embeds.safetensors:<class_3>"].shape == (2, 32)
-    start = base.text_encoder.get_input_embeddings().weight[base.tokenizer("animal", add_special_tokens=False).input_ids].mean(0)
+    start = (
+        base.text_encoder.get_input_embeddings()
+        .weight[base.tokenizer("animal", add_special_tokens=False).input_ids]
+        .mean(0)
+    )
     assert all((rows - start).abs().max() > 1e-3 for key, rows in stored.items() if "embeds" in key)
     assert all(value.abs().max() > 0 for key, value in stored.items() if "lora" in key)
 
 
 @pytest.mark.parametrize(("tokens", "lora"), [(True, False), (False, True)])
 def test_tokens_or_lora_alone(tmp_path, tiny_model, tiny_real, tokens, lora):
-    concept = train_concept(tiny_model, settings(tokens=tokens, lora=lora), tiny_real, tmp_path / "concept", 0)
+    concept = train_concept(
+        tiny_model, settings(tokens=tokens, lora=lora), tiny_real, tmp_path / "concept", 0
+    )
     assert [(tmp_path / "concept" / name).exists() for name in FILES] == [tokens, lora]
-    mixer = Mixer(tiny_model, MixConfig(num_inference_steps=2), tiny_real.class_names, "animal", concept.folder)
-    assert mixer.prompts[0] == ("a photo of a <class_0> animal" if tokens else "a photo of a Red Fox animal")
+    mixer = Mixer(
+        tiny_model,
+        MixConfig(num_inference_steps=2),
+        tiny_real.class_names,
+        "animal",
+        concept.folder,
+    )
+    assert mixer.prompts[0] == (
+        "a photo of a <class_0> animal" if tokens else "a photo of a Red Fox animal"
+    )
     assert len(mixer.mix([MixSpec(0, "a", 0, 1, 1.0, 0)], [tiny_real.image_bytes(0)])) == 1
     if not tokens:
         with pytest.raises(UserError, match="needs class tokens"):
-            Mixer(tiny_model, MixConfig(strategy="ti-mix"), tiny_real.class_names, "animal", concept.folder)
+            Mixer(
+                tiny_model,
+                MixConfig(strategy="ti-mix"),
+                tiny_real.class_names,
+                "animal",
+                concept.folder,
+            )
 
 
 def test_the_loss_falls(tmp_path, tiny_model, tiny_real):
     losses: list[float] = []
     config = settings(steps=40, batch_size=8, lora_rank=8, lora_lr=3e-2, token_lr=3e-2)
-    train_concept(tiny_model, config, tiny_real, tmp_path / "concept", 0, on_step=lambda _, loss: losses.append(loss))
+    train_concept(
+        tiny_model,
+        config,
+        tiny_real,
+        tmp_path / "concept",
+        0,
+        on_step=lambda _, loss: losses.append(loss),
+    )
     first, last = sum(losses[:10]) / 10, sum(losses[-10:]) / 10
     print(f"loss {first:.3f} -> {last:.3f}")
     assert last < 0.9 * first
 
 
 def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path, tiny_model, tiny_real):
-    config = settings(steps=5, noise_offset=0.1, prompt_dropout=0.3, prompts=("a {token}", "one {token} {superclass}"))
+    config = settings(
+        steps=5,
+        noise_offset=0.1,
+        prompt_dropout=0.3,
+        prompts=("a {token}", "one {token} {superclass}"),
+    )
     seen: list[int] = []
 
     def keep(folder, done):
@@ -106,14 +178,22 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path, tiny
     train_concept(tiny_model, config, tiny_real, tmp_path / "whole", 3, on_checkpoint=keep)
     assert seen == [2, 4]
     steps: list[int] = []
-    resume = {"resume_from": tmp_path / "checkpoint-2", "on_step": lambda done, _: steps.append(done)}
+    resume = {
+        "resume_from": tmp_path / "checkpoint-2",
+        "on_step": lambda done, _: steps.append(done),
+    }
     train_concept(tiny_model, config, tiny_real, tmp_path / "resumed", 3, **resume)
     assert steps == [3, 4, 5]
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "resumed"))
-    assert Concept.load(tmp_path / "whole").fingerprint == Concept.load(tmp_path / "resumed").fingerprint
+    assert (
+        Concept.load(tmp_path / "whole").fingerprint
+        == Concept.load(tmp_path / "resumed").fingerprint
+    )
 
     with pytest.raises(UserError, match="is of a run with other settings"):
-        train_concept(tiny_model, config, tiny_real, tmp_path / "x", 4, resume_from=tmp_path / "checkpoint-2")
+        train_concept(
+            tiny_model, config, tiny_real, tmp_path / "x", 4, resume_from=tmp_path / "checkpoint-2"
+        )
     with pytest.raises(UserError, match="cannot be read"):
         train_concept(tiny_model, config, tiny_real, tmp_path / "x", 3, resume_from=tmp_path)
 
@@ -139,13 +219,17 @@ def plain(tmp_path_factory, tiny_base, tiny_real):
     from diffmix.config import ModelConfig
 
     folder = tmp_path_factory.mktemp("plain") / "concept"
-    train_concept(ModelConfig(base=str(tiny_base), precision="fp32"), settings(steps=2), tiny_real, folder, 0)
+    train_concept(
+        ModelConfig(base=str(tiny_base), precision="fp32"), settings(steps=2), tiny_real, folder, 0
+    )
     return weights(folder)
 
 
 @pytest.mark.parametrize("change", OPTIONS, ids=lambda change: next(iter(change)))
 def test_every_option_changes_the_outcome(tmp_path, tiny_model, tiny_real, plain, change):
-    train_concept(tiny_model, settings(**{"steps": 2, **change}), tiny_real, tmp_path / "concept", 0)
+    train_concept(
+        tiny_model, settings(**{"steps": 2, **change}), tiny_real, tmp_path / "concept", 0
+    )
     assert not same(plain, weights(tmp_path / "concept"))
 
 
@@ -157,17 +241,29 @@ def test_the_seed_decides_all(tmp_path, tiny_model, tiny_real, plain):
     assert not same(plain, weights(tmp_path / "other"))
 
 
-def test_accumulation_and_checkpointing_change_only_rounding(tmp_path, tiny_model, tiny_real, plain):
-    accumulated = settings(steps=2, batch_size=1, gradient_accumulation_steps=2, gradient_checkpointing=True)
+def test_accumulation_and_checkpointing_change_only_rounding(
+    tmp_path, tiny_model, tiny_real, plain
+):
+    accumulated = settings(
+        steps=2, batch_size=1, gradient_accumulation_steps=2, gradient_checkpointing=True
+    )
     train_concept(tiny_model, accumulated, tiny_real, tmp_path / "concept", 0)
     other = weights(tmp_path / "concept")
     assert max((plain[key] - other[key]).abs().max() for key in plain) < 1e-3
 
 
 def test_compiled_blocks_give_the_same(tmp_path, tiny_model, tiny_real, plain, spy):
-    with torch.compiler.set_stance("force_eager"):  # what the compiler makes of them is its own affair
-        train_concept(tiny_model, settings(steps=2, compile=True), tiny_real, tmp_path / "concept", 0)
-    blocks = [module for module in spy[0].unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
+    with torch.compiler.set_stance(
+        "force_eager"
+    ):  # what the compiler makes of them is its own affair
+        train_concept(
+            tiny_model, settings(steps=2, compile=True), tiny_real, tmp_path / "concept", 0
+        )
+    blocks = [
+        module
+        for module in spy[0].unet.modules()
+        if type(module).__name__ == "BasicTransformerBlock"
+    ]
     assert blocks
     assert all(block._compiled_call_impl is not None for block in blocks)
     assert same(plain, weights(tmp_path / "concept"))
@@ -177,9 +273,19 @@ def _rank(rank, folder, model, real):
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
     try:
-        train_concept(model, settings(batch_size=1, **PRIOR), real, folder / "concept", 0, rank=rank, world_size=2)
+        train_concept(
+            model,
+            settings(batch_size=1, **PRIOR),
+            real,
+            folder / "concept",
+            0,
+            rank=rank,
+            world_size=2,
+        )
     finally:
         dist.destroy_process_group()
 
@@ -190,13 +296,18 @@ PRIOR = {"steps": 2, "prior_weight": 0.5, "prior_images": 12}  # two chunks, one
 def test_two_workers_do_what_one_with_twice_the_batch_does(tmp_path, tiny_model, tiny_real):
     train_concept(tiny_model, settings(**PRIOR), tiny_real, tmp_path / "alone" / "concept", 0)
     plain = weights(tmp_path / "alone" / "concept")
-    other_rank = torch.multiprocessing.get_context("spawn").Process(target=_rank, args=(1, tmp_path, tiny_model, tiny_real), daemon=True)
+    other_rank = torch.multiprocessing.get_context("spawn").Process(
+        target=_rank, args=(1, tmp_path, tiny_model, tiny_real), daemon=True
+    )
     other_rank.start()
     _rank(0, tmp_path, tiny_model, tiny_real)
     other_rank.join(60)
     assert other_rank.exitcode == 0
     other = weights(tmp_path / "concept")
-    pictures = [{file.name: file.read_bytes() for file in (tmp_path / where).rglob("*.png")} for where in ("prior", "alone/prior")]
+    pictures = [
+        {file.name: file.read_bytes() for file in (tmp_path / where).rglob("*.png")}
+        for where in ("prior", "alone/prior")
+    ]
     assert pictures[0] == pictures[1]
     assert len(pictures[0]) == 16
     difference = max((plain[key] - other[key]).abs().max() for key in plain)
@@ -212,19 +323,29 @@ def test_half_precision_trains_in_full_precision(tmp_path, tiny_model, tiny_real
     assert 0 < max((plain[key] - other[key]).abs().max() for key in plain) < 0.1
 
 
-def test_fp16_trains_through_the_gradient_scaler(tmp_path, tiny_model, tiny_real, plain, monkeypatch):
+def test_fp16_trains_through_the_gradient_scaler(
+    tmp_path, tiny_model, tiny_real, plain, monkeypatch
+):
     """On a CPU, which is asked for here past the check that keeps people from it: it is only slow."""
     monkeypatch.setattr(module, "device_and_dtype", lambda _: ("cpu", torch.float16))
     scales: list[float] = []
     update = torch.amp.GradScaler.update
-    monkeypatch.setattr(torch.amp.GradScaler, "update", lambda self: (update(self), scales.append(self.get_scale())))
-    # The scaler starts at 65,536, where some gradients may be infinite: it halves until they are not, and skips those steps.
+    monkeypatch.setattr(
+        torch.amp.GradScaler, "update", lambda self: (update(self), scales.append(self.get_scale()))
+    )
+    # The scaler starts at 65,536, where some gradients may be infinite: it halves until they are
+    # not, and skips those steps.
     train_concept(tiny_model, settings(steps=8), tiny_real, tmp_path / "concept", 0)
     other = weights(tmp_path / "concept")
     assert len(scales) == 8
     assert scales[-1] > 1
     assert all(value.isfinite().all() for value in other.values())
-    assert max(value.abs().max() for key, value in other.items() if "lora_B" in key or "lora.up" in key) > 0
+    assert (
+        max(
+            value.abs().max() for key, value in other.items() if "lora_B" in key or "lora.up" in key
+        )
+        > 0
+    )
 
 
 def test_options_that_cannot_be_used_are_refused_in_a_sentence(tmp_path, tiny_model, tiny_real):

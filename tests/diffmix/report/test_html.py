@@ -14,7 +14,13 @@ SUMMARY = {
     "plan": {"planned": 50, "stored": 47, "rejected": 3},
     "accuracy": {"top1": 0.815, "worst_group": 0.6},
     "baseline": {"top1": 0.7, "worst_group": 0.4},
-    "seconds": {"personalize": 90.2, "generate": 30.0, "train": 40.0, "baseline": 0.0, "wall": 130.0},
+    "seconds": {
+        "personalize": 90.2,
+        "generate": 30.0,
+        "train": 40.0,
+        "baseline": 0.0,
+        "wall": 130.0,
+    },
     "mixer": {"images_per_second": 9.87, "oracle_share": 0.75},
     "trainer": {"synthetic_share": 0.3},
     "overlap": {"concurrent_fraction": 0.9},
@@ -50,10 +56,27 @@ class Page(HTMLParser):
 def test_page_has_figures_pictures_configuration_and_needs_nothing_else():
     sheet = Image.new("RGB", (60, 40), "red")
     figure = plots.group_accuracy({"per_group": {"land": 0.5}}, {})
-    text = render_report("A <run>", SUMMARY, "mix:\n  prompt: <fox> & 狐\n", [Plot("Groups", "By group.", figure)], sheet, 'one → "two"')
+    text = render_report(
+        "A <run>",
+        SUMMARY,
+        "mix:\n  prompt: <fox> & 狐\n",
+        [Plot("Groups", "By group.", figure)],
+        sheet,
+        'one → "two"',
+    )
     page = Page(text)
     words = "".join(page.words)
-    for expected in ("A <run>", "81.5 %", "70.0 %", "47 of 50 planned, 3 rejected", "9.9", "90.0 %", "<fox> & 狐", "By group.", "3.11"):
+    for expected in (
+        "A <run>",
+        "81.5 %",
+        "70.0 %",
+        "47 of 50 planned, 3 rejected",
+        "9.9",
+        "90.0 %",
+        "<fox> & 狐",
+        "By group.",
+        "3.11",
+    ):
         assert expected in words
     assert "xformers" not in words, "what is not installed has no version"
     mixes, plot = page.pictures
@@ -81,7 +104,9 @@ def test_headline_puts_the_comparison_first_and_leaves_out_what_is_not_there():
         ("accuracy in the worst group with mixes", "60.0 %"),
     ]
     assert dict(rows)["seconds"] == "personalize 90, generate 30, train 40, wall 130"
-    assert headline({"plan": {"planned": 0, "stored": 0, "rejected": 0}, "accuracy": {"top1": 0.5}}) == [("accuracy", "50.0 %")]
+    assert headline(
+        {"plan": {"planned": 0, "stored": 0, "rejected": 0}, "accuracy": {"top1": 0.5}}
+    ) == [("accuracy", "50.0 %")]
     assert headline({}) == []
 
 
@@ -91,13 +116,19 @@ def test_the_references_protocol_is_said_in_the_table_and_on_the_page():
     assert "epoch picked on" not in dict(headline(honest))
     assert dict(headline(optimistic))["epoch picked on"].startswith("the test set")
     assert "picked on the test set" not in render_report("x", honest, "")
-    assert "The epoch was picked on the test set" in "".join(Page(render_report("x", optimistic, "")).words)
+    assert "The epoch was picked on the test set" in "".join(
+        Page(render_report("x", optimistic, "")).words
+    )
     assert headline({"accuracy": {"top1": 0.5, "chosen": None}}) == [("accuracy", "50.0 %")]
 
 
 def test_class_sizes_calibration_and_several_seeds():
     summary = {
-        "accuracy": {"top1": 0.5, "per_size": {"many": 0.75, "few": 0.25}, "calibration": {"ece": 0.1}},
+        "accuracy": {
+            "top1": 0.5,
+            "per_size": {"many": 0.75, "few": 0.25},
+            "calibration": {"ece": 0.1},
+        },
         "std": {"accuracy": {"top1": 0.0125}},
         "seeds": {"2020": {}, "2021": {}},
     }

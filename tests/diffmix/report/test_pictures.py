@@ -9,14 +9,16 @@ from diffmix.report.pictures import GAP, MARGIN, Mixed, Row, describe, mix_sheet
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
-def plain(colour, size=(32, 32)) -> Image.Image:
-    return Image.new("RGB", size, colour)
+def plain(color, size=(32, 32)) -> Image.Image:
+    return Image.new("RGB", size, color)
 
 
 def test_small_pictures_are_enlarged_by_a_whole_factor_and_stand_where_they_belong():
     left = plain(RED)
     left.putpixel((31, 31), GREEN)
-    sheet = mix_sheet([Row(left, "one", [Mixed(plain(GREEN), "two", 0.5), Mixed(plain(BLUE), "three", 0.7)])])
+    sheet = mix_sheet(
+        [Row(left, "one", [Mixed(plain(GREEN), "two", 0.5), Mixed(plain(BLUE), "three", 0.7)])]
+    )
     side = 128
     assert sheet.width == 2 * MARGIN + side + 2 * GAP + 2 * side + GAP
     assert sheet.getpixel((MARGIN, MARGIN)) == RED
@@ -32,14 +34,19 @@ def test_small_pictures_are_enlarged_by_a_whole_factor_and_stand_where_they_belo
 
 
 def test_large_pictures_are_reduced_and_keep_their_proportions():
-    sheet = mix_sheet([Row(plain(RED, (600, 300)), "one", [Mixed(plain(BLUE, (600, 300)), "two", 0.7)])])
+    sheet = mix_sheet(
+        [Row(plain(RED, (600, 300)), "one", [Mixed(plain(BLUE, (600, 300)), "two", 0.7)])]
+    )
     assert sheet.width == 2 * MARGIN + 2 * 224 + 2 * GAP
     assert sheet.getpixel((MARGIN + 223, MARGIN + 111)) == RED
     assert sheet.getpixel((MARGIN + 100, MARGIN + 114)) == (255, 255, 255)
 
 
 def test_rows_from_noise_have_no_place_for_a_source():
-    rows = [Row(None, "one", [Mixed(plain(RED), "one", 1.0)]), Row(None, "two", [Mixed(plain(BLUE), "two", 1.0)] * 3)]
+    rows = [
+        Row(None, "one", [Mixed(plain(RED), "one", 1.0)]),
+        Row(None, "two", [Mixed(plain(BLUE), "two", 1.0)] * 3),
+    ]
     sheet = mix_sheet(rows)
     assert sheet.width == 2 * MARGIN + 3 * 128 + 2 * GAP
     assert sheet.getpixel((MARGIN, MARGIN)) == RED
@@ -50,12 +57,17 @@ def test_long_names_take_a_second_line_and_a_title_makes_room():
     def row(name: str) -> Row:
         return Row(plain(RED), "one", [Mixed(plain(BLUE), name, 0.7)])
 
-    short, long, longer = (mix_sheet([row(name)]) for name in ("two", "two of very many classes", "two of very many classes " * 9))
+    short, long, longer = (
+        mix_sheet([row(name)])
+        for name in ("two", "two of very many classes", "two of very many classes " * 9)
+    )
     assert short.height < long.height == longer.height
     assert mix_sheet([row("two")], "What it shows").height > short.height
 
 
-@pytest.mark.parametrize("name", ["Füchslein", "狐", "Füchslein 狐狸精狐狸精狐狸精狐狸精狐狸精狐狸精", "x" * 200, "a b"])
+@pytest.mark.parametrize(
+    "name", ["Füchslein", "狐", "Füchslein 狐狸精狐狸精狐狸精狐狸精狐狸精狐狸精", "x" * 200, "a b"]
+)
 def test_names_in_any_script_and_of_any_length_can_be_written(name):
     sheet = mix_sheet([Row(plain(RED), name, [Mixed(plain(BLUE), name, 0.7)])], title=name)
     assert sheet.width == 2 * MARGIN + 2 * 128 + 2 * GAP

@@ -22,7 +22,15 @@ def epoch(kind: str, number: int, loss: float, start: float, rank: int = 0, pool
 
 
 def mix(start: float, actor: str = "a") -> dict:
-    return {"event": "mix", "time": start + 2, "actor": actor, "start": start, "end": start + 2, "mixes": 16, "chunk": 0}
+    return {
+        "event": "mix",
+        "time": start + 2,
+        "actor": actor,
+        "start": start,
+        "end": start + 2,
+        "mixes": 16,
+        "chunk": 0,
+    }
 
 
 def lines(axes) -> dict[str, np.ndarray]:
@@ -37,13 +45,21 @@ def test_nothing_to_show_is_none():
 
 
 def test_losses_are_the_mean_over_ranks_and_of_the_last_attempt():
-    events = [epoch("train", 0, 9.0, 0), epoch("train", 0, 2.0, 5), epoch("train", 0, 4.0, 5, rank=1), epoch("train", 1, 1.0, 6)]
+    events = [
+        epoch("train", 0, 9.0, 0),
+        epoch("train", 0, 2.0, 5),
+        epoch("train", 0, 4.0, 5, rank=1),
+        epoch("train", 1, 1.0, 6),
+    ]
     (axes,) = plots.training_curves(events).axes
     np.testing.assert_allclose(lines(axes)["with mixes"], [[1, 3.0], [2, 1.0]])
 
 
 def test_validation_accuracy_gets_a_panel_of_its_own():
-    events = [epoch("train", 0, 1.0, 0), {"event": "validation", "phase": "train", "time": 2.0, "epoch": 0, "top1": 0.25}]
+    events = [
+        epoch("train", 0, 1.0, 0),
+        {"event": "validation", "phase": "train", "time": 2.0, "epoch": 0, "top1": 0.25},
+    ]
     _, axes = plots.training_curves(events).axes
     np.testing.assert_allclose(lines(axes)["with mixes"], [[1, 25.0]])
 
@@ -58,7 +74,11 @@ def test_timeline_counts_mixes_and_leaves_out_the_time_between_attempts():
         epoch("train", 0, 1.0, 9003.0, rank=1, pool=12),
     ]
     top, bottom = plots.timeline(events).axes
-    assert [label.get_text() for label in top.get_yticklabels()] == ["mixer 1", "mixer 2", "training with mixes"]
+    assert [label.get_text() for label in top.get_yticklabels()] == [
+        "mixer 1",
+        "mixer 2",
+        "training with mixes",
+    ]
     np.testing.assert_allclose(lines(bottom)["made"], [[0, 0], [3, 16], [6, 32]])
     np.testing.assert_allclose(lines(bottom)["at hand in training"], [[6, 20], [7, 32]])
 
@@ -69,7 +89,11 @@ def test_many_mixers_share_one_lane():
 
 
 def test_class_accuracy_compares_arms_and_speaks_names():
-    figure = plots.class_accuracy({"per_class": {"0": 1.0, "1": 0.5}}, {"per_class": {"0": 0.5, "1": 0.5}}, ["001.Red_Fox", "Füchslein 狐"])
+    figure = plots.class_accuracy(
+        {"per_class": {"0": 1.0, "1": 0.5}},
+        {"per_class": {"0": 0.5, "1": 0.5}},
+        ["001.Red_Fox", "Füchslein 狐"],
+    )
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Red Fox", "Füchslein 狐"]
     widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
@@ -112,7 +136,10 @@ def test_confusion_is_shown_as_shares_of_each_class():
 def test_reliability_has_a_curve_for_each_arm():
     calibration = {
         "ece": 0.125,
-        "bins": [{"confidence": 0.4, "accuracy": 0.5, "images": 3}, {"confidence": 0.9, "accuracy": 0.75, "images": 1}],
+        "bins": [
+            {"confidence": 0.4, "accuracy": 0.5, "images": 3},
+            {"confidence": 0.9, "accuracy": 0.75, "images": 1},
+        ],
     }
     (axes,) = plots.reliability({"calibration": calibration}, {}).axes
     np.testing.assert_allclose(lines(axes)["with mixes (ECE 12.5 %)"], [[40, 50], [90, 75]])

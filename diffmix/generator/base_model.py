@@ -1,0 +1,312 @@
+"""The text-to-image model that everything starts from: found, checked, loaded and told apart from
+others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from diffmix.config import ModelConfig, Precision
+from diffmix.errors import UserError, reason
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from PIL.Image import Image
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
+
+NANO_FOLDER = Path(__file__).parent / "nano" / "base"
+"""The embedded base model."""
+
+_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_XL_PARTS = ("text_encoder_2", "tokenizer_2")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_WHOLE_FILE = 64 * 2**20  # files up to this many bytes are hashed whole, larger ones in samples
+_SAMPLES, _SAMPLE = 16, 2**16
+
+
+def base_path(model: ModelConfig) -> str:
+    """Where the base is: a local folder that holds a Stable Diffusion pipeline, or a hub id, which
+    is not looked up.
+
+    Raises `UserError` for a folder that is missing or is no such pipeline.
+    """
+    folder = NANO_FOLDER if model.base == "nano" else Path(model.base).expanduser()
+    if not folder.is_dir():
+        if _HUB_ID.fullmatch(model.base) and not folder.exists():
+            return model.base
+        raise UserError(
+            f"There is no base model at {model.base}; set --model.base to a diffusers folder, a hub id or nano."
+        )
+    for name in _parts(model, _read_index(model, folder / "model_index.json")):
+        if not (folder / name).is_dir():
+            raise UserError(
+                f"The base model {model.base} is incomplete ({name}/ is missing); copy it again or choose another --model.base."
+            )
+    return str(folder)
+
+
+def check_base(model: ModelConfig) -> None:
+    """Raise `UserError` for a base that is missing or of a kind that cannot be used, before
+    anything large is loaded.
+
+    Of a hub model one small file is read, from the hub or from this machine's cache.
+    """
+    _index(model)
+
+
+def _index(model: ModelConfig) -> dict:
+    """The base's model_index.json, checked."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    path = base_path(model)
+    if Path(path).is_dir():
+        return _read_index(model, Path(path) / "model_index.json")
+    try:
+        file = hf_hub_download(path, "model_index.json", revision=model.revision)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise _not_on_hub(model) from error
+    index = _read_index(model, Path(file))
+    _parts(model, index)
+    return index
+
+
+def _read_index(model: ModelConfig, file: Path) -> dict:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise UserError(
+            f"{model.base} is not a diffusers pipeline (it has no readable model_index.json); "
+            "set --model.base to a folder that save_pretrained wrote, a hub id or nano."
+        ) from None
+
+
+def _parts(model: ModelConfig, index: dict) -> tuple[str, ...]:
+    """The names of the pipeline's parts; `UserError` where it is no Stable Diffusion."""
+    parts = _PARTS + _XL_PARTS * any(name in index for name in _XL_PARTS)
+    for name in parts:
+        if (
+            not isinstance(index.get(name), list) or None in index[name]
+        ):  # an optional part that is left out is [null, null]
+            raise UserError(
+                f"{model.base} is not a Stable Diffusion 1.x, 2.x or XL pipeline (it has no {name}); choose another --model.base."
+            )
+    return parts
+
+
+def _not_on_hub(model: ModelConfig) -> UserError:
+    revision = f" at revision {model.revision}" if model.revision else ""
+    return UserError(
+        f"The base model {model.base}{revision} is no local folder and cannot be had from the hub; "
+        "check the id, the revision, the connection and (for a private model) the login."
+    )
+
+
+def load_base(model: ModelConfig, device: str, dtype: torch.dtype) -> Pipeline:
+    """The base pipeline on `device` in `dtype`, without safety checker, watermark and progress
+    bars.
+
+    Raises `UserError` where the folder or hub model cannot be read or is of a kind that cannot be
+    used.
+    """
+    import diffusers
+    import transformers
+    from safetensors import SafetensorError
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    path, index = base_path(model), _index(model)
+    kind, options = (
+        diffusers.StableDiffusionPipeline,
+        {"safety_checker": None, "requires_safety_checker": False},
+    )
+    if _XL_PARTS[0] in index:
+        kind, options = (
+            diffusers.StableDiffusionXLPipeline,
+            {"image_encoder": None, "add_watermarker": False},
+        )
+    try:
+        pipe = kind.from_pretrained(
+            path, revision=model.revision, feature_extractor=None, **options
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if not Path(path).is_dir():
+            raise _not_on_hub(model) from error
+        raise UserError(
+            f"The base model {model.base} cannot be loaded ({reason(error)}); copy it again or choose another --model.base."
+        ) from error
+    _check_kind(model, pipe)
+    pipe.set_progress_bar_config(disable=True)
+    move(
+        pipe, device, dtype
+    )  # and not in from_pretrained: its option for that has another name in each version
+    return pipe
+
+
+def _check_kind(model: ModelConfig, pipe: Pipeline) -> None:
+    """Raise `UserError` for a pipeline of the right parts that works in a way which is not known
+    here.
+    """
+    predicts = pipe.scheduler.config.get("prediction_type", "epsilon")
+    wanted = "text_time" if is_xl(pipe) else None
+    reasons = {
+        f"its UNet predicts {predicts}, not epsilon or v_prediction": predicts
+        not in ("epsilon", "v_prediction"),
+        "its UNet takes other conditions than Stable Diffusion's": pipe.unet.config.addition_embed_type
+        != wanted,
+        "its UNet takes more than latents": pipe.unet.config.in_channels
+        != pipe.vae.config.latent_channels,
+        "its VAE scales each channel by itself": pipe.vae.config.latents_mean is not None,
+    }
+    for why, holds in reasons.items():
+        if holds:
+            raise UserError(
+                f"The base model {model.base} cannot be used ({why}); choose another --model.base."
+            )
+
+
+def is_xl(pipe: Pipeline) -> bool:
+    """Whether this is an SDXL: two text encoders, and a UNet that is told of the prompt as a whole
+    and of sizes too.
+    """
+    return hasattr(pipe, "text_encoder_2")
+
+
+def text_parts(
+    pipe: Pipeline,
+) -> list[tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]:
+    """A pipeline's tokenizers, each with its text encoder: one pair, or two of an SDXL."""
+    pairs = [(pipe.tokenizer, pipe.text_encoder)]
+    return [*pairs, (pipe.tokenizer_2, pipe.text_encoder_2)] if is_xl(pipe) else pairs
+
+
+def move(pipe: Pipeline, device: str, dtype: torch.dtype) -> None:
+    """Move a pipeline's models to `device` and cast them to `dtype`, in place; SDXL's VAE overflows
+    in fp16 and stays in fp32.
+    """
+    import torch
+    from torch.nn import Module
+
+    # diffusers' own `to` warns of layers to be kept in fp32 even where there are none.
+    for part in (pipe.unet, *(encoder for _, encoder in text_parts(pipe))):
+        Module.to(part, device, dtype)
+    overflows = is_xl(pipe) and dtype == torch.float16 and pipe.vae.config.force_upcast
+    Module.to(pipe.vae, device, torch.float32 if overflows else dtype)
+
+
+def native_resolution(pipe: Pipeline) -> int:
+    """Side in pixels of the square images that the model was made for."""
+    return pipe.unet.config.sample_size * pipe.vae_scale_factor
+
+
+def resolution_of(model: ModelConfig, pipe: Pipeline) -> int:
+    """Side in pixels that images are resized to: `model.resolution`, or the model's own size.
+
+    Raises `UserError` for a side that the model cannot work at.
+    """
+    side = model.resolution or native_resolution(pipe)
+    # The UNet halves its latents once between any two of its levels, and they have to fit together
+    # again on the way up.
+    step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    if side <= 0 or side % step:
+        raise UserError(
+            f"--model.resolution is {side}, but this base model needs a multiple of {step}."
+        )
+    return side
+
+
+def to_tensor(image: Image, side: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """An RGB image as float32 [3, side, side] in [-1, 1] on `device`, resized with PIL's bilinear
+    filter as the reference does.
+    """
+    import numpy as np
+    import torch
+    from PIL.Image import Resampling
+
+    if image.size != (side, side):
+        image = image.resize((side, side), Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image))
+    if torch.device(device).type == "cuda":
+        # Bytes, from pinned memory: the copy waits for nothing that the GPU is still busy with.
+        pixels = pixels.pin_memory().to(device, non_blocking=True)
+    return (2.0 * (pixels.float() / 255.0) - 1.0).permute(2, 0, 1).contiguous()
+
+
+def device_and_dtype(precision: Precision) -> tuple[str, torch.dtype]:
+    """The device ("cuda" or "cpu") of this process and the number format that `precision` means on
+    it.
+
+    Raises `UserError` for fp16 without a GPU: CPUs lack its kernels.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if precision == "auto":
+        if not cuda:
+            return "cpu", torch.float32
+        return "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported(
+            including_emulation=False
+        ) else torch.float16
+    if precision == "fp16" and not cuda:
+        raise UserError(
+            "--model.precision is fp16, but there is no GPU here; use fp32 or auto on a CPU."
+        )
+    return "cuda" if cuda else "cpu", {
+        "fp32": torch.float32,
+        "bf16": torch.bfloat16,
+        "fp16": torch.float16,
+    }[precision]
+
+
+def base_fingerprint(model: ModelConfig) -> str:
+    """A short string that tells base models apart, cheap to make.
+
+    A hub model is its id and revision. A folder is a hash over what it holds (large weight files by
+    size and samples), so that it stays the same when the folder moves. Raises `UserError` as
+    `base_path` does.
+    """
+    path = base_path(model)
+    if not Path(path).is_dir():
+        return f"{path}@{model.revision or 'main'}"
+    parts = [Path(path) / part for part in _parts(model, _index(model))]
+    files = [
+        file
+        for part in parts
+        for file in part.iterdir()
+        if file.is_file() and not file.name.startswith(".")
+    ]
+    return _fingerprint(Path(path), files)
+
+
+def files_fingerprint(path: str | None) -> str | None:
+    """The same for one file, or for the files that lie in a folder; None for None."""
+    if path is None:
+        return None
+    if Path(path).is_file():
+        return _fingerprint(Path(path).parent, [Path(path)])
+    return _fingerprint(
+        Path(path),
+        [file for file in Path(path).iterdir() if file.is_file() and not file.name.startswith(".")],
+    )
+
+
+def _fingerprint(folder: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder).as_posix()} {size}\n".encode())
+        with file.open("rb") as stream:
+            if size <= _WHOLE_FILE:
+                digest.update(stream.read())
+                continue
+            for i in range(_SAMPLES):
+                stream.seek(i * (size - _SAMPLE) // (_SAMPLES - 1))
+                digest.update(stream.read(_SAMPLE))
+    return f"sha256:{digest.hexdigest()[:32]}"

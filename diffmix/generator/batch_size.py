@@ -1,0 +1,96 @@
+"""The batch that saturates a mixer's device: what `mix.batch: auto` means."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import resource
+import time
+from collections.abc import Callable
+
+import psutil
+
+from diffmix.config import MixConfig, ModelConfig
+
+log = logging.getLogger(__name__)
+
+LARGEST = 256
+"""Mixes; a chunk is also the unit of retry."""
+_WORTH = 1.05  # a larger batch has to be this much faster than a smaller one
+_STEPS = 2  # denoising steps that are timed
+
+
+def saturating_batch(model: ModelConfig, mix: MixConfig, most: int = LARGEST) -> int:
+    """The smallest batch, a power of 2 up to `most`, whose mixes per second are within 5 % of the
+    best that fits in memory.
+
+    Measured on this process's device with the base model alone: what a concept adds costs nothing.
+    Only denoising is timed; encoding and decoding work in batches of their own. Raises `UserError`
+    for a base that cannot be used.
+    """
+    import torch
+
+    from diffmix.generator.mixer import Mixer
+    from diffmix.plan import MixSpec
+
+    model = dataclasses.replace(model, compile=False)
+    # Noise serves as well as sources do, and needs none.
+    mixer = Mixer(
+        model,
+        dataclasses.replace(mix, strategy="real-gen", batch=min(16, most)),
+        ["thing"],
+        "thing",
+    )
+
+    @torch.inference_mode()
+    def seconds(batch: int) -> float:
+        specs = [MixSpec(i, "", 0, 0, 1.0, i) for i in range(batch)]
+        taken = []
+        for _ in range(3):
+            start = time.perf_counter()
+            mixer.denoise(specs, [None] * batch, min(_STEPS, mix.num_inference_steps)).cpu()
+            taken.append(time.perf_counter() - start)
+        return min(taken)  # whatever else the machine does only ever adds
+
+    chosen = smallest_saturating(
+        seconds, most, _memory_is_short if mixer.device.type == "cpu" else lambda: False
+    )
+    log.info("batch auto: %d mixes at once saturate %s", chosen, mixer.device)
+    return chosen
+
+
+def smallest_saturating(
+    seconds: Callable[[int], float], most: int, memory_is_short: Callable[[], bool] = lambda: False
+) -> int:
+    """Try batches of 1, 2, 4, ... `most`; `seconds(batch)` takes them or raises
+    `torch.OutOfMemoryError`.
+
+    Ends where memory does, where `memory_is_short` says that twice as much would not fit, or where
+    two doublings in a row were not worth it.
+    """
+    import torch
+
+    rates: dict[int, float] = {}
+    batch = 1
+    while batch <= most:
+        try:
+            rates[batch] = batch / seconds(batch)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            torch.cuda.empty_cache()
+            break
+        log.info("batch %d: %.3g mixes' steps per second", batch, rates[batch])
+        if (batch >= 4 and rates[batch] < _WORTH * rates[batch // 4]) or memory_is_short():
+            break
+        batch *= 2
+    best = max(rates.values())
+    return min(batch for batch, rate in rates.items() if rate * _WORTH >= best)
+
+
+def _memory_is_short() -> bool:
+    """Whether this process's peak, which is its models' and its last batch's, could not grow once
+    more by its own size.
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return psutil.virtual_memory().available < peak

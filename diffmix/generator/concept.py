@@ -1,0 +1,322 @@
+"""A personalized generator as a folder: the classes' tokens and the UNet's LoRA, which stock
+diffusers loads too.
+
+- `pytorch_lora_weights.safetensors`: `pipe.load_lora_weights(folder)`.
+- `learned_embeds.safetensors`: token -> float32 [vectors, dim]. `load_textual_inversion` takes one
+  token at a time, so `pipe.load_textual_inversion([{token: rows} for token, rows in
+  load_file(path).items()])`; a token of several vectors is then written once in a prompt and
+  diffusers spells it out. For an SDXL base the file is what diffusers' advanced DreamBooth scripts
+  write: `clip_l` and `clip_g`, float32 [all vectors, dim], the rows of the first and of the second
+  text encoder. Each is loaded by itself, with the tokens' `spellings`, in order:
+  `pipe.load_textual_inversion(rows["clip_l"], token=spellings, text_encoder=pipe.text_encoder,
+  tokenizer=pipe.tokenizer)` and likewise `clip_g` with `text_encoder_2` and `tokenizer_2`;
+  `Concept.spellings` has that list.
+- `concept.json`: which class has which token, and what the concept was made from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import string
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffmix.class_names import plain, spoken
+from diffmix.config import PersonalizeConfig
+from diffmix.errors import UserError, reason
+from diffmix.formats import lora, reference_concept
+from diffmix.generator.base_model import is_xl, text_parts
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffmix.generator.base_model import Pipeline
+
+XL_KEYS = ("clip_l", "clip_g")
+"""The rows of an SDXL's first and second text encoder in `EMBEDS_FILE`."""
+LORA_FILE = "pytorch_lora_weights.safetensors"
+EMBEDS_FILE = "learned_embeds.safetensors"
+CONCEPT_FILE = "concept.json"
+
+_FIELDS = {"token", "class_name", "superclass"}
+
+
+def prompt(template: str, token: str | None, class_name: str, superclass: str) -> str:
+    """A prompt from its template, which may hold {token}, {class_name} and {superclass}.
+
+    `token` None, for a generator without class tokens, puts the class's name in its place. Raises
+    `UserError` for another placeholder or an unpaired brace.
+    """
+    name = spoken(class_name)
+    try:
+        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        if fields <= _FIELDS:
+            return template.format(token=token or name, class_name=name, superclass=superclass)
+    except (ValueError, IndexError):
+        pass
+    raise UserError(
+        f"The prompt '{template}' cannot be used; write {{token}}, {{class_name}} or {{superclass}} and no other braces."
+    )
+
+
+def concept_settings(personalize: PersonalizeConfig) -> dict:
+    """The options that a concept's weights depend on, as JSON values."""
+    options = dataclasses.asdict(personalize)
+    return json.loads(
+        json.dumps(
+            {
+                key: value
+                for key, value in options.items()
+                if key not in ("concept", "checkpoint_every", "compile")
+            }
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What a concept folder is about; `folder` has its weights."""
+
+    class_names: list[str]
+    superclass: str
+    tokens: dict[str, str]
+    """Class name -> token as written in a prompt; empty for a concept of LoRA alone."""
+    vectors_per_token: int
+    lora_rank: int
+    """0 for a concept of tokens alone."""
+    base: str
+    """The base model's option text; only for people, `base_fingerprint` is what counts."""
+    revision: str | None
+    base_fingerprint: str
+    """Empty where it is not known (a folder of the reference implementation): then any base is
+    taken.
+    """
+    steps: int
+    seed: int
+    data_fingerprint: str
+    settings: dict = field(default_factory=dict)
+    """The `PersonalizeConfig` options that the weights depend on, as JSON values."""
+    folder: Path | None = None
+
+    @staticmethod
+    def load(folder: str | Path) -> Concept:
+        """Read a concept folder's description, or a folder of the reference implementation. Weights
+        stay on disk.
+
+        Raises `UserError` for a folder that is missing, no concept, or incomplete.
+        """
+        folder = Path(folder)
+        if not (folder / CONCEPT_FILE).exists() and reference_concept.found_in(folder):
+            return Concept(**reference_concept.description(folder), folder=folder)
+        try:
+            stored = json.loads((folder / CONCEPT_FILE).read_text(encoding="utf-8"))
+            concept = Concept(**stored, folder=folder)
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{folder} is not a concept (its {CONCEPT_FILE} is missing or unreadable); personalize again or choose another folder."
+            ) from error
+        wanted = [EMBEDS_FILE] * bool(concept.tokens) + [LORA_FILE] * bool(concept.lora_rank)
+        for name in wanted:
+            if not (folder / name).is_file():
+                raise UserError(
+                    f"The concept in {folder} is incomplete ({name} is missing); copy it again or personalize again."
+                )
+        return concept
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the description and the weights; the same wherever the folder lies."""
+        assert self.folder is not None
+        digest = hashlib.sha256(json.dumps(self._stored(), sort_keys=True).encode())
+        for name in (EMBEDS_FILE, reference_concept.EMBEDS_FILE, *lora.FILES, lora.PEFT_CONFIG):
+            file = self.folder / name
+            digest.update(file.read_bytes() if file.exists() else b"")
+        return digest.hexdigest()
+
+    def save(
+        self,
+        folder: str | Path,
+        embeds: dict[str, torch.Tensor],
+        lora: dict[str, torch.Tensor],
+        embeds_2: dict[str, torch.Tensor] | None = None,
+    ) -> Concept:
+        """Write the folder in one go, replacing an older one, and return the concept as it lies
+        there.
+
+        `embeds`: token -> float32 [vectors, dim], empty without tokens; `embeds_2`: those of an
+        SDXL's second text encoder. `lora`: the UNet's LoRA in diffusers' naming, empty without
+        LoRA. Raises `UserError` where the folder cannot be written.
+        """
+        import torch
+        from diffusers import StableDiffusionPipeline
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+        old = beside.with_name(f"{beside.name}.old")
+        try:
+            beside.mkdir(parents=True)
+            if embeds:
+                stored = embeds
+                if embeds_2:
+                    tables = (
+                        torch.cat([table[token] for token in self.tokens.values()])
+                        for table in (embeds, embeds_2)
+                    )
+                    stored = dict(zip(XL_KEYS, tables, strict=True))
+                save_file(
+                    {key: rows.detach().float().cpu().contiguous() for key, rows in stored.items()},
+                    beside / EMBEDS_FILE,
+                )
+            if lora:
+                StableDiffusionPipeline.save_lora_weights(beside, unet_lora_layers=lora)
+            (beside / CONCEPT_FILE).write_text(
+                json.dumps(self._stored(), indent=2, ensure_ascii=False), encoding="utf-8"
+            )
+            if folder.exists():
+                os.replace(folder, old)  # a folder that holds files cannot be replaced in one step
+            os.replace(beside, folder)
+        except OSError as error:
+            raise UserError(
+                f"The concept cannot be written to {folder} ({error.strerror or error}); choose another --out."
+            ) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        return dataclasses.replace(self, folder=folder)
+
+    def check_matches(self, class_names: list[str], base_fingerprint: str, where: str) -> None:
+        """Raise `UserError` where this concept, found at `where`, lacks one of the classes or is
+        for another base model.
+        """
+        lacking = [name for name in class_names if self._name(name) is None]
+        if lacking:
+            raise UserError(
+                f"The concept in {where} was made for other classes (it has no {lacking[0]!r}"
+                + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else "")
+                + "); choose another --personalize.concept or personalize again."
+            )
+        if self.base_fingerprint and self.base_fingerprint != base_fingerprint:
+            raise UserError(
+                f"The concept in {where} was made on another base model, {self.base}"
+                + (f" at revision {self.revision}" if self.revision else "")
+                + "; set --model.base to it or personalize again."
+            )
+
+    @property
+    def spellings(self) -> list[str]:
+        """The tokenizer entries of all tokens, in the order of the rows `clip_l` and `clip_g` of an
+        SDXL's concept.
+        """
+        return [
+            name for token in self.tokens.values() for name in spell(token, self.vectors_per_token)
+        ]
+
+    def embeds(self, encoder: int = 0) -> dict[str, torch.Tensor]:
+        """token -> float32 [vectors, dim] of a text encoder: 0, or 1 for the second of an SDXL;
+        empty where it has none.
+        """
+        assert self.folder is not None
+        if (self.folder / EMBEDS_FILE).exists():
+            from safetensors.torch import load_file
+
+            stored = load_file(self.folder / EMBEDS_FILE)
+            if set(stored) == set(XL_KEYS):
+                rows = stored[XL_KEYS[encoder]].split(self.vectors_per_token)
+                return dict(zip(self.tokens.values(), rows, strict=True))
+            return stored if encoder == 0 else {}
+        return reference_concept.embeds(self.folder) if encoder == 0 else {}
+
+    def lora_weights(self) -> dict[str, torch.Tensor]:
+        """The UNet's LoRA in float32, in diffusers' naming with `unet.` in front; empty for a
+        concept of tokens alone.
+        """
+        assert self.folder is not None
+        file = lora.find(self.folder)
+        return lora.read(file) if self.lora_rank and file else {}
+
+    def token(self, class_name: str) -> str | None:
+        """A class's token; None for a concept without tokens, or without this class."""
+        return self.tokens.get(self._name(class_name) or "")
+
+    def _name(self, class_name: str) -> str | None:
+        """A class's name as the concept spells it: other people's files write underscores, slashes
+        and capitals as they like.
+        """
+        if class_name in self.class_names:
+            return class_name
+        alike = [name for name in self.class_names if plain(name) == plain(class_name)]
+        return alike[0] if len(alike) == 1 else None
+
+    def apply(
+        self, pipe: Pipeline, use_tokens: bool = True, use_lora: bool = True, fuse: bool = True
+    ) -> None:
+        """Put the tokens in the pipeline's tokenizers and text encoders, and the LoRA in its UNet.
+
+        `fuse` adds the LoRA into the UNet's weights, which makes it free at run time; do it in fp32
+        and cast after. Raises `UserError` where the weights do not fit this pipeline.
+        """
+        try:
+            if use_tokens and self.tokens:
+                add_tokens(pipe, self.embeds(), self.embeds(1))
+            if use_lora and self.lora_rank:
+                # `load_lora_weights` does the same, but warns that there is nothing for the text
+                # encoder, and takes nothing at all from keys without `unet.` in front, as the
+                # reference's are.
+                pipe.load_lora_into_unet(self.lora_weights(), None, pipe.unet)
+                if fuse:
+                    pipe.unet.fuse_lora()
+                    pipe.unet.unload_lora()
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"The concept in {self.folder} does not fit the base model ({reason(error)}); it was made on {self.base}."
+            ) from error
+
+    def _stored(self) -> dict:
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "folder"}
+
+
+def add_tokens(
+    pipe: Pipeline, embeds: dict[str, torch.Tensor], embeds_2: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Add tokens with their vectors [vectors, dim] to a pipeline, all at once and under the names
+    that diffusers gives them.
+
+    `embeds_2` are the vectors of an SDXL's second text encoder. The same outcome as
+    `pipe.load_textual_inversion` for one token after another, which takes minutes for many classes.
+    Raises `ValueError` for a token that is there already, vectors of another size, or vectors for
+    another number of text encoders.
+    """
+    import torch
+
+    if bool(embeds_2) != is_xl(pipe):
+        raise ValueError(
+            f"token vectors for {2 if embeds_2 else 1} text encoders, where the base has {len(text_parts(pipe))}"
+        )
+    for (tokenizer, encoder), table in zip(text_parts(pipe), (embeds, embeds_2), strict=False):
+        assert table is not None
+        names = [spelled for token, rows in table.items() for spelled in spell(token, len(rows))]
+        vectors = torch.cat(list(table.values()))
+        size = encoder.get_input_embeddings().weight.shape[1]
+        if vectors.shape[1] != size:
+            raise ValueError(
+                f"token vectors of {vectors.shape[1]} values for a text encoder of {size}"
+            )
+        if tokenizer.add_tokens(names) != len(names):
+            raise ValueError("some of its tokens are in the tokenizer already")
+        encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        weight = encoder.get_input_embeddings().weight
+        with torch.no_grad():
+            weight[tokenizer.convert_tokens_to_ids(names)] = vectors.to(weight)
+
+
+def spell(token: str, vectors: int) -> list[str]:
+    """The tokenizer entries of a token of several vectors, as diffusers names them: `<a>`, `<a>_1`,
+    `<a>_2`.
+    """
+    return [token, *(f"{token}_{i}" for i in range(1, vectors))]

@@ -1,0 +1,59 @@
+"""The samplers that mixers can run, and the LoRA that the few-step ones need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from diffmix.errors import UserError, reason
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+Sampler = Literal["dpm", "lcm", "tcd"]
+
+
+def make_scheduler(sampler: Sampler, pipe: StableDiffusionPipeline) -> Any:
+    """The sampler's diffusers scheduler, on the noise schedule of the pipeline's own.
+
+    `dpm` is DPM-Solver++ (2211.01095), `lcm` latent consistency (2310.04378), `tcd` trajectory
+    consistency (2402.19159) with diffusers' own eta of 0.3.
+    """
+    import diffusers
+
+    kind = {
+        "dpm": diffusers.DPMSolverMultistepScheduler,
+        "lcm": diffusers.LCMScheduler,
+        "tcd": diffusers.TCDScheduler,
+    }[sampler]
+    return kind.from_config(pipe.scheduler.config)
+
+
+def check_sampler_lora(path: str | None) -> None:
+    """Raise `UserError` where nothing is at `path`."""
+    if path and not Path(path).exists():
+        raise UserError(
+            f"There is no LoRA at {path}; set --mix.sampler_lora to a safetensors file or a folder with one."
+        )
+
+
+def fuse_sampler_lora(pipe: StableDiffusionPipeline, path: str) -> None:
+    """Add the LoRA at `path` (any naming that diffusers reads) into the UNet's weights, on top of
+    what is fused already.
+
+    Raises `UserError` where it is no LoRA, or is made for another kind of model.
+    """
+    from safetensors import SafetensorError
+
+    check_sampler_lora(path)
+    try:
+        state, alphas = pipe.lora_state_dict(path, unet_config=pipe.unet.config)
+        if not any(key.startswith("unet.") for key in state):
+            raise ValueError("it has no weights for a UNet")
+        pipe.load_lora_into_unet(state, alphas, pipe.unet)
+        pipe.unet.fuse_lora()
+        pipe.unet.unload_lora()
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(
+            f"The LoRA {path} does not fit the base model ({reason(error)}); choose another --mix.sampler_lora."
+        ) from error

@@ -1,0 +1,158 @@
+"""A short calibration on the cluster: what one mixer and one train step take, before GPUs are
+shared out.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import ray
+
+from diffmix.config import Config
+from diffmix.datasets.real import RealSet
+from diffmix.devices import inference_device, limit_threads
+from diffmix.errors import UserError
+from diffmix.plan import make_plan
+from engine.failures import user_errors
+from engine.mixing.stages import MixJob
+from engine.placement import cluster
+from engine.placement.split import Rates, choose, from_calibration, measured
+from engine.session import Session
+
+_STEPS = 5
+StepTimer = Callable[[Config, int, list[int]], dict[int, float]]
+
+
+def with_best_split(session: Session, job: MixJob, time_steps: StepTimer | None = None) -> Session:
+    """The session with as many mixers and train workers as the rates ask for; prints and records
+    the prediction.
+
+    The rates are those of `placement.measured`, of an earlier run in the run folder, or of a
+    calibration made now. `time_steps` is `time_train_steps` or a stand-in with a simulated cost.
+    """
+    config, real = session.config, session.data.train
+    rates = measured(config, session.out, len(real)) or calibrate(
+        session, job, time_steps or time_train_steps
+    )
+    split = choose(config, rates, len(make_plan(config, real)), cluster.available_gpus())
+    session.telemetry.record("split", rates=rates.source, **vars(split))
+    print(
+        f"Rates {rates.source}: {split.mixers} mixers and {split.trainers} train workers on {split.gpus:g} GPUs; expected "
+        f"{split.wall:.0f} s (mixing {split.generate:.0f}, training {split.train:.0f}).",
+        file=sys.stderr,
+        flush=True,
+    )
+    place = replace(config.placement, mixers=(split.mixers,), trainers=split.trainers)
+    return replace(session, config=replace(config, placement=place))
+
+
+def calibrate(session: Session, job: MixJob, time_steps: StepTimer) -> Rates:
+    """Time one mixer on one chunk and one train worker on a few steps, side by side; a minute at
+    most, without what they load.
+    """
+    config, real = session.config, session.data.train
+    place = config.placement
+    shares = 2 if config.train.mixup_alpha or config.train.cutmix_alpha else 1  # these mix pairs
+    workers = [
+        n
+        for n in range(1, int(cluster.available_gpus()) + 1)
+        if config.train.batch_size % (shares * n) == 0
+    ]
+    options = {"num_gpus": place.gpus_per_mixer, "num_cpus": place.cpus_per_mixer}
+    mixing = ray.remote(time_mixer).options(**options).remote(job)
+    options = {"num_gpus": place.gpus_per_trainer, "num_cpus": place.cpus_per_trainer}
+    training = (
+        ray.remote(_call)
+        .options(**options)
+        .remote(time_steps, config, len(real.class_names), workers)
+    )
+    with user_errors():
+        rate, steps = ray.get([mixing, training])
+    session.telemetry.record(
+        "calibration", mixer=rate, step_seconds={str(n): seconds for n, seconds in steps.items()}
+    )
+    return from_calibration(config, session.telemetry.events[-1], len(real))
+
+
+def _call(
+    time_steps: StepTimer, config: Config, num_classes: int, workers: list[int]
+) -> dict[int, float]:
+    """Ray makes tasks of functions only; a `StepTimer` may be a stand-in's method."""
+    return time_steps(config, num_classes, workers)
+
+
+def time_mixer(job: MixJob) -> float:
+    """Mixes per second of one mixer on the plan's first chunk, after a first call that warms it up.
+    Runs on a mixer's node.
+    """
+    real = RealSet.open(job.real)
+    specs = make_plan(job.config, real).chunk(0)
+    sources = [
+        real.image_bytes(real.index_of(spec.source_id)) if spec.source_id else None
+        for spec in specs
+    ]
+    mixer = job.build(job)
+    mixer.mix(specs, sources)
+    start = time.perf_counter()
+    mixer.mix(specs, sources)
+    return len(specs) / (time.perf_counter() - start)
+
+
+def time_train_steps(config: Config, num_classes: int, workers: list[int]) -> dict[int, float]:
+    """Seconds of a train step for each number of workers: forward, backward and optimizer on one
+    worker's share of the batch.
+
+    What workers spend on talking to each other and on decoding is not in it. Runs on a train
+    worker's node. Numbers whose share does not fit in memory are left out; `UserError` where none
+    does.
+    """
+    import torch
+
+    from diffmix.classifier import loss as losses
+    from diffmix.classifier.model import build_model, input_layout
+    from engine.training.deepspeed_config import build_optimizer, training_dtype
+
+    limit_threads(config.placement.cpus_per_trainer)
+    device = inference_device()
+    train = config.train
+    dtype = training_dtype(train.precision)
+    model = build_model(train, num_classes).to(device)
+    optimizer = build_optimizer(model, train)
+
+    def seconds(batch: int) -> float:
+        images = torch.randn(batch, 3, train.resolution, train.resolution, device=device).to(
+            memory_format=input_layout(device)
+        )
+        labels = torch.full((batch, num_classes), 1 / num_classes, device=device)
+        times = []
+        for _ in range(1 + _STEPS):
+            start = time.perf_counter()
+            with torch.autocast(
+                device, dtype, enabled=dtype != torch.float32
+            ):  # as `deepspeed_config` has it
+                logits = model(images)
+            losses.soft_mean(losses.cross_entropy(logits.float()), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        return sorted(times[1:])[_STEPS // 2]
+
+    found = {}
+    for n in sorted(
+        workers, reverse=True
+    ):  # the smallest share first: what does not fit is all that is left
+        try:
+            found[n] = seconds(train.batch_size // n)
+        except torch.OutOfMemoryError:
+            break
+    if not found:
+        raise UserError(
+            f"A train step on {train.batch_size // max(workers)} images of {train.resolution} px does not fit in a GPU's memory; "
+            "lower --train.batch_size or add GPUs."
+        )
+    return dict(sorted(found.items()))

@@ -1,0 +1,252 @@
+"""A finished run as pictures and one page: `report/mixes.png` and `report.html`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import yaml
+
+from diffmix import images
+from diffmix.config import Config, to_dict
+from diffmix.datasets.prepare import Prepared, prepare
+from diffmix.datasets.real import RealSet
+from diffmix.errors import UserError
+from diffmix.plan import MixPlan
+from diffmix.report import plots
+from diffmix.report.html import Plot, png, render_report
+from diffmix.report.pictures import Mixed, Row, describe, mix_sheet
+from diffmix.storage import Folder
+from engine.mixing.mix_source import ComposedPlan, is_composed, plan_of
+from engine.mixing.store import MixStore
+from engine.telemetry import read_events
+
+ROWS, MIXES_PER_ROW = 6, 5
+"""Size of the contact sheet."""
+# of a large set, so many source images are looked at to find those with the most mixes to show
+_MOST_SOURCES = 500
+
+
+def write_report(
+    config: Config,
+    out: Folder,
+    data: Prepared,
+    summary: dict,
+    events: list[dict],
+    store: MixStore | None,
+) -> str:
+    """Write the report of what there is so far into the run folder, and give the path of its
+    picture.
+
+    `summary` is what `summary.json` holds, `events` what `metrics.jsonl` holds. Reads only the
+    parts of the store that are shown; the same store gives the same picture. Where there is no mix
+    to show, gives the path of the page.
+    """
+    rows = choose_rows(config, data.train, store) if store else []
+    kind = "composed" if store and is_composed(store) else config.mix.strategy.split("-")[1]
+    sheet = mix_sheet(rows, _sheet_title(kind)) if rows else None
+    page = render_report(
+        f"Diff-Mix: {len(data.train.class_names)} classes of {data.train.superclass}, {config.mix.strategy}",
+        summary,
+        yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False),
+        make_plots(summary, events, data.train.class_names, _confusion(out / "classifier")),
+        sheet,
+        describe(rows),
+    )
+    out.write("report.html", page.encode())
+    if sheet is None:
+        return f"{out.uri}/report.html"
+    pictures = out / "report"
+    pictures.write("mixes.png", png(sheet))
+    return f"{pictures.uri}/mixes.png"
+
+
+def report(config: Config) -> str:
+    """Write the report of a finished run again, and give what `write_report` gives. Needs no
+    cluster.
+
+    Raises `UserError` where the run folder holds no finished run.
+    """
+    out = Folder(config.out) if config.out else None
+    if out is None or not out.exists("summary.json"):
+        raise UserError(
+            f"{config.out or 'The run folder'} holds no finished run (no summary.json); set --out to one, or finish it with diffmix run."
+        )
+    summary = json.loads(out.read("summary.json"))
+    store = MixStore((out / "mixes").uri) if out.exists("mixes") else None
+    return write_report(
+        config, out, prepare(config.data, out.uri), summary, read_events(out), store
+    )
+
+
+def _confusion(classifier: Folder) -> list[list[int]] | None:
+    return (
+        json.loads(classifier.read("confusion.json"))
+        if classifier.exists("confusion.json")
+        else None
+    )
+
+
+def make_plots(
+    summary: dict,
+    events: list[dict],
+    class_names: list[str],
+    confusion: list[list[int]] | None = None,
+) -> list[Plot]:
+    """The plots for which the run has figures. `confusion` is the matrix of the classifier with
+    mixes.
+    """
+    accuracy, baseline = summary.get("accuracy", {}), summary.get("baseline", {})
+    found = [
+        (
+            "When what ran",
+            "Seconds of work since the start. The curve is how many mixes had been made, the dots how many each epoch could draw from.",
+            plots.timeline(events),
+        ),
+        (
+            "Training",
+            "The loss of mixes is against their soft labels, so the two losses cannot be compared.",
+            plots.training_curves(events),
+        ),
+        ("Accuracy by group", "On the test set.", plots.group_accuracy(accuracy, baseline)),
+        (
+            "Accuracy by class",
+            "On the test set; of many classes those that gained or lost most.",
+            plots.class_accuracy(accuracy, baseline, class_names),
+        ),
+        (
+            "Confusion",
+            "On the test set: what share of each class was taken for which class.",
+            plots.confusion_matrix(confusion, class_names),
+        ),
+        (
+            "Reliability",
+            "On the test set: how often the classifier is right when it is so sure. Training on soft labels can make it too modest.",
+            plots.reliability(accuracy, baseline),
+        ),
+    ]
+    return [Plot(title, text, figure) for title, text, figure in found if figure is not None]
+
+
+def choose_rows(config: Config, real: RealSet, store: MixStore) -> list[Row]:
+    """A few stored and accepted mixes, spread over classes and strengths: rows of one source image,
+    or of one class from noise.
+    """
+    plan = plan_of(config, real, store)
+    chunk_of = np.full(len(plan), -1)
+    for chunk in store.stored_chunks():
+        if chunk < plan.num_chunks:
+            chunk_of[plan.chunk_ids(chunk)] = chunk
+    pictures = _Pictures(store, chunk_of)
+    shown: list[list[dict]] = []
+    for ids in _groups(plan, np.flatnonzero(chunk_of >= 0)):
+        made = pictures.first_accepted(ids)
+        if made:
+            shown.append(made)
+        if len(shown) == ROWS:
+            break
+    return [_row(made, real) for made in sorted(shown, key=lambda made: made[0]["source_label"])]
+
+
+def _groups(plan: MixPlan | ComposedPlan, available: np.ndarray) -> list[list[int]]:
+    """Mix ids by row of the sheet, each row's and the rows themselves in order of preference."""
+    columns = plan.columns(available)
+    key = columns["target_label"] if plan.kind == "gen" else columns["source"]
+    keys = np.unique(key)
+    if len(keys) > _MOST_SOURCES:
+        keys = np.sort(np.random.default_rng(0).choice(keys, _MOST_SOURCES, replace=False))
+    groups = []
+    for value in keys:
+        places = np.flatnonzero(key == value)
+        source, target = columns["source_label"][places], columns["target_label"][places]
+        strength = np.round(columns["strength"][places].astype(float), 1)
+        if (
+            source != target
+            # what the method is about; a mix within a class shows nothing that an eye could check
+        ).any():
+            places, target, strength = (
+                places[source != target],
+                target[source != target],
+                strength[source != target],
+            )
+        order = _spread(list(zip(target.tolist(), strength.tolist(), strict=True)))
+        groups.append(
+            (
+                int(source[0]),
+                min(len(set(target.tolist())), MIXES_PER_ROW),
+                available[places][order].tolist(),
+            )
+        )
+    groups.sort(key=lambda group: -group[1])
+    seen: Counter[int] = Counter()
+    ranked = []
+    for label, _, ids in groups:  # the best image of every class before any class's second
+        ranked.append((seen[label], ids))
+        seen[label] += 1
+    return [ids for _, ids in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _spread(mixes: list[tuple[int, float]]) -> list[int]:
+    """An order of (target, strength) in which the first few differ: always what was shown least."""
+    targets: Counter[int] = Counter()
+    strengths: Counter[float] = Counter()
+    left = list(range(len(mixes)))
+    order: list[int] = []
+    while left and len(order) < 4 * MIXES_PER_ROW:
+        best = min(left, key=lambda i: (targets[mixes[i][0]], strengths[mixes[i][1]], i))
+        left.remove(best)
+        order.append(best)
+        targets[mixes[best][0]] += 1
+        strengths[mixes[best][1]] += 1
+    return order
+
+
+def _row(made: list[dict], real: RealSet) -> Row:
+    """A row of stored mixes, strength rising."""
+    names, first = real.class_names, made[0]
+    # The mixes of a composed store may come from images that this run does not have.
+    there = first["source_id"] in real.image_ids if first["source_id"] else False
+    source = images.decode(real.image_bytes(real.index_of(first["source_id"]))) if there else None
+    mixes = [
+        Mixed(
+            images.decode(mix["image"]), names[mix["target_label"]], mix["strength"], mix["score"]
+        )
+        for mix in made
+    ]
+    return Row(
+        source, names[first["source_label"]], sorted(mixes, key=lambda mix: round(mix.strength, 2))
+    )
+
+
+def _sheet_title(kind: str) -> str:
+    return {
+        "gen": "Images made from noise",
+        "aug": "Left a real image, right of it the same image redrawn as its own class",
+        "mix": "Left a real image, right of it the same image translated into other classes",
+        "composed": "Mixes that were put together, and left the real image where it is among the training images",
+    }[kind]
+
+
+class _Pictures:
+    """Reads mixes from the store, each part at most once. Owned by one call of `choose_rows`."""
+
+    def __init__(self, store: MixStore, chunk_of: np.ndarray):
+        self.store, self.chunk_of = store, chunk_of
+        self._chunks: dict[int, dict[int, dict]] = {}
+
+    def first_accepted(self, ids: list[int]) -> list[dict]:
+        """The first few of `ids` that the gate let through, as rows of the store."""
+        found: list[dict] = []
+        for mix_id in ids:
+            mix = self._chunk(int(self.chunk_of[mix_id])).get(mix_id)
+            if mix is not None and mix["accepted"]:
+                found.append(mix)
+            if len(found) == MIXES_PER_ROW:
+                break
+        return found
+
+    def _chunk(self, chunk: int) -> dict[int, dict]:
+        if chunk not in self._chunks:
+            self._chunks[chunk] = {mix["mix_id"]: mix for mix in self.store.read(chunk).to_pylist()}
+        return self._chunks[chunk]

@@ -1,0 +1,51 @@
+"""`mix.batch: auto` on a real cluster."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from diffmix.errors import UserError
+from diffmix.storage import Folder
+from engine import session
+from engine.mixing.batch_size import measure_batch, stored_batch
+from engine.run import synthesize
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def test_measured_once_and_kept_by_the_store(tmp_path, small_config, monkeypatch):
+    config = small_config(tmp_path, **{"mix.batch": "auto", "mix.count": 16})
+    assert stored_batch(Folder(str(tmp_path))) is None
+    synthesize(config)
+    batch = stored_batch(Folder(str(tmp_path)))
+    assert config.mix.batch == batch
+    assert batch in (1, 2, 4)  # 16 mixes are at least 4 chunks for the mixer
+    assert f"batch: {batch}\n" in (tmp_path / "config.yaml").read_text()
+    parts = {file.name: file.read_bytes() for file in (tmp_path / "mixes").glob("part-*")}
+    assert (
+        max(pq.read_metadata(file).num_rows for file in (tmp_path / "mixes").glob("part-*"))
+        == batch
+    )
+
+    # A resumed run takes the store's number and measures nothing.
+    monkeypatch.setattr(session, "measure_batch", None)
+    for name in sorted(parts)[:2]:
+        (tmp_path / "mixes" / name).unlink()
+    synthesize(small_config(tmp_path, **{"mix.batch": "auto", "mix.count": 16}))
+    assert {file.name: file.read_bytes() for file in (tmp_path / "mixes").glob("part-*")} == parts
+
+
+def test_a_base_that_cannot_be_used_is_one_sentence(tmp_path, small_config):
+    config = small_config(tmp_path, **{"mix.batch": "auto", "model.resolution": 33})
+    with pytest.raises(UserError, match="multiple of"):
+        measure_batch(config, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("not JSON", "not valid JSON"), ('{"plan": null}', "identity"), ("[]", "identity")],
+)
+def test_a_broken_plan_is_refused_in_one_sentence(tmp_path, text, says):
+    (tmp_path / "mixes").mkdir()
+    (tmp_path / "mixes" / "plan.json").write_text(text)
+    with pytest.raises(UserError, match=says):
+        stored_batch(Folder(str(tmp_path)))
