@@ -39,7 +39,7 @@ def personalize(config: Config) -> None:
 
 
 def preview(config: Config) -> None:
-    from diffmix.preview import preview as make_preview
+    from diffmix.report.preview import preview as make_preview
 
     _require_shared_out(config)
     shown = make_preview(config)

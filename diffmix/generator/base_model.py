@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from diffmix.config import ModelConfig, Precision
+from diffmix.config import ModelConfig
+from diffmix.config.model import Precision
 from diffmix.errors import UserError, reason
 
 if TYPE_CHECKING:

@@ -157,7 +157,7 @@ def test_robustness_is_trained_on_cub_and_tested_on_waterbirds():
 def test_nano_has_a_counterpart_for_each_protocol_and_strategy():
     from typing import get_args
 
-    from diffmix.config import Strategy
+    from diffmix.config.mix import Strategy
 
     for name in ("few_shot", "conventional", "long_tail", "robustness"):
         assert recipe(f"nano/{name}.yaml").data.train == "nano"

@@ -9,7 +9,7 @@ from diffmix.errors import UserError
 from diffmix.gates.gate import Scorer, make_gate
 from diffmix.generator.concept import Concept
 from diffmix.generator.mixer import Mixer
-from diffmix.preview import DRAWS, preview, preview_rows, preview_strengths, score_rows
+from diffmix.report.preview import DRAWS, preview, preview_rows, preview_strengths, score_rows
 
 
 def mixer_of(model, real, strategy: str, **options) -> Mixer:
