@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
-NANO_FOLDER = Path(__file__).parent / "nano" / "base"
+NANO_FOLDER = Path(__file__).parent.parent / "nano" / "base"
 """The embedded base model."""
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
