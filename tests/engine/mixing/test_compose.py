@@ -278,7 +278,10 @@ def test_damaged_inputs(tmp_path, config):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--compose.share", "0"], "--compose.share is 0.0"),
+        (
+            ["--compose.share", "0"],
+            "--compose.share is 0, but it must be a list of numbers above 0",
+        ),
         (["--compose.count", "0"], "--compose.count is 0"),
         (["--compose.share", "0.5", "--compose.count", "3"], "left out where compose.count is set"),
         (["--compose.share", "0.5", "0.5", "0.5"], "one number, or one for each of compose.stores"),
