@@ -49,6 +49,8 @@ class OneOf:
     """
 
     names: Callable[[], Iterable[str]]
+    own: bool = False
+    """Whether `module:attribute` is a choice too: an entry of the user's own."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
@@ -56,7 +58,7 @@ class OneOf:
         return core_schema.no_info_after_validator_function(self._known, handler(source))
 
     def _known(self, value: str) -> str:
-        if value not in self.names():
+        if value not in self.names() and not (self.own and ":" in value):
             raise ValueError
         return value
 

@@ -65,10 +65,12 @@ def joined(names: Iterable[str], last: str = "or") -> str:
 
 
 def _phrase(kind: typing.Any) -> str:
+    plain, marks = _parts(kind)
     names = choices(kind)
+    if any(isinstance(mark, OneOf) and mark.own for mark in marks):
+        names.append("module:attribute")
     if names:
         return joined(names)
-    plain, marks = _parts(kind)
     if typing.get_origin(plain) is tuple:
         members = typing.get_args(plain)
         item, item_marks = _parts(members[0])

@@ -25,6 +25,8 @@ class Oven:
     """
     form: Annotated[str, OneOf(lambda: REGISTRY), Placeholder("FORM", lambda: REGISTRY)] = "round"
     """The form."""
+    maker: Annotated[str, OneOf(lambda: REGISTRY, own=True)] = "round"
+    """Who makes it."""
     minutes: Annotated[int | None, Unit("batches")] = None
 
 
@@ -36,7 +38,7 @@ class Cake:
 
 def test_a_field_says_all_of_its_option():
     found = options(Cake)
-    assert list(found) == ["name", "oven.degrees", "oven.form", "oven.minutes"]
+    assert list(found) == ["name", "oven.degrees", "oven.form", "oven.maker", "oven.minutes"]
     heat = found["oven.degrees"]
     assert (heat.group, heat.default, heat.unit, heat.usual) == ("oven", 180.0, "degrees", True)
     assert heat.text == "Heat of the oven. Measured inside."
@@ -64,6 +66,16 @@ def test_a_registry_is_where_choices_stand(monkeypatch):
     monkeypatch.setitem(REGISTRY, "star", 3)
     assert form.fit("star") == "star"
     assert form.text == "The form. FORM is round, square or star."
+
+
+def test_an_entry_of_the_users_own_is_a_choice_where_it_may_be():
+    maker = options(Cake)["oven.maker"]
+    assert maker.allowed == "round, square or module:attribute"
+    assert maker.fit("mine:MAKER") == "mine:MAKER"
+    with pytest.raises(UserError, match="module:attribute"):
+        maker.fit("mine")
+    with pytest.raises(UserError):
+        options(Cake)["oven.form"].fit("mine:FORM")
 
 
 def test_values_are_fitted_or_refused_with_one_sentence():
