@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from diffmix.config.compose import ComposeConfig
 from diffmix.config.data import DataConfig
@@ -23,6 +23,8 @@ from diffmix.config.placement import PlacementConfig
 from diffmix.config.run import RunConfig
 from diffmix.config.train import TrainConfig
 from diffmix.options.markers import Usual
+
+T = TypeVar("T", bound=Any)
 
 __all__ = [
     "Config",
@@ -42,9 +44,9 @@ __all__ = [
 ]
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
-    """All options."""
+    """All options. A change gives a new configuration: `replace`."""
 
     out: Usual[str] = ""
     """Run folder: a local path, s3:// or gs://. All nodes must reach it. A second run in it resumes
@@ -63,10 +65,10 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
 
 
-def replace(config: Config, **changes: Any) -> Config:
+def replace(config: T, **changes: Any) -> T:
     """A copy with other values of dotted options: `replace(config, **{"mix.count": 3})`.
 
-    Raises `TypeError` for an option that does not exist. Values are taken as they are: `check`
+    `config` may be a group too, whose options have no dot: `replace(config.mix, count=3)`. Raises `TypeError` for an option that does not exist. Values are taken as they are: `check`
     refuses those out of bounds.
     """
     grouped: dict[str, dict[str, Any]] = {}

@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 from diffmix.options.markers import Unit, Usual
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ComposeConfig:
     """Which mixes `diffmix compose` puts together."""
 

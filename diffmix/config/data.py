@@ -19,7 +19,7 @@ def published_names() -> Iterable[str]:
     return SETS
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The labeled images."""
 

@@ -10,7 +10,7 @@ from pydantic import NonNegativeInt
 from diffmix.options.markers import Unit
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """What is measured at the end."""
 

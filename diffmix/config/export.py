@@ -8,7 +8,7 @@ from typing import Literal
 from diffmix.options.markers import Usual
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """What `diffmix export` writes, and where."""
 

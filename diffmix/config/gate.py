@@ -10,7 +10,7 @@ from annotated_types import Interval
 from diffmix.options.markers import Share, Usual
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class GateConfig:
     """Rejecting mixes that do not show the superclass: a CLIP scores each mix."""
 

@@ -15,7 +15,7 @@ Strategy = Literal[
 ]
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class MixConfig:
     """What is mixed with what, and how (paper, sections 3.3 and 3.4)."""
 

@@ -12,7 +12,7 @@ from diffmix.options.markers import Unit, Usual
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The text-to-image model."""
 

@@ -11,7 +11,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from diffmix.options.markers import Share, Unit, Usual
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PersonalizeConfig:
     """Teaching the base model the classes (paper, section 3.2)."""
 

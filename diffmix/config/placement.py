@@ -11,7 +11,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from diffmix.options.markers import Unit, Usual
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PlacementConfig:
     """How the cluster's GPUs are shared out. Without CUDA they are logical and run on the CPU."""
 

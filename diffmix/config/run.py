@@ -10,7 +10,7 @@ from pydantic import NonNegativeInt
 from diffmix.options.markers import Share, Usual
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The job as a whole."""
 

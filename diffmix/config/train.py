@@ -12,7 +12,7 @@ from diffmix.config.model import Precision
 from diffmix.options.markers import Share, Unit, Usual
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The classifier and how it is trained."""
 

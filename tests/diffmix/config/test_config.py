@@ -2,6 +2,7 @@
 `tests/diffmix/options/test_option.py` and `tests/jobs/test_options.py`.
 """
 
+import dataclasses
 import json
 
 import pytest
@@ -16,6 +17,12 @@ def test_replace_gives_a_new_configuration():
     assert config == Config(out="a")
     assert replace(changed, **{"mix.count": None, "mix.batch": 16, "out": "a"}) == config
     assert changed.train is config.train
+    assert replace(config.mix, count=3).count == 3
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().mix.count = 3
 
 
 @pytest.mark.parametrize("option", ["mix.cuont", "cuont"])
