@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow as pa
 import ray
 
 from benchmarks.simulated import SleepingMixer, mix_job, session
-from diffmix.config import Config
+from diffmix.config import Config, MixConfig, PlacementConfig
 from engine import phases
 from engine.mixing import stages
 from engine.mixing.store import SCHEMA, MixStore, part_name
@@ -29,9 +28,10 @@ def chunks_per_second(chunks: int, most_chunks: int) -> float:
     """Chunks of one tiny mix that two mixers and a store can be fed with, at most `most_chunks` in
     a task: what a task costs.
     """
-    config = Config()
-    config.mix = replace(config.mix, strategy="real-mix", count=chunks, batch=1)
-    config.placement = replace(config.placement, mixers=(2,), cpus_per_mixer=0.5)
+    config = Config(
+        mix=MixConfig(strategy="real-mix", count=chunks, batch=1),
+        placement=PlacementConfig(mixers=(2,), cpus_per_mixer=0.5),
+    )
     usual, stages.MOST_CHUNKS = stages.MOST_CHUNKS, most_chunks
     try:
         with session(config, 100) as opened:

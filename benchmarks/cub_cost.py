@@ -25,7 +25,7 @@ from benchmarks.mixer_throughput import CLASSES, SUPERCLASS, mix_all, paper_sett
 from benchmarks.random_base import write_sd15
 from diffmix.classifier.loss import cross_entropy, soft_mean
 from diffmix.classifier.model import input_layout
-from diffmix.config import ModelConfig, PersonalizeConfig
+from diffmix.config import ModelConfig, PersonalizeConfig, replace
 from diffmix.datasets.real import Example, RealSet
 from diffmix.generator.batch_size import saturating_batch
 from diffmix.generator.mixer import Mixer
@@ -62,7 +62,7 @@ def personalize_rate(model: ModelConfig, batch_size: int, steps: int) -> float:
 def mix_rate(model: ModelConfig, batch: int | None, chunks: int) -> float:
     """Images a second of the mixer with the paper's settings, after one chunk."""
     mix = paper_settings()
-    mix.batch = batch or saturating_batch(model, mix)
+    mix = replace(mix, batch=batch or saturating_batch(model, mix))
     mixer = Mixer(model, mix, CLASSES, SUPERCLASS)
     mix_all(mixer, *tasks(mixer.batch, mixer.resolution, -1))
     specs, sources = tasks(chunks * mixer.batch, mixer.resolution, 0)

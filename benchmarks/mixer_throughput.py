@@ -25,7 +25,7 @@ from PIL import Image
 
 from benchmarks import record
 from benchmarks.random_base import write_sd15
-from diffmix.config import MixConfig, ModelConfig
+from diffmix.config import MixConfig, ModelConfig, replace
 from diffmix.generator.base_model import base_path, device_and_dtype
 from diffmix.generator.batch_size import saturating_batch
 from diffmix.generator.mixer import Mixer
@@ -170,7 +170,7 @@ def measure(
     way.
     """
     if mix.batch == "auto":
-        mix.batch = saturating_batch(model, mix)
+        mix = replace(mix, batch=saturating_batch(model, mix))
     mixer = Mixer(model, mix, CLASSES, SUPERCLASS)
     usual = OneAtATime(mixer, model)
     mixes = -(-mixes // mixer.batch) * mixer.batch  # whole chunks

@@ -19,14 +19,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import ray
 from ray.cluster_utils import Cluster
 
 from benchmarks import record
 from benchmarks.simulated import SleepingLoop, SleepingMixer, mix_job, session
-from diffmix.config import Config
+from diffmix.config import Config, MixConfig, PlacementConfig, RunConfig, TrainConfig
 from engine import phases
 from engine.placement.split import Rates, choose
 from engine.telemetry import figures, length, spans, union
@@ -88,20 +88,17 @@ def costs(ratio: float, seconds: float) -> Costs:
 
 
 def config(mixers: int, trainers: int, chunks: int, mode: str = "overlapped") -> Config:
-    made = Config()
-    made.mix = replace(
-        made.mix, strategy="real-mix", count=chunks * BATCH, batch=BATCH, synthetic_p=0.3
+    return Config(
+        mix=MixConfig(strategy="real-mix", count=chunks * BATCH, batch=BATCH, synthetic_p=0.3),
+        train=TrainConfig(batch_size=TRAIN_BATCH, epochs=EPOCHS, loader_workers=0),
+        placement=PlacementConfig(
+            mixers=(mixers,),
+            trainers=trainers,
+            cpus_per_mixer=0.5,
+            cpus_per_trainer=0.5,
+        ),
+        run=RunConfig(mode=mode, train_after=TRAIN_AFTER),  # type: ignore[arg-type]
     )
-    made.train = replace(made.train, batch_size=TRAIN_BATCH, epochs=EPOCHS, loader_workers=0)
-    made.placement = replace(
-        made.placement,
-        mixers=(mixers,),
-        trainers=trainers,
-        cpus_per_mixer=0.5,
-        cpus_per_trainer=0.5,
-    )
-    made.run = replace(made.run, mode=mode, train_after=TRAIN_AFTER)  # type: ignore[arg-type]
-    return made
 
 
 def run(job_costs: Costs, mixers: int, trainers: int, mode: str) -> dict:

@@ -15,7 +15,6 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,11 @@ import torch
 
 from benchmarks import record
 from benchmarks.mixer_throughput import psnr
-from benchmarks.strategies import RECIPE, changed, config, interval, run_arm
+from benchmarks.strategies import RECIPE, config, interval, run_arm
 from benchmarks.tiny_vae import distil
 from diffmix import images
 from diffmix.classifier.oracle import oracle_share
-from diffmix.config import Config, ModelConfig
+from diffmix.config import Config, ModelConfig, replace
 from diffmix.datasets.prepare import prepare
 from diffmix.generator.base_model import load_base
 from diffmix.generator.mixer import Mixer
@@ -97,7 +96,7 @@ def measure(
     specs, sources = tasks(recipe.mix.strength[0], count)
     mixers = {}
     for name, changes in chosen.items():
-        own = changed(recipe, changes)
+        own = replace(recipe, **changes)
         mixers[name] = Mixer(
             own.model,
             own.mix,
@@ -150,7 +149,7 @@ def accuracy(
     for seed in seeds:
         concept = concept_of(recipe, seed, folder)
         for name, changes in chosen.items():
-            made = changed(config("diff_mix", seed, folder, concept, recipe), changes)
+            made = replace(config("diff_mix", seed, folder, concept, recipe), **changes)
             summary = run_arm("diff_mix", replace(made, out=f"{folder}/seed-{seed}/profile-{name}"))
             top1[name].append(100 * summary["accuracy"]["top1"])
             print(f"seed {seed}, {name}: {top1[name][-1]:.1f} %", flush=True)
@@ -192,7 +191,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    recipe = changed(load(str(RECIPE)), {"mix.num_inference_steps": STEPS})
+    recipe = replace(load(str(RECIPE)), **{"mix.num_inference_steps": STEPS})
     with tempfile.TemporaryDirectory(prefix="diffmix-profiles-") as temporary:
         folder = os.path.abspath(options.keep or temporary)
         tiny = Path(folder, "tiny-vae")

@@ -15,13 +15,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from dataclasses import replace
 
 import ray
 
 from benchmarks import constants, record
 from benchmarks.simulated import SleepingMixer, TakeAll, mix_job, session, start_ray
-from diffmix.config import Config
+from diffmix.config import Config, MixConfig, PlacementConfig
 from engine import phases
 from engine.mixing.stages import MOST_CHUNKS
 from engine.telemetry import spans
@@ -37,10 +36,10 @@ CONTROL_MIXERS = 2
 
 
 def config(mixers: int, mixes: int) -> Config:
-    made = Config()
-    made.mix = replace(made.mix, strategy="real-mix", count=mixes, batch=BATCH)
-    made.placement = replace(made.placement, mixers=(mixers,), cpus_per_mixer=0.5)
-    return made
+    return Config(
+        mix=MixConfig(strategy="real-mix", count=mixes, batch=BATCH),
+        placement=PlacementConfig(mixers=(mixers,), cpus_per_mixer=0.5),
+    )
 
 
 def efficiency(mixers: int, chunk_seconds: float, seconds: float) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from dataclasses import replace
 
 from benchmarks import record
 from benchmarks.overlap import (
@@ -26,7 +25,7 @@ from benchmarks.overlap import (
     run,
 )
 from benchmarks.simulated import SleepingMixer, mix_job, session
-from diffmix.config import Config
+from diffmix.config import Config, replace
 from engine.placement import calibrate
 from engine.placement.cluster import available_gpus
 from engine.placement.split import Rates, Split, choose, predict
@@ -77,7 +76,7 @@ def main() -> None:
         for name in chosen.ratios:
             job_costs = costs(RATIOS[name], chosen.seconds)
             made = config(1, 1, job_costs.chunks)
-            made.placement = replace(made.placement, auto=True)
+            made = replace(made, **{"placement.auto": True})
             rates = calibrated(job_costs, made)
             best = choose(made, rates, job_costs.mixes, available_gpus())
             walls = {}

@@ -17,7 +17,6 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks import record
-from diffmix.config import Config
+from diffmix.config import Config, replace
 from diffmix.storage import Folder
 from jobs.options import load
 
@@ -41,15 +40,6 @@ ARMS: dict[str, dict[str, Any]] = {
 """Each arm's changes to the recipe. Arms without a strategy have no mixes."""
 
 
-def changed(base: Config, changes: dict[str, Any]) -> Config:
-    """A copy with other values of dotted options."""
-    made = replace(base)
-    for option, value in changes.items():
-        group, _, name = option.partition(".")
-        setattr(made, group, replace(getattr(made, group), **{name: value}))
-    return made
-
-
 def config(arm: str, seed: int, out: str, concept: str | None, recipe: Config) -> Config:
     """One arm of one seed."""
     common = {
@@ -59,7 +49,7 @@ def config(arm: str, seed: int, out: str, concept: str | None, recipe: Config) -
         "train.baseline": False,
         "personalize.concept": concept,
     }
-    return changed(replace(recipe, out=f"{out}/seed-{seed}/{arm}"), {**common, **ARMS[arm]})
+    return replace(recipe, out=f"{out}/seed-{seed}/{arm}", **{**common, **ARMS[arm]})
 
 
 def run_arm(arm: str, chosen: Config) -> dict:

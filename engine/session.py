@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import ray
 import yaml
 
-from diffmix.config import Config, to_dict
+from diffmix.config import Config, replace, to_dict
 from diffmix.config_check import check
 from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.errors import UserError, reason
@@ -88,8 +88,7 @@ def check_inputs(config: Config, trains: bool = False) -> tuple[Folder, Prepared
             config.train, len(data.train.class_names)
         )  # workers will; hours later it would be too late to find out
     check_gate(config)
-    if config.mix.batch == "auto":
-        config.mix.batch = stored_batch(out) or "auto"
+    config = with_stored_batch(config, out)
     if find_composed(out, data.train) is None:
         concept = find_concept(config, out, data.train)
         # Else the concept or the batch is yet to come, and the store with it.
@@ -97,6 +96,12 @@ def check_inputs(config: Config, trains: bool = False) -> tuple[Folder, Prepared
             bind_store(config, out, data.train, concept)
     _check_space(config, out, data)
     return out, data
+
+
+def with_stored_batch(config: Config, out: Folder) -> Config:
+    """`config` with the number that `mix.batch` auto means in the run folder's mix store, if any."""
+    batch = stored_batch(out) if config.mix.batch == "auto" else None
+    return replace(config, **{"mix.batch": batch}) if batch else config
 
 
 def _check_space(config: Config, out: Folder, data: Prepared) -> None:
@@ -133,11 +138,12 @@ def open_session(
     telemetry is collected in a thread.
 
     `command` is when the command was given, in seconds since 1970; None: now. `personalizes`,
-    `mixes` and `trains` say which phases the cluster has to have room for. Where `mixes`, `config`
-    afterwards has the number that `mix.batch` auto means.
+    `mixes` and `trains` say which phases the cluster has to have room for. Where `mixes`, the
+    session's `config` has the number that `mix.batch` auto means.
     """
     command = time.time() if command is None else command
     out, data = check_inputs(config, trains)
+    config = with_stored_batch(config, out)
     cluster.connect(config)
     if find_composed(out, data.train) is not None:  # all mixes are there
         personalizes = mixes = False
@@ -145,7 +151,8 @@ def open_session(
         config, personalizes=personalizes and uses_concept(config), mixes=mixes, trains=trains
     )
     if mixes and config.mix.batch == "auto":
-        config.mix.batch = measure_batch(config, len(make_plan(config, data.train)))
+        batch = measure_batch(config, len(make_plan(config, data.train)))
+        config = replace(config, **{"mix.batch": batch})
     out.write(
         "config.yaml", yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False).encode()
     )

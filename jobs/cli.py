@@ -2,82 +2,149 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+import select
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from diffmix.errors import UserError
 
+
+class Command(NamedTuple):
+    """A line of the table of commands."""
+
+    text: str
+    reads: tuple[str, ...] = ()
+    """Groups and single options that change what the command does; its `--help` lists them. Every
+    command accepts every option, so that one recipe serves all.
+    """
+
+
+_MAKES_MIXES = ("out", "data", "model", "personalize", "mix", "gate")
+_CONCEPT = ("personalize.concept", "personalize.prompts")
+
 COMMANDS = {
-    "run": "The whole job: personalize, then make mixes while the classifier trains on them.",
-    "personalize": "Teach the base model the classes: tokens and LoRA, into OUT/concept.",
-    "preview": "Make a contact sheet from a concept, into OUT/preview.png; needs no cluster.",
-    "synthesize": "Make all mixes of the plan, into OUT/mixes.",
-    "filter": "Score OUT's mixes with a CLIP and reject the worst; nothing is made again.",
-    "train": "Train the classifier on the real images and the mixes of OUT.",
-    "evaluate": "Test OUT's classifier; with --evaluate.mixes N, measure N of its mixes too.",
-    "compose": "Put mixes together, our own and other people's, into OUT/mixes; needs no cluster.",
-    "export": "Write OUT's mixes or concept in another layout; needs no cluster.",
-    "report": "Write OUT's report and pictures again.",
-    "plan": "Print what a run would make and ask for; starts nothing.",
-    "doctor": "Print what this machine has, what is missing and what to do about it.",
+    "run": Command(
+        "The whole job: personalize, then make mixes while the classifier trains on them.",
+        (*_MAKES_MIXES, "train", "evaluate.many_above", "evaluate.few_below", "placement", "run"),
+    ),
+    "personalize": Command(
+        "Teach the base model the classes: tokens and LoRA, into OUT/concept.",
+        ("out", "data", "model", "personalize", "mix.strategy", "placement", "run"),
+    ),
+    "preview": Command(
+        "Make a contact sheet from a concept, into OUT/preview.png; needs no cluster.",
+        ("out", "data", "model", *_CONCEPT, "mix", "gate", "run.seed"),
+    ),
+    "synthesize": Command(
+        "Make all mixes of the plan, into OUT/mixes.", (*_MAKES_MIXES, "placement", "run")
+    ),
+    "filter": Command(
+        "Score OUT's mixes with a gate and reject the worst; makes no mix anew.",
+        ("out", "data.superclass", "gate", "placement", "run.address"),
+    ),
+    "train": Command(
+        "Train the classifier on the real images and the mixes of OUT.",
+        (*_MAKES_MIXES, "train", "evaluate.many_above", "evaluate.few_below", "placement", "run"),
+    ),
+    "evaluate": Command(
+        "Test OUT's classifier; with --evaluate.mixes N, measure N of its mixes too.",
+        ("out", "data", "evaluate", "gate.clip", "run.seed"),
+    ),
+    "compose": Command(
+        "Put mixes together, from here and elsewhere, into OUT/mixes; needs no cluster.",
+        ("out", "compose", "data", "run.seed"),
+    ),
+    "export": Command(
+        "Write OUT's mixes or concept in another layout; needs no cluster.",
+        ("out", "export", "personalize.concept"),
+    ),
+    "report": Command("Write OUT's report again.", ("out", "data", "mix", "run.seed")),
+    "plan": Command(
+        "Print what a run would make and ask for; starts nothing.",
+        (*_MAKES_MIXES, "train", "placement", "run"),
+    ),
+    "doctor": Command("Print what this machine has, what is missing and what to do about it."),
 }
+
+_USAGE = """\
+usage: diffmix COMMAND [--config FILE.yaml] [--GROUP.OPTION VALUE ...]
+
+Better classifiers for fine-grained classes: a personalized diffusion model makes inter-class mixes
+while the classifier trains on them.
+
+{commands}
+
+diffmix COMMAND --help lists the usual options of a command, --help-all lists every option.
+Recipes for --config are in jobs/recipes/."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Exit code 0, 2 for anything that the user can mend (one sentence on standard
-    error), 1 for a defect.
+    """Run one command and return the exit code.
+
+    0: done. 1: a defect, or `doctor` found something bad. 2: a user error, one sentence on standard
+    error. 130: interrupted. 141: nobody reads the output any more.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
-            print(_usage())
-            return 0
-        command, *rest = arguments
-        if command not in COMMANDS:
-            import difflib
-
-            close = difflib.get_close_matches(command, COMMANDS, n=1)
-            raise UserError(
-                f"{command} is not a command{f'; did you mean {close[0]}?' if close else '.'} See diffmix --help."
-            )
-        if command == "doctor":
-            from jobs.doctor import doctor
-
-            return doctor()
-        from jobs.options import parse
-
-        config = parse(rest, command, COMMANDS[command])
-        if config.run.seeds and command != "run":
-            one = f"{config.out}/seed-{config.run.seeds[0]}/config.yaml"
-            raise UserError(
-                f"--run.seeds is for diffmix run; diffmix {command} takes one seed's configuration, such as --config {one}."
-            )
-        from jobs import commands
-
-        action: Callable = getattr(commands, command)
-        action(config)
-        return 0
+        code = _command(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"diffmix: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("diffmix: interrupted; the same command goes on from here.", file=sys.stderr)
+        print("diffmix: interrupted; the same command resumes from here.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        # Python flushes what is left when it exits, and would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
-def _usage() -> str:
-    lines = [f"  {name:<12} {text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: diffmix COMMAND [--config FILE.yaml] [--GROUP.OPTION VALUE ...]",
-            "",
-            "Better classifiers for fine-grained classes: personalized diffusion makes inter-class mixes while the classifier trains.",
-            "",
-            *lines,
-            "",
-            "diffmix COMMAND --help lists every option with its default. Recipes are in jobs/recipes/.",
-        ]
-    )
+def _command(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        lines = [f"  {name:<12} {command.text}" for name, command in COMMANDS.items()]
+        print(_USAGE.format(commands="\n".join(lines)))
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        end = f"did you mean {close[0]}?" if close else "diffmix --help lists them."
+        raise UserError(f"{name} is not a command of diffmix; {end}")
+    from jobs.help import HELP, help_text
+    from jobs.options import parse
+
+    config = parse([argument for argument in rest if argument not in HELP], name)
+    if HELP & set(rest):
+        command = COMMANDS[name]
+        print(help_text(name, command.text, command.reads, config, full="--help-all" in rest))
+        return 0
+    if name == "doctor":
+        from jobs.doctor import doctor
+
+        return doctor()
+    if config.run.seeds and name != "run":
+        one = f"{config.out}/seed-{config.run.seeds[0]}/config.yaml"
+        raise UserError(
+            f"--run.seeds is for diffmix run; diffmix {name} takes one seed's configuration, "
+            f"such as --config {one}."
+        )
+    from jobs import commands
+
+    action: Callable = getattr(commands, name)
+    action(config)
+    return 0
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads, as in `diffmix run --help | head`."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))
 
 
 if __name__ == "__main__":

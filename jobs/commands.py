@@ -1,4 +1,4 @@
-"""One function for each command: call the engine, print the outcome."""
+"""One function for each command. It calls the engine and prints the outcome."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffmix.errors import UserError
 
 
 def run(config: Config) -> None:
-    command = time.time()  # before Ray and torch are imported, which is part of the start
+    command = time.time()  # before the imports of Ray and torch, which count as start-up time
     from jobs.table import print_summary
 
     _require_shared_out(config)
@@ -45,14 +45,15 @@ def preview(config: Config) -> None:
     shown = make_preview(config)
     strengths = ", ".join(f"{strength:g}" for strength in shown["strengths"])
     sources = f"{', '.join(shown['sources'])} into " if shown["sources"] else ""
+    targets = ", ".join(shown["targets"])
     print(
-        f"{shown['images']} images, {sources}{', '.join(shown['targets'])} at strength {strengths}: {shown['picture']}"
+        f"{shown['images']} images, {sources}{targets} at strength {strengths}: {shown['picture']}"
     )
     if shown["scores"]:
-        words = (
-            f"{score:.2f} {f'at {strength:g}' if strength else 'of the real images'}"
-            for strength, score in shown["scores"].items()
-        )
+        words = []
+        for strength, score in shown["scores"].items():
+            where = f"at {strength:g}" if strength else "of the real images"
+            words.append(f"{score:.2f} {where}")
         print(f"mean CLIP score: {', '.join(words)}")
 
 
@@ -78,8 +79,8 @@ def filter(config: Config) -> None:
     _require_shared_out(config)
     done = filter_store(config)
     print(
-        f"{done['stored']} mixes of {config.out}/mixes are kept, {done['rejected']} with a score below {done['cut']:.4g} are rejected "
-        f"({done['scored']} were scored now)."
+        f"{done['stored']} mixes of {config.out}/mixes are kept, {done['rejected']} with a score "
+        f"below {done['cut']:.4g} are rejected ({done['scored']} were scored now)."
     )
 
 
@@ -103,20 +104,19 @@ def compose(config: Config) -> None:
     _require_shared_out(config)
     made = run_compose(config)
     for source in made["composed"]:
-        print(
-            f"{source['taken']} of {source['mixes']} mixes of {source['from']} ({source['format']})"
-        )
+        taken = f"{source['taken']} of {source['mixes']} mixes"
+        print(f"{taken} of {source['from']} ({source['format']})")
     print(
-        f"{made['planned']} mixes of {len(made['class_names'])} classes are in {config.out}/mixes; diffmix train --out {config.out} trains on them."
+        f"{made['planned']} mixes of {len(made['class_names'])} classes are in {config.out}/mixes; "
+        f"diffmix train --out {config.out} trains on them."
     )
 
 
 def export(config: Config) -> None:
     from engine.results.export import export as run_export
 
-    print(
-        f"{run_export(config)} of {config.out} went to {config.export.to} as {config.export.format}."
-    )
+    written = run_export(config)
+    print(f"{written} of {config.out} went to {config.export.to} as {config.export.format}.")
 
 
 def plan(config: Config) -> None:
@@ -127,8 +127,8 @@ def plan(config: Config) -> None:
 
 
 def _require_shared_out(config: Config) -> None:
-    """A submitted job runs in a copy of the working directory that is deleted: a relative run
-    folder would go with it.
+    """Refuse a relative run folder in a submitted job, which runs in a copy of the working
+    directory that is deleted afterwards.
     """
     if (
         "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
@@ -137,5 +137,6 @@ def _require_shared_out(config: Config) -> None:
         and not os.path.isabs(config.out)
     ):
         raise UserError(
-            f"--out {config.out} is relative, but a submitted job's folder is deleted afterwards; give an absolute path or a URI."
+            f"--out {config.out} is relative, but a submitted job's folder is deleted afterwards; "
+            "give an absolute path or a URI."
         )

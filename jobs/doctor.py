@@ -12,7 +12,7 @@ from diffmix.errors import reason
 
 
 class Finding(NamedTuple):
-    """One line of the report."""
+    """One line of the report, and what to do about it."""
 
     state: str
     """`ok`, `note` (works, could be better) or `bad` (a run would fail)."""
@@ -21,7 +21,7 @@ class Finding(NamedTuple):
 
 
 def doctor() -> int:
-    """Print the report; 0 where a run can start, 1 where something is `bad`."""
+    """Print the report and return the exit code: 0 if a run can start, 1 if something is `bad`."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -56,11 +56,12 @@ def _packages() -> Iterator[Finding]:
             yield Finding(
                 "note",
                 "xformers is not installed",
-                "attention uses torch's SDPA; `pip install -e '.[attention]' -c constraints.txt` adds it",
+                "attention uses torch's SDPA; "
+                "`pip install -e '.[attention]' -c constraints.txt` adds xformers",
             )
         else:
             yield Finding("bad", f"{name} is not installed", "pip install -e . -c constraints.txt")
-    importlib.import_module("torchvision")  # breaks where its build does not fit torch's
+    importlib.import_module("torchvision")  # fails where its build does not fit torch's
 
 
 def _devices() -> Iterator[Finding]:
@@ -74,7 +75,8 @@ def _devices() -> Iterator[Finding]:
         number = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         yield Finding(
             "ok",
-            f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB, `auto` precision is {number}",
+            f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB, "
+            f"`auto` precision is {number}",
         )
     if not torch.cuda.is_available():
         yield Finding(
@@ -90,10 +92,9 @@ def _attention() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         yield Finding("ok", "attention: SDPA (xformers has no CPU kernels)")
         return
-    yield Finding(
-        "ok",
-        f"attention: SDPA kernels flash={torch.backends.cuda.flash_sdp_enabled()}, efficient={torch.backends.cuda.mem_efficient_sdp_enabled()}",
-    )
+    flash = torch.backends.cuda.flash_sdp_enabled()
+    efficient = torch.backends.cuda.mem_efficient_sdp_enabled()
+    yield Finding("ok", f"attention: SDPA kernels flash={flash}, efficient={efficient}")
     try:
         from xformers.ops import memory_efficient_attention
 
@@ -105,7 +106,7 @@ def _attention() -> Iterator[Finding]:
     except (NotImplementedError, RuntimeError) as error:
         yield Finding(
             "note",
-            f"attention: xformers has no kernels here ({reason(error)})",
+            f"attention: xformers' kernels do not load ({reason(error)})",
             "its build must fit torch's: see constraints.txt",
         )
 
@@ -132,7 +133,8 @@ def _deepspeed() -> Iterator[Finding]:
         yield Finding(
             "note",
             f"no {missing} on PATH: DeepSpeed's own ops and torch.compile cannot be built",
-            "training needs neither; install g++ and ninja to use --model.compile or --personalize.compile",
+            "training needs neither; install g++ and ninja to use --model.compile or "
+            "--personalize.compile",
         )
 
 

@@ -1,67 +1,87 @@
-"""From recipe files and dotted options to a `Config`; every mistake is one sentence."""
+"""From recipe files and dotted options to a `Config`. Every mistake is one sentence."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import yaml
 
-from diffmix.config import Config
+from diffmix.config import Config, replace
 from diffmix.errors import UserError
+from diffmix.options import Option, options
+from diffmix.options.phrases import is_list
 
 
-def parse(arguments: list[str], command: str, description: str) -> Config:
-    """`--config FILE.yaml` (any number, later ones win), then dotted overrides. `--help` prints
-    every option and exits.
+def parse(arguments: list[str], command: str = "run") -> Config:
+    """The configuration that a command line gives.
+
+    `--config FILE.yaml` may be given several times; later files win over earlier ones, and dotted
+    options over files. An option is followed by its value, or by several words where it is a list:
+    `--mix.strength 0.3 0.5`. `None` is None where the option may be that. Raises `UserError`.
     """
-    files, rest = [], []
-    remaining = iter(arguments)
-    for argument in remaining:
-        if argument == "--config" or argument.startswith("--config="):
-            value = argument.partition("=")[2] or next(remaining, None)
-            if not value:
-                raise UserError("--config needs the name of a YAML file.")
-            files.append(value)
+    known = options(Config)
+    config, changes = Config(), {}
+    for name, words in _named(arguments, command):
+        if name == "config":
+            if not any(words):
+                raise UserError("--config is empty, but it must be the name of a YAML file.")
+            for file in words:
+                config = load(file, config)
+        elif name not in known:
+            end = _suggestion(name, known)
+            raise UserError(f"--{name} is not an option of diffmix {command}{end}")
         else:
-            rest.append(argument)
-    config = Config()
-    for file in files:
-        config = load(file, config)
-    known = list(option_names(Config))
-    for argument in rest:
-        name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
-        if argument.startswith("--") and name not in (*known, "help"):
-            raise UserError(
-                f"--{name} is not an option of `diffmix {command}`{_suggestion(name, known)}"
-            )
-    import tyro
+            changes[name] = _value(known[name], words)
+    return replace(config, **changes)
 
-    return tyro.cli(
-        Config,
-        prog=f"diffmix {command}",
-        description=description,
-        args=rest,
-        default=config,
-        config=(tyro.conf.FlagConversionOff,),
-        use_underscores=True,
-    )
+
+def _named(arguments: list[str], command: str) -> Iterable[tuple[str, list[str]]]:
+    """Each `--name` with the words that follow it; `--name=word` is read too."""
+    found: list[tuple[str, list[str]]] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, word = argument[2:].partition("=")
+            found.append((name.replace("-", "_"), [word] if equals else []))
+        elif found:
+            found[-1][1].append(argument)
+        else:
+            raise UserError(
+                f"{argument} is not an option of diffmix {command}; options begin with two dashes, "
+                "such as --out FOLDER."
+            )
+    return found
+
+
+def _value(option: Option, words: list[str]) -> object:
+    if words == ["None"] and option.optional:
+        return None
+    # A single word is a value; none and several only fit a list, and `fit` says so.
+    return option.fit(words if is_list(option.kind) or len(words) != 1 else words[0])
 
 
 def load(file: str, base: Config | None = None) -> Config:
-    """A recipe's configuration: `base` with what the file says, which starts from the recipe named
-    by its `inherit`, if any.
+    """A recipe's configuration: `base` with what the file says.
 
-    `inherit` is a path relative to the file, or a list of them, of which later ones win.
+    `inherit` in the file names a recipe to start from, by its path relative to the file, or a list
+    of recipes, of which later ones win. Raises `UserError`.
     """
     values = _read(Path(file))
     parents = values.pop("inherit", None) or []
     config = base or Config()
     for parent in [parents] if isinstance(parents, str) else parents:
         config = load(str(Path(file).parent / parent), config)
-    return _merge(config, values, file, "")
+    known, changes = options(Config), {}
+    for name, value in _dotted(values, file):
+        if name not in known:
+            raise UserError(f"{name} in {file} is not an option{_suggestion(name, known)}")
+        one = value is not None and not isinstance(value, (list, tuple))
+        option = known[name]
+        changes[name] = option.fit(
+            [value] if one and is_list(option.kind) else value, f" in {file}"
+        )
+    return replace(config, **changes)
 
 
 def _read(file: Path) -> dict:
@@ -70,62 +90,33 @@ def _read(file: Path) -> dict:
     except OSError as error:
         raise UserError(f"The configuration {file} cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"The configuration {file} is not valid YAML ({' '.join(str(error).split())})."
-        ) from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"The configuration {file} is not valid YAML ({reason}).") from error
     if not isinstance(values, dict):
         raise UserError(
-            f"The configuration {file} must be a mapping of option groups, but is a {type(values).__name__}."
+            f"The configuration {file} must be a mapping of option groups, "
+            f"but is a {type(values).__name__}."
         )
     return values
 
 
-def _merge(config: typing.Any, values: dict, file: str, prefix: str) -> typing.Any:
-    """A copy of a dataclass with values replaced, each checked against its field's type."""
-    from pydantic import TypeAdapter, ValidationError
-
-    types = typing.get_type_hints(type(config))
-    changes = {}
+def _dotted(values: dict, file: str) -> Iterator[tuple[str, object]]:
+    """The file's values by dotted name."""
+    groups = {option.group for option in options(Config).values()} - {""}
     for key, value in values.items():
-        if key not in types:
-            raise UserError(
-                f"{prefix}{key} in {file} is not an option{_suggestion(prefix + key, list(option_names(Config)))}"
-            )
-        kind = types[key]
-        if dataclasses.is_dataclass(kind):
-            if not isinstance(value, dict):
-                raise UserError(
-                    f"{prefix}{key} in {file} is a group of options, but has the value {value!r}."
-                )
-            changes[key] = _merge(getattr(config, key), value, file, f"{prefix}{key}.")
-            continue
-        if typing.get_origin(kind) is tuple and not isinstance(value, (list, tuple)):
-            value = [value]
-        try:
-            changes[key] = TypeAdapter(kind).validate_python(value)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise UserError(
-                f"{prefix}{key} in {file} is {value!r}, which does not fit: {reason[:1].lower()}{reason[1:]}."
-            ) from error
-    return dataclasses.replace(config, **changes)
-
-
-def option_names(kind: type, prefix: str = "") -> typing.Iterator[str]:
-    """The dotted name of every option."""
-    types = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(types[field.name]):
-            yield from option_names(types[field.name], f"{prefix}{field.name}.")
+        if key not in groups:
+            yield str(key), value
+        elif isinstance(value, dict):
+            yield from ((f"{key}.{name}", item) for name, item in value.items())
         else:
-            yield f"{prefix}{field.name}"
+            raise UserError(f"{key} in {file} is a group of options, but has the value {value!r}.")
 
 
-def _suggestion(name: str, known: list[str]) -> str:
+def _suggestion(name: str, known: Iterable[str]) -> str:
     """The closest option, also where only the part after the dot is right."""
     close = difflib.get_close_matches(name, known, n=1)
     if not close:
-        leaf = name.rpartition(".")[2]
         by_leaf = {option.rpartition(".")[2]: option for option in known}
-        close = [by_leaf[match] for match in difflib.get_close_matches(leaf, by_leaf, n=1)]
+        matches = difflib.get_close_matches(name.rpartition(".")[2], by_leaf, n=1)
+        close = [by_leaf[match] for match in matches]
     return f"; did you mean --{close[0]}?" if close else "."

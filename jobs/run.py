@@ -1,5 +1,5 @@
-"""`python -m jobs.run`: what `ray job submit --working-dir . -- python -m jobs.run --config ...
---out ...` runs.
+"""The entry point of a submitted job:
+`ray job submit --working-dir . -- python -m jobs.run --config FILE.yaml --out URI`.
 """
 
 import sys

@@ -15,7 +15,7 @@ def print_summary(summary: dict, config: Config) -> None:
     for row in headline(summary):
         table.add_row(*row)
     Console(soft_wrap=True).print(table)
-    # Plain lines: a table would cut long paths off.
+    # A table would cut long paths off.
     if "report" in summary:
         print(f"pictures: {summary['report']}")
     print(f"run folder: {config.out}")

@@ -256,6 +256,7 @@ def small_config(tiny_base, photos):
         PersonalizeConfig,
         RunConfig,
         TrainConfig,
+        replace,
     )
 
     def make(out: Path, **changes) -> Config:
@@ -286,10 +287,7 @@ def small_config(tiny_base, photos):
             ),
             run=RunConfig(seed=3),
         )
-        for option, value in changes.items():
-            group, _, name = option.rpartition(".")
-            setattr(getattr(config, group) if group else config, name, value)
-        return config
+        return replace(config, **changes)
 
     return make
 

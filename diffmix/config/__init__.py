@@ -1,13 +1,15 @@
 """Every option of a run in one typed tree: a file per group, composed here.
 
-The docstring under a field says what the option does, its unit, and where the paper or its code
-has it from: [P] is the paper, [C] its code. `--help` and `docs/options.md` print it.
+A field has the option's default, type, bounds and unit. The docstring under it says what the option
+does: `--help` prints its first sentence, `--help-all` and `docs/options.md` print all of it. It
+ends with the value in the paper [P] or in the paper's code [C].
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from diffmix.config.compose import ComposeConfig
 from diffmix.config.data import DataConfig
@@ -20,6 +22,9 @@ from diffmix.config.personalize import PersonalizeConfig
 from diffmix.config.placement import PlacementConfig
 from diffmix.config.run import RunConfig
 from diffmix.config.train import TrainConfig
+from diffmix.options.markers import Usual
+
+T = TypeVar("T", bound=Any)
 
 __all__ = [
     "Config",
@@ -34,18 +39,19 @@ __all__ = [
     "PlacementConfig",
     "RunConfig",
     "TrainConfig",
+    "replace",
     "to_dict",
 ]
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Config:
-    """All options. `out` is the run folder: everything that the run makes goes there, and a second
-    run goes on from it.
-    """
+    """All options. A change gives a new configuration: `replace`."""
 
-    out: str = ""
-    """Run folder: a local path, or s3:// or gs:// for a cluster without a shared disk."""
+    out: Usual[str] = ""
+    """Run folder: a local path, s3:// or gs://. All nodes must reach it. A second run in it resumes
+    the first.
+    """
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     personalize: PersonalizeConfig = field(default_factory=PersonalizeConfig)
@@ -57,6 +63,25 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     compose: ComposeConfig = field(default_factory=ComposeConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+
+
+def replace(config: T, **changes: Any) -> T:
+    """A copy with other values of dotted options: `replace(config, **{"mix.count": 3})`.
+
+    `config` may be a group too, whose options have no dot: `replace(config.mix, count=3)`. Raises `TypeError` for an option that does not exist. Values are taken as they are: `check`
+    refuses those out of bounds.
+    """
+    grouped: dict[str, dict[str, Any]] = {}
+    top = {}
+    for option, value in changes.items():
+        group, dot, name = option.partition(".")
+        if dot:
+            grouped.setdefault(group, {})[name] = value
+        else:
+            top[option] = value
+    for group, values in grouped.items():
+        top[group] = dataclasses.replace(top.get(group, getattr(config, group)), **values)
+    return dataclasses.replace(config, **top)
 
 
 def to_dict(config: object) -> dict:

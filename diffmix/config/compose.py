@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
+from pydantic import PositiveInt
+
+from diffmix.options.markers import Unit, Usual
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class ComposeConfig:
-    """`diffmix compose`: several sets of mixes into one, in OUT/mixes, which `diffmix train` then
-    takes as it is.
-    """
+    """Which mixes `diffmix compose` puts together."""
 
-    stores: tuple[str, ...] = ()
-    """What to put together: run folders, mix stores, and folders in the layouts of `export.format`,
-    the reference implementation's among them. Classes are matched by name to those of `data.train`,
-    or else of the first store.
+    stores: Usual[tuple[str, ...]] = ()
+    """Run folders, mix stores, and folders in a layout of `export.format`. Classes are matched by
+    name to those of `data.train`; without it, to those of the first store.
     """
-    share: tuple[float, ...] = ()
-    """Share of each one's mixes to take, drawn by `run.seed` (0 to 1]: one number for all, or one
-    for each. Empty: all.
+    share: Usual[tuple[Annotated[float, Interval(gt=0, le=1)], ...]] = ()
+    """Share of each store's mixes to take: one for all, or one for each store. Which mixes are
+    taken depends on `run.seed`. Empty: all mixes.
     """
-    count: tuple[int, ...] = ()
-    """Number of each one's mixes to take instead: one for all, or one for each. Empty: `share`
+    count: Usual[Annotated[tuple[PositiveInt, ...], Unit("mixes")]] = ()
+    """Number of each store's mixes to take: one for all, or one for each store. Empty: `share`
     decides.
     """

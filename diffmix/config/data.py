@@ -2,52 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
+from pydantic import NonNegativeInt, PositiveInt
+
+from diffmix.options.markers import Placeholder, Unit, Usual
 
 
-@dataclass
+def published_names() -> Iterable[str]:
+    """The data sets that `NAME:FOLDER` may name."""
+    from diffmix.datasets.named import SETS
+
+    return SETS
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the labeled photographs are."""
+    """The labeled images."""
 
-    train: str = ""
-    """Training images: a folder with one sub-folder per class, a Parquet file or folder, a Hugging
-    Face data set (a saved folder or a hub id), `nano`, the embedded data set, or `NAME:FOLDER`, a
-    local copy of a published data set in its publisher's layout, such as `cub:/data/CUB_200_2011`
-    (aircraft, cars, cub, dogs, flowers, flowers-half, food101, pets, voc, voc-main, waterbirds).
+    train: Usual[Annotated[str, Placeholder("NAME", published_names)]] = ""
+    """Training images: class folders, NAME:FOLDER, Parquet, hub id, `nano`. Class folders are a
+    folder with one sub-folder per class. `NAME:FOLDER`, such as `cub:/data/CUB_200_2011`, is a
+    local copy of a published data set in its publisher's layout. Parquet is a file or a folder. A
+    Hugging Face data set is a hub id or a saved folder. `nano` is the embedded data set.
     """
-    test: str | None = None
-    """Test images, in any of the forms of `train`. None: the data set's own test split, or else a
-    stratified part of `train`.
+    test: Usual[str | None] = None
+    """Test images, in any form of `data.train`. None: the data set's own test split; without one, a
+    stratified part of `data.train`.
     """
-    val_fraction: float = 0.1
-    """Share of the training images of each class that is held out to pick the checkpoint (0 to
-    below 1).
+    val_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.1
+    """Share of each class's training images that is held out to pick the checkpoint."""
+    test_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.2
+    """Share of each class that becomes the test set of a data set without one."""
+    superclass: Usual[str | None] = None
+    """The word for what all classes are, such as `bird`. None: the data set's own word; without
+    one, `object`.
     """
-    test_fraction: float = 0.2
-    """Share of each class that becomes the test set where the data set has none (0 to below 1)."""
-    superclass: str | None = None
-    """The word for what all classes are, such as `bird`. None: the data set's own word, else
-    `object`.
+    shots: Usual[Annotated[PositiveInt | None, Unit("images")]] = None
+    """Training images per class. They are drawn with replacement where a class has fewer. None: all
+    images. [C] 1, 5, 10
     """
-    shots: int | None = None
-    """Keep this many training images per class, drawn with replacement where a class has fewer.
-    None: all. [C] 1, 5, 10
-    """
-    imbalance_factor: float | None = None
-    """Long-tailed training set: class sizes fall from the mean count to this share of it (0 to 1].
-    None: as it is. [C] 0.01
+    imbalance_factor: Usual[Annotated[float, Interval(gt=0, le=1)] | None] = None
+    """Long tail: class sizes fall from their mean to this share of it. None: sizes stay as they
+    are. [C] 0.01, 0.02, 0.1
     """
     image_column: str = "image"
     """Column of the images in a Parquet or Hugging Face data set."""
     label_column: str = "label"
-    """Column of the labels in a Parquet or Hugging Face data set: integers or class names."""
-    max_bad_images: int = 20
-    """How many unreadable images may be skipped (each is named) before the run stops with an error."""
-    max_pixels: int = 100_000_000
-    """An image of more pixels than this counts as unreadable (protects against decompression
-    bombs).
+    """Column of the labels in a Parquet or Hugging Face data set. It holds integers or class
+    names.
     """
-    seed: int = 0
-    """Seed of the test, validation, shot and long-tail splits; apart from `run.seed` so that runs
-    compare on one split.
+    max_bad_images: Annotated[NonNegativeInt, Unit("images")] = 20
+    """Unreadable images that are skipped. Each is named; one more stops the run with an error."""
+    max_pixels: Annotated[PositiveInt, Unit("pixels")] = 100_000_000
+    """An image of more pixels counts as unreadable. This protects against decompression bombs."""
+    seed: NonNegativeInt = 0
+    """Seed of the test, validation, few-shot and long-tail splits. It is separate from `run.seed`,
+    so that runs with different seeds compare on the same images.
     """

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import NonNegativeInt
+
+from diffmix.options.markers import Unit
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What is measured at the end: how the test set's figures are grouped, and what `diffmix
-    evaluate` says of mixes.
-    """
+    """What is measured at the end."""
 
-    mixes: int = 0
-    """Number of stored mixes, drawn at random by `run.seed`, whose faithfulness and diversity are
-    measured; 0 is off. A Frechet distance needs some thousands.
+    mixes: Annotated[NonNegativeInt, Unit("mixes")] = 0
+    """Stored mixes whose faithfulness and diversity `diffmix evaluate` measures; 0 is none. They
+    are drawn by `run.seed`. A Frechet distance needs some thousands.
     """
     features: str = "clip"
-    """What distances between images are measured with: `clip`, the image tower of `gate.clip`, or a
-    timm model with its pre-trained weights, such as `inception_v3` (also timm's `hf-hub:ID` and
-    `local-dir:FOLDER`).
+    """What measures the distance between images: `clip` or a timm model. `clip` is the image tower
+    of `gate.clip`. A timm model comes with its pre-trained weights, such as `inception_v3`,
+    `hf-hub:ID` or `local-dir:FOLDER`.
     """
-    many_above: int = 20
-    """A class with more training images than this counts as many-shot. [C] 20 for CUB, 30 for
-    Flowers
-    """
-    few_below: int = 5
-    """A class with fewer training images than this counts as few-shot, the rest as medium-shot. [C]
-    5 for CUB, 10 for Flowers
+    many_above: Annotated[NonNegativeInt, Unit("images")] = 20
+    """A class with more training images counts as many-shot. [C] 20 for CUB, 30 for Flowers"""
+    few_below: Annotated[NonNegativeInt, Unit("images")] = 5
+    """A class with fewer training images counts as few-shot. Classes between `few_below` and
+    `many_above` are medium-shot. [C] 5 for CUB, 10 for Flowers
     """

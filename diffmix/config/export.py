@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from diffmix.options.markers import Usual
 
-@dataclass
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """`diffmix export`: OUT's mixes or concept in another layout."""
+    """What `diffmix export` writes, and where."""
 
-    format: Literal[
-        "imagefolder", "webdataset", "reference", "reference-concept", "peft-concept"
+    format: Usual[
+        Literal["imagefolder", "webdataset", "reference", "reference-concept", "peft-concept"]
     ] = "imagefolder"
-    """Mixes as a Hugging Face imagefolder, as WebDataset shards or as the reference implementation
-    writes them; or the concept in the reference's files (old attention-processor LoRA) or with
+    """Layout: imagefolder, webdataset, reference, reference-concept or peft-concept. The first
+    three are of mixes: Hugging Face's, WebDataset shards, and the reference implementation's. The
+    other two are of the concept: the reference's files (LoRA in attention-processor naming), and
     peft's LoRA.
     """
-    to: str = ""
-    """Folder that it goes to, which must be empty: a local path, s3:// or gs://."""
-    rejected: bool = False
+    to: Usual[str] = ""
+    """Empty or new folder to write to: a local path, s3:// or gs://."""
+    rejected: Usual[bool] = False
     """Also export the mixes that the gate rejected."""

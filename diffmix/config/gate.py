@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
+
+from diffmix.options.markers import Share, Usual
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """Dropping mixes that show nothing of the kind: a CLIP scores each mix by "with" against
-    "without" the superclass.
-    """
+    """Rejecting mixes that do not show the superclass: a CLIP scores each mix."""
 
-    clip: str | None = None
-    """CLIP model: a folder or hub id for transformers, such as `openai/clip-vit-base-patch32` [C],
-    or `open_clip:NAME:WEIGHTS`, where WEIGHTS is a tag or a file (also `open_clip:hf-hub:ID`,
-    `open_clip:local-dir:FOLDER`). None: no gate.
+    clip: Usual[str | None] = None
+    """CLIP model: a transformers folder, a hub id or `open_clip:NAME:WEIGHTS`. WEIGHTS is a tag or
+    a file; `open_clip:hf-hub:ID` and `open_clip:local-dir:FOLDER` are read too. None: no gate. [C]
+    openai/clip-vit-base-patch32
     """
-    threshold: float | None = None
-    """Least score of a mix that is used, 0 to 1; decided in the mixer. None: `quantile` decides."""
-    quantile: float = 0.1
-    """Share of mixes, those with the lowest scores, that is dropped: at least 0 and below 1. Needs
-    all scores, so it is decided when all mixes are there: in `--run.mode staged`, by `diffmix
-    synthesize` and by `diffmix filter`. [P] 0.1
+    threshold: Usual[Share | None] = None
+    """Lowest score of an accepted mix. The mixer decides at once. None: `quantile` decides."""
+    quantile: Usual[Annotated[float, Interval(ge=0, lt=1)]] = 0.1
+    """Share of mixes to reject, those with the lowest scores. It needs the scores of all mixes, so
+    it works with `run.mode staged`, `diffmix synthesize` and `diffmix filter`. [P] 0.1
     """
     prompts: tuple[str, str] = (
         "a photo with a {superclass} on it",
         "a photo without a {superclass} on it",
     )
-    """What a good mix is called and what a bad one: the score is the softmax's probability of the
+    """Description of a good mix, and of a bad one. The score is the softmax probability of the
     first. [C]
     """

@@ -3,72 +3,82 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval, MinLen
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from diffmix.options.markers import Share, Unit, Usual
 
 Strategy = Literal[
     "real-gen", "real-aug", "real-mix", "ti-aug", "ti-mix", "diff-gen", "diff-aug", "diff-mix"
 ]
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class MixConfig:
     """What is mixed with what, and how (paper, sections 3.3 and 3.4)."""
 
-    strategy: Strategy = "diff-mix"
-    """{real, ti, diff}-{gen, aug, mix}: base model, tokens only, or tokens + LoRA; from noise, same
-    class, or other class.
+    strategy: Usual[Strategy] = "diff-mix"
+    """Generator-target: {real, ti, diff}-{gen, aug, mix}. The generator is the base model
+    (`real`), or has trained tokens (`ti`), or trained tokens and LoRA (`diff`). A mix starts from
+    noise (`gen`), or from an image whose class it keeps (`aug`) or changes (`mix`). [P] diff-mix
     """
-    strength: tuple[float, ...] = (0.7,)
-    """Share of the noise schedule that is run, in (0, 1]; several values: drawn uniformly for each
-    mix. [P]
+    strength: Usual[Annotated[tuple[Annotated[float, Interval(gt=0, le=1)], ...], MinLen(1)]] = (
+        0.7,
+    )
+    """Share of the noise schedule that is run. Higher values change more of the image. Of several
+    values, one is drawn uniformly for each mix. [C] 0.7
     """
-    strength_beta: tuple[float, float] | None = None
-    """Draw strengths from Beta(a, b) clipped to [0.1, 0.9] instead of from `strength`. None: off."""
-    multiplier: float = 5.0
+    strength_beta: tuple[PositiveFloat, PositiveFloat] | None = None
+    """Beta distribution that strengths are drawn from: its two parameters. Strengths are clipped to
+    0.1 to 0.9. None: `strength` is used.
+    """
+    multiplier: Usual[Annotated[PositiveFloat, Unit("mixes")]] = 5.0
     """Mixes per real training image. [C] 5"""
-    count: int | None = None
-    """Mixes in all; overrides `multiplier`. None: use `multiplier`."""
-    gamma: float = 0.5
-    """Exponent of the soft label: the target class gets strength ** gamma. [P] 0.5 or 0.8"""
-    soft_scale: float = 1.0
-    """Factor on a mix's whole label, (0, 1]. [C] 0.9 for CUB and Flowers, 1.0 for long-tailed CUB"""
-    synthetic_p: float = 0.1
-    """Probability that a training sample is a mix, [0, 1]. [C] 0.1; 0.3 for few shots and long
-    tails
-    """
-    guidance_scale: float = 7.5
+    count: Annotated[PositiveInt | None, Unit("mixes")] = None
+    """Mixes in all. None: `multiplier` decides."""
+    gamma: Usual[PositiveFloat] = 0.5
+    """Soft label's exponent: the target gets strength ** gamma. [P] 0.5 or 0.8"""
+    soft_scale: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    """Factor on a mix's whole label. [C] 0.9 for CUB and Flowers, 1.0 for long-tailed CUB"""
+    synthetic_p: Usual[Share] = 0.1
+    """Probability that a training sample is a mix. [C] 0.1; 0.3 for few shots and long tails"""
+    guidance_scale: Usual[NonNegativeFloat] = 7.5
     """Classifier-free guidance; 1 is off. [C] 7.5"""
-    num_inference_steps: int = 25
-    """Denoising steps of the full schedule; about strength times as many are run. [C] 25"""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Part of the schedule, from noise (0) to image (1), in which guidance is on; a step outside it
-    costs half.
+    num_inference_steps: Usual[Annotated[PositiveInt, Unit("steps")]] = 25
+    """Denoising steps of the full schedule. About strength times as many are run. [C] 25"""
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
+    """Part of the schedule with guidance, from noise (0) to image (1). A step outside it costs
+    half.
     """
     sampler: Literal["dpm", "lcm", "tcd"] = "dpm"
-    """DPM-Solver++, or a few-step sampler for a base or a `sampler_lora` that was distilled for it.
-    [C] dpm
+    """Sampler: DPM-Solver++ (`dpm`), or a few-step sampler. `lcm` and `tcd` need a base model or a
+    `sampler_lora` that was distilled for them. [C] dpm
     """
     sampler_lora: str | None = None
-    """LoRA of a few-step sampler (LCM-LoRA, Hyper-SD, TCD): a safetensors file, or a folder with
-    one. None: off.
+    """LoRA of a few-step sampler: a safetensors file, or a folder with one. LCM-LoRA, Hyper-SD and
+    TCD are such. None: off.
     """
     negative_prompt: str = ""
     """Prompt that guidance leads away from."""
-    referred_classes: int | None = None
-    """Number of target classes that each source class may become, drawn once by seed. None: all."""
+    referred_classes: Annotated[PositiveInt | None, Unit("classes")] = None
+    """Target classes that a source class may become. They are drawn once, by `run.seed`. None: all
+    classes.
+    """
     source_sampling: Literal["class", "image"] = "class"
-    """Draw the source class uniformly and then an image of it, or uniformly over all images (long
-    tails). [C]
+    """How sources are drawn: uniformly over classes, or uniformly over images. `class` draws a
+    class and then an image of it; `image` is for long tails. [C]
     """
     target_sampling: Literal["uniform", "inverse"] = "uniform"
-    """Draw target classes uniformly, or with probability proportional to 1 / (class size + 1) (long
-    tails). [C]
+    """How target classes are drawn: uniformly, or rare classes more often. `inverse` draws with
+    probability proportional to 1 / (class size + 1) and is for long tails. [C]
     """
-    batch: int | Literal["auto"] = 16
-    """Mixes in one chunk: the mixer's batch, and the unit of retry and resume. `auto`: as many as
-    keep a mixer's device busy and fit in its memory, measured when the run starts.
+    batch: Annotated[PositiveInt | Literal["auto"], Unit("mixes")] = 16
+    """Mixes in a chunk: the mixer's batch, and the unit of retry and resume. `auto` measures, when
+    the run starts, how many keep a mixer's device busy and fit in its memory.
     """
     image_format: Literal["jpeg", "png", "webp"] = "jpeg"
     """Format that mixes are stored in."""
-    image_quality: int = 95
-    """Quality of JPEG and WebP files, 1 to 100."""
+    image_quality: Annotated[int, Interval(ge=1, le=100)] = 95
+    """Quality of JPEG and WebP files."""

@@ -3,75 +3,82 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import MinLen
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from diffmix.options.markers import Share, Unit, Usual
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class PersonalizeConfig:
-    """Teaching the base model the user's classes (paper, section 3.2)."""
+    """Teaching the base model the classes (paper, section 3.2)."""
 
-    concept: str | None = None
-    """Folder of a finished concept to use instead of training one. None: train, or reuse the run
-    folder's own.
+    concept: Usual[str | None] = None
+    """Folder of a finished concept to use. None: the run folder's own concept, trained if missing.
     """
-    steps: int = 35_000
+    steps: Usual[Annotated[PositiveInt, Unit("steps")]] = 35_000
     """Optimizer steps. [C] 35,000"""
-    batch_size: int = 2
+    batch_size: Annotated[PositiveInt, Unit("images")] = 2
     """Images per worker and step. [C] 2"""
-    gradient_accumulation_steps: int = 1
-    """Batches whose gradients are added up before one optimizer step."""
+    gradient_accumulation_steps: Annotated[PositiveInt, Unit("batches")] = 1
+    """Batches whose gradients are added up before an optimizer step."""
     tokens: bool = True
     """Train one new token per class (textual inversion)."""
     lora: bool = True
     """Train LoRA on the UNet's attention projections."""
-    lora_rank: int = 10
+    lora_rank: Usual[PositiveInt] = 10
     """Rank of the LoRA matrices. [C] 10"""
-    lora_lr: float = 5e-5
+    lora_lr: PositiveFloat = 5e-5
     """Learning rate of the LoRA matrices. [C] 5e-5"""
-    token_lr: float = 5e-5
+    token_lr: PositiveFloat = 5e-5
     """Learning rate of the new embedding rows. [C] 5e-5"""
-    vectors_per_token: int = 1
-    """Embedding rows per class; the paper uses 1."""
+    vectors_per_token: Annotated[PositiveInt, Unit("rows")] = 1
+    """Embedding rows per class. [P] 1"""
     initializer: str = "{superclass}"
-    """Text whose mean embedding starts each class's rows; may hold {superclass} and {class_name}."""
-    prompts: tuple[str, ...] = ("a photo of a {token} {superclass}",)
-    """Prompt templates; one is drawn per image and step, the first is the one that mixes are made
-    with. [C]
+    """Text whose mean embedding each class's rows start from. It may hold {superclass} and
+    {class_name}.
     """
-    prompt_dropout: float = 0.0
-    """Probability of training on the empty prompt instead, which keeps classifier-free guidance
-    calibrated (0 to 1).
+    prompts: Annotated[tuple[str, ...], MinLen(1)] = ("a photo of a {token} {superclass}",)
+    """Prompt templates; one is drawn per image and step. Mixes are made with the first. [C]"""
+    prompt_dropout: Share = 0.0
+    """Probability that the empty prompt is trained on. It keeps classifier-free guidance
+    calibrated.
     """
     flip: bool = True
     """Flip training images at random. [C]"""
     class_balanced: bool = False
-    """Draw classes uniformly instead of images uniformly (long-tailed data). [C]"""
-    snr_gamma: float | None = None
-    """Min-SNR loss weighting's gamma, 5 is usual. None: off."""
-    noise_offset: float = 0.0
+    """Draw classes uniformly instead of images uniformly. For long tails. [C]"""
+    snr_gamma: PositiveFloat | None = None
+    """Gamma of min-SNR loss weighting; 5 is usual. None: off."""
+    noise_offset: NonNegativeFloat = 0.0
     """Standard deviation of a per-channel offset added to the noise; 0 is off."""
-    prior_weight: float = 0.0
-    """Weight of prior preservation (DreamBooth): the loss on images of the superclass that the base
-    model made; 1 is usual. 0: off.
+    prior_weight: NonNegativeFloat = 0.0
+    """Weight of prior preservation (DreamBooth); 0 is off and 1 is usual. It adds the loss on
+    images of the superclass that the base model made.
     """
-    prior_images: int = 200
-    """Images of the superclass that the base model makes for prior preservation, once, into the run
+    prior_images: Annotated[PositiveInt, Unit("images")] = 200
+    """Images that the base model makes for prior preservation. They are made once, into the run
     folder's `prior/`.
     """
     use_8bit_adam: bool = False
-    """Keep AdamW's state in 8 bits, which needs bitsandbytes; saves memory with large bases and
-    ranks.
+    """Keep AdamW's state in 8 bits. This saves memory with large bases and ranks, and needs
+    bitsandbytes.
     """
-    weight_decay: float = 1e-2
+    weight_decay: NonNegativeFloat = 1e-2
     """AdamW's weight decay, on the LoRA matrices only."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: PositiveFloat = 1.0
     """Gradient norm above which gradients are scaled down."""
     gradient_checkpointing: bool = False
-    """Trade UNet recomputation for memory."""
-    large_batch: int = 1
-    """Fold this many steps into one: batch_size times this, steps divided by this, learning rates
-    and weight decay times its square root.
+    """Compute the UNet's activations twice to save memory."""
+    large_batch: Annotated[PositiveInt, Unit("steps")] = 1
+    """Steps that are folded into one. `batch_size` is multiplied by it, `steps` divided by it, and
+    learning rates and weight decay multiplied by its square root.
     """
     compile: bool = False
-    """Compile the UNet's blocks with torch.compile (on a GPU, pays off after some thousand steps)."""
-    checkpoint_every: int = 500
+    """Compile the UNet's blocks with torch.compile. On a GPU this pays off after some thousand
+    steps.
+    """
+    checkpoint_every: Annotated[PositiveInt, Unit("steps")] = 500
     """Steps between checkpoints."""

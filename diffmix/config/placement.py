@@ -3,43 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Len
+from pydantic import NonNegativeFloat, PositiveInt
+
+from diffmix.options.markers import Unit, Usual
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class PlacementConfig:
-    """How the cluster's GPUs are shared out. On a machine without CUDA these are logical GPUs and
-    run on the CPU.
-    """
+    """How the cluster's GPUs are shared out. Without CUDA they are logical and run on the CPU."""
 
-    mixers: tuple[int, ...] = (1,)
-    """Mixer actors: a number, or the least and the most of an autoscaling pool."""
-    trainers: int = 1
+    mixers: Usual[Annotated[tuple[PositiveInt, ...], Len(1, 2)]] = (1,)
+    """Mixers: a number, or least and most of an autoscaling pool."""
+    trainers: Usual[PositiveInt] = 1
     """Train workers."""
-    personalizers: int = 1
-    """Personalization workers. They are done before mixers start, so there may be as many as mixers
+    personalizers: PositiveInt = 1
+    """Personalization workers. They finish before mixers start, so there may be as many as mixers
     and train workers together.
     """
-    gpus_per_mixer: float = 1.0
+    gpus_per_mixer: Annotated[NonNegativeFloat, Unit("GPUs")] = 1.0
     """GPUs that Ray reserves for a mixer."""
-    gpus_per_trainer: float = 1.0
+    gpus_per_trainer: Annotated[NonNegativeFloat, Unit("GPUs")] = 1.0
     """GPUs that Ray reserves for a train worker."""
-    cpus_per_mixer: float = 1.0
+    cpus_per_mixer: Annotated[NonNegativeFloat, Unit("CPUs")] = 1.0
     """CPUs that Ray reserves for a mixer."""
-    cpus_per_trainer: float = 1.0
+    cpus_per_trainer: Annotated[NonNegativeFloat, Unit("CPUs")] = 1.0
     """CPUs that Ray reserves for a train worker."""
-    auto: bool = False
-    """Choose `mixers` and `trainers` from measured rates, so that the cluster's GPUs finish the job
-    soonest.
+    auto: Usual[bool] = False
+    """Choose `mixers` and `trainers` from measured rates. The split of the cluster's GPUs is the
+    one that finishes the job soonest.
     """
     measured: str | None = None
-    """Run folder whose measured rates `auto` and `diffmix plan` go by. None: the run folder's own,
-    else `auto` makes a short calibration.
+    """Run folder whose measured rates `placement.auto` and `diffmix plan` use. None: the run
+    folder's own rates; without them, `placement.auto` makes a short calibration.
     """
     separate: bool = False
-    """Keep mixers on nodes labeled ray-subcluster=gen and train workers on nodes labeled
-    ray-subcluster=train.
+    """Keep mixers and train workers on nodes of their own. Mixers use nodes labeled
+    `ray-subcluster=gen`, train workers nodes labeled `ray-subcluster=train`.
     """
-    max_failures: int = 3
-    """How often a broken train worker group is started again from its last checkpoint; -1 is
-    without limit.
-    """
+    max_failures: Annotated[int, Ge(-1)] = 3
+    """How often a broken train worker group restarts from its last checkpoint; -1 is always."""

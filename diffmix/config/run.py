@@ -5,28 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import NonNegativeInt
 
-@dataclass
+from diffmix.options.markers import Share, Usual
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The job as a whole."""
 
-    mode: Literal["overlapped", "staged"] = "overlapped"
-    """Train while mixes are being made, or make all mixes first (the exactly reproducible way)."""
-    seed: int = 0
+    mode: Usual[Literal["overlapped", "staged"]] = "overlapped"
+    """overlapped: train while mixing; staged: mix first. Only `staged` is exactly reproducible."""
+    seed: Usual[NonNegativeInt] = 0
     """Seed of the plan, of personalization and of training."""
-    seeds: tuple[int, ...] = ()
-    """`diffmix run` does the whole job for each of these in OUT/seed-N and reports mean and
-    standard deviation. Empty: `seed` alone.
+    seeds: tuple[NonNegativeInt, ...] = ()
+    """Seeds that `diffmix run` does the whole job for. Each gets a folder OUT/seed-N; the report
+    has mean and standard deviation. Empty: `seed` alone.
     """
-    address: str | None = None
-    """Ray cluster: None starts one on this machine, or joins the one that the job was submitted to;
-    `auto` joins a running one.
+    address: Usual[str | None] = None
+    """Ray cluster to join; `auto` is a running one. None: the cluster that the job was submitted
+    to; without one, a new one on this machine.
     """
-    train_after: float = 0.05
-    """Overlapped mode: share of the planned mixes that must be there before training starts, [0,
-    1].
+    train_after: Share = 0.05
+    """Share of the planned mixes that must be there before training starts. For overlapped mode.
     """
     oracle: str | None = None
-    """Folder of a classifier that is only used to report the share of mixes that show their target
-    class, or `nano`, the one that comes with the embedded data. None: off.
+    """Folder of a classifier that reports the share of mixes that show their target class. `nano`
+    is the one for the embedded data set. None: off.
     """

@@ -11,7 +11,7 @@ from engine.mixing.mix_source import plan_of
 from engine.mixing.store import MixStore
 from engine.placement.cluster import demand
 from engine.placement.split import Rates, choose, measured
-from engine.session import check_inputs
+from engine.session import check_inputs, with_stored_batch
 
 CLUSTERS = (2, 4, 8, 16, 32, 64, 128)
 """Numbers of GPUs that a forecast is made for, besides what the configuration asks for."""
@@ -26,6 +26,7 @@ def forecast(config: Config) -> dict:
     reuses), and raises what that raises.
     """
     out, data = check_inputs(config)
+    config = with_stored_batch(config, out)
     store = MixStore((out / "mixes").uri)
     plan = plan_of(config, data.train, store)
     strengths = plan.columns(np.arange(len(plan)))["strength"]

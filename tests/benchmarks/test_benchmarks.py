@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import cub_cost, mixer_throughput, profiles, record, strategies, training_input
-from diffmix.config import MixConfig
+from diffmix.config import MixConfig, replace
 from jobs.options import load
 
 
@@ -178,8 +178,8 @@ def test_arms_are_compared_in_pairs():
 def test_profiles_change_what_they_say():
     recipe = load(str(profiles.RECIPE))
     chosen = profiles.profiles("tiny", "lora")
-    assert strategies.changed(recipe, chosen["exact"]) == recipe
-    assert strategies.changed(recipe, chosen["tiny_vae"]).model.tiny_vae == "tiny"
-    lcm = strategies.changed(recipe, chosen["lcm_8_steps"]).mix
+    assert replace(recipe, **chosen["exact"]) == recipe
+    assert replace(recipe, **chosen["tiny_vae"]).model.tiny_vae == "tiny"
+    lcm = replace(recipe, **chosen["lcm_8_steps"]).mix
     assert (lcm.sampler, lcm.sampler_lora, lcm.num_inference_steps) == ("lcm", "lora", 8)
     assert profiles.PROFILES["tiny_vae"]["model.tiny_vae"] == "", "the table is left alone"

@@ -85,8 +85,8 @@ def test_good_job_makes_a_run_folder_and_bad_jobs_say_why(dashboard, tmp_path, s
     )
     assert bad.returncode != 0
     assert (
-        "diffmix: --mix.strength is 1.5, but it must be above 0 and at most 1."
-        in bad.stdout + bad.stderr
+        "diffmix: --mix.strength is 1.5, "
+        "but it must be one or more numbers above 0 and at most 1." in bad.stdout + bad.stderr
     )
 
     relative = submit(dashboard, "--config", str(recipe), "--out", "runs/lost")

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from diffmix.config import Config
+from diffmix.config import Config, RunConfig
 from engine.seeds import aggregate, of_seed
 
 
@@ -68,8 +68,7 @@ def test_what_a_run_lacks_is_left_out_and_the_protocol_is_kept():
 
 
 def test_a_seeds_configuration():
-    config = Config(out="s3://bucket/run/")
-    config.run.seeds = (3, 4)
+    config = Config(out="s3://bucket/run/", run=RunConfig(seeds=(3, 4)))
     one = of_seed(config, 4)
     assert (one.out, one.run.seed, one.run.seeds) == ("s3://bucket/run/seed-4", 4, ())
     assert config.run.seeds == (3, 4)

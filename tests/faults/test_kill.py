@@ -100,7 +100,7 @@ def test_killed_while_personalizing_mixing_and_training(tmp_path, small_config):
             assert process.returncode == 130
             assert (
                 output.splitlines()[-1]
-                == "diffmix: interrupted; the same command goes on from here."
+                == "diffmix: interrupted; the same command resumes from here."
             )
         for part, inode in kept.items():
             assert parts(out)[part] == inode, f"{part} was made again after the kill while {name}"

@@ -1,10 +1,12 @@
+"""Command line and recipes to a `Config`. Also covers `diffmix/config_check.py`."""
+
 import pytest
 
-from diffmix.config import Config, to_dict
+from diffmix.config import Config, MixConfig, to_dict
 from diffmix.config_check import check
 from diffmix.errors import UserError
 from jobs.cli import main
-from jobs.options import load, option_names, parse
+from jobs.options import load, parse
 
 
 def test_recipe_inheritance_and_overrides(tmp_path):
@@ -19,9 +21,7 @@ def test_recipe_inheritance_and_overrides(tmp_path):
             "--placement.mixers",
             "1",
             "4",
-        ],
-        "run",
-        "",
+        ]
     )
     assert config.mix.strength == (0.3, 0.9)
     assert config.mix.gamma == 0.8
@@ -32,9 +32,7 @@ def test_recipe_inheritance_and_overrides(tmp_path):
 def test_written_configuration_reads_back(tmp_path):
     import yaml
 
-    config = parse(
-        ["--mix.strength", "0.9", "--data.train", "x y", "--train.baseline", "True"], "run", ""
-    )
+    config = parse(["--mix.strength", "0.9", "--data.train", "x y", "--train.baseline", "True"])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
     assert load(str(tmp_path / "config.yaml")) == config
 
@@ -45,6 +43,17 @@ def test_written_configuration_reads_back(tmp_path):
         (["run", "--mix.strenght", "1"], "did you mean --mix.strength?"),
         (["run", "--gama", "1"], "did you mean --mix.gamma?"),
         (["rum"], "did you mean run?"),
+        (["run", "out"], "out is not an option of diffmix run; options begin with two dashes"),
+        (
+            ["run", "--run.mode", "stagd"],
+            "--run.mode is stagd, but it must be overlapped or staged; did you mean staged?",
+        ),
+        (["run", "--mix.gamma", "high"], "--mix.gamma is high, but it must be a number above 0."),
+        (["run", "--mix.gamma"], "--mix.gamma is empty, but it must be a number above 0."),
+        (["run", "--mix.gamma", "1", "2"], "--mix.gamma is 1 2, but it must be a number above 0."),
+        (["run", "--mix.strength"], "--mix.strength is empty, but it must be one or more numbers"),
+        (["run", "--train.pretrained", "maybe"], "is maybe, but it must be True or False."),
+        (["run", "--config"], "--config is empty, but it must be the name of a YAML file."),
         (
             ["evaluate", "--run.seeds", "3", "4", "--out", "x"],
             "takes one seed's configuration, such as --config x/seed-3/config.yaml.",
@@ -63,11 +72,14 @@ def test_mistakes_are_one_sentence_and_exit_2(arguments, sentence, capsys):
     ("text", "sentence"),
     [
         ("mix: {strenght: 0.5}", r"mix\.strenght in .* did you mean --mix\.strength\?"),
-        ("mix: {gamma: high}", r"mix\.gamma in .* is 'high', which does not fit"),
+        ("mix: {gamma: high}", r"mix\.gamma in .* is high, but it must be a number above 0"),
         ("mix: 3", "is a group of options"),
         ("- a\n- b", "must be a mapping"),
         ("a: [", "not valid YAML"),
-        ("run: {mode: sideways}", r"run\.mode in .* which does not fit"),
+        (
+            "run: {mode: sideways}",
+            r"run\.mode in .* is sideways, but it must be overlapped or staged\.",
+        ),
     ],
 )
 def test_bad_recipes(tmp_path, text, sentence):
@@ -107,11 +119,17 @@ def test_bad_recipes(tmp_path, text, sentence):
         ["--mix.guidance_interval", "0.5", "0.2"],
         ["--mix.guidance_interval", "0", "1.5"],
         ["--mix.num_inference_steps", "100", "--mix.sampler", "lcm"],
+        ["--mix.gamma", "nan"],
+        ["--train.lr", "inf"],
+        ["--train.zero_stage", "4"],
+        ["--placement.mixers", "1", "2", "3"],
+        ["--compose.share", "0.5", "--compose.count", "3"],
+        ["--compose.count", "1", "2", "--compose.stores", "a", "b", "c"],
     ],
 )
 def test_values_that_cannot_be_meant(arguments):
     with pytest.raises(UserError, match=arguments[0][2:].replace(".", r"\.")):
-        check(parse(arguments, "run", ""))
+        check(parse(arguments))
 
 
 def test_a_samplers_lora_needs_its_sampler():
@@ -119,28 +137,60 @@ def test_a_samplers_lora_needs_its_sampler():
         UserError,
         match=r"--mix\.sampler is dpm, but it must be lcm or tcd where mix\.sampler_lora is set",
     ):
-        check(parse(["--mix.sampler_lora", "x"], "run", ""))
-    check(parse(["--mix.sampler_lora", "x", "--mix.sampler", "tcd"], "run", ""))
+        check(parse(["--mix.sampler_lora", "x"]))
+    check(parse(["--mix.sampler_lora", "x", "--mix.sampler", "tcd"]))
 
 
 def test_a_batch_is_a_number_or_auto(tmp_path):
-    assert parse(["--mix.batch", "auto"], "run", "").mix.batch == "auto"
-    assert parse(["--mix.batch", "8"], "run", "").mix.batch == 8
-    check(parse(["--mix.batch", "auto"], "run", ""))
+    assert parse(["--mix.batch", "auto"]).mix.batch == "auto"
+    assert parse(["--mix.batch", "8"]).mix.batch == 8
+    check(parse(["--mix.batch", "auto"]))
     (tmp_path / "bad.yaml").write_text("mix: {batch: many}")
-    with pytest.raises(UserError, match=r"mix\.batch in .* is 'many', which does not fit"):
+    with pytest.raises(
+        UserError, match=r"mix\.batch in .* is many, but it must be a whole number above 0, or auto"
+    ):
         load(str(tmp_path / "bad.yaml"))
+
+
+def test_a_configuration_made_in_python_has_the_same_bounds():
+    with pytest.raises(
+        UserError,
+        match=r"--mix\.strength is 0\.5 1\.2, but it must be one or more numbers above 0",
+    ):
+        check(Config(mix=MixConfig(strength=(0.5, 1.2))))
 
 
 def test_default_configuration_is_valid():
     check(Config())
 
 
-def test_help_names_every_option_with_its_default(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        parse(["--help"], "run", "")
-    assert exit_.value.code == 0
-    text = capsys.readouterr().out
-    for name in option_names(Config):
-        assert f"--{name}" in text
-    assert "default: 25" in text
+def test_words_become_values():
+    config = parse(
+        [
+            *("--placement.mixers", "4", "16"),
+            *("--train.pretrained", "False"),
+            *("--mix.strength=0.3",),
+            *("--mix.strength-beta", "2", "5"),
+            *("--personalize.prompts", "a {token}", "two words {token}"),
+            *("--run.seeds",),
+            *("--gate.clip", "None"),
+            *("--mix.negative_prompt", "None"),
+        ]
+    )
+    assert config.placement.mixers == (4, 16)
+    assert config.train.pretrained is False
+    assert config.mix.strength == (0.3,)
+    assert config.mix.strength_beta == (2.0, 5.0)
+    assert config.personalize.prompts == ("a {token}", "two words {token}")
+    assert config.run.seeds == ()
+    assert config.gate.clip is None
+    assert config.mix.negative_prompt == "None", "an option that cannot be None takes it as a word"
+
+
+def test_dotted_options_win_over_files_and_later_files_over_earlier(tmp_path):
+    for name, gamma in (("a", 0.6), ("b", 0.7)):
+        (tmp_path / f"{name}.yaml").write_text(f"mix: {{gamma: {gamma}, count: 5}}\n")
+    files = [f"--config={tmp_path / 'a.yaml'}", "--config", str(tmp_path / "b.yaml")]
+    assert parse(files).mix.gamma == 0.7
+    config = parse(["--mix.count", "None", *files])
+    assert (config.mix.gamma, config.mix.count) == (0.7, None)

@@ -1,4 +1,4 @@
-"""Every recipe parses, can be meant, and has the paper's values."""
+"""Every recipe parses, passes the check, and has the paper's values."""
 
 from functools import cache
 from pathlib import Path
@@ -13,8 +13,8 @@ from diffmix.datasets.named import SETS
 from jobs.options import load, parse
 
 RECIPES = Path(__file__).parents[2] / "jobs" / "recipes"
-PARTS = {"data", "backbones", "with"}
-"""Folders of files that other recipes are made of, or that are given after one."""
+PARTS = {"data", "backbones", "addons"}
+"""Folders of files that other recipes inherit, or that are given after a recipe."""
 ALL = sorted(str(file.relative_to(RECIPES)) for file in RECIPES.rglob("*.yaml"))
 WHOLE = [
     name
@@ -22,7 +22,7 @@ WHOLE = [
     if Path(name).parts[0] not in PARTS and Path(name).name not in ("common.yaml", "method.yaml")
 ]
 
-DATA = ["dog", "cub", "flower", "car", "aircraft"]
+DATA = ["dogs", "cub", "flowers", "cars", "aircraft"]
 RATES = {  # the paper's code, in the order of DATA
     "resnet50_224": [0.005, 0.05, 0.05, 0.10, 0.10],
     "resnet50_448": [0.005, 0.025, 0.05, 0.05, 0.05],
@@ -46,17 +46,34 @@ def recipe(*names: str) -> Config:
 
 
 def test_the_command_line_reads_recipes_in_this_way():
-    names = ("long_tail/resnet50_224/cub/if_100.yaml", "with/ldam_drw.yaml")
+    names = ("long_tail/resnet50_224/cub/if_100.yaml", "addons/ldam_drw.yaml")
     arguments = [part for name in names for part in ("--config", str(RECIPES / name))]
-    assert parse(arguments, "run", "") == recipe(*names)
+    assert parse(arguments) == recipe(*names)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_recipe_can_be_meant(name):
     config = recipe(name)
-    if not name.startswith("with/"):  # these are checked on top of a recipe
+    if not name.startswith("addons/"):  # these are checked on top of a recipe
         check(config)
     describe(config.train, ["a", "b"])
+
+
+def test_the_page_of_recipes_names_every_folder_and_addon():
+    text = (RECIPES / "README.md").read_text(encoding="utf-8")
+    for name in ALL:
+        assert Path(name).parts[0] in text, name
+        if name.startswith("addons/") and not name.endswith("/drw.yaml"):  # a part of ldam_drw
+            words = Path(name).stem.replace("_", " ")
+            found = text.lower().replace("-", " ").replace("_", " ")
+            assert words in found, name
+
+
+def test_data_sets_have_the_names_that_the_command_line_knows():
+    for name in DATA:
+        assert name in SETS
+        source = recipe(f"data/{name}.yaml").data.train.partition(":")[0]
+        assert source in (name, "flowers-half")
 
 
 def test_there_is_one_for_every_row_of_the_paper():
@@ -66,7 +83,7 @@ def test_there_is_one_for_every_row_of_the_paper():
     }
     rows |= {
         f"long_tail/resnet50_224/{data}/if_{ratio}.yaml"
-        for data in ("cub", "flower")
+        for data in ("cub", "flowers")
         for ratio in (100, 50, 10)
     }
     rows |= {"robustness/resnet50_224/cub_to_waterbirds.yaml"}
@@ -111,7 +128,7 @@ def test_conventional(backbone, number):
         True,
     )
     assert config.mix.synthetic_p == 0.1
-    assert config.mix.soft_scale == (0.9 if DATA[number] in ("cub", "flower") else 1.0)
+    assert config.mix.soft_scale == (0.9 if DATA[number] in ("cub", "flowers") else 1.0)
 
 
 @pytest.mark.parametrize("data", DATA)
@@ -124,7 +141,7 @@ def test_few_shot(data, shots):
 
 
 @pytest.mark.parametrize(("ratio", "factor"), [(100, 0.01), (50, 0.02), (10, 0.1)])
-@pytest.mark.parametrize(("data", "thresholds"), [("cub", (20, 5)), ("flower", (30, 10))])
+@pytest.mark.parametrize(("data", "thresholds"), [("cub", (20, 5)), ("flowers", (30, 10))])
 def test_long_tail(data, thresholds, ratio, factor):
     config = recipe(f"long_tail/resnet50_224/{data}/if_{ratio}.yaml")
     assert config.data.imbalance_factor == factor
@@ -139,7 +156,7 @@ def test_long_tail(data, thresholds, ratio, factor):
     assert config.personalize.class_balanced
 
 
-@pytest.mark.parametrize("added", sorted(name for name in ALL if name.startswith("with/")))
+@pytest.mark.parametrize("added", sorted(name for name in ALL if name.startswith("addons/")))
 def test_additions_work_on_a_recipe_and_change_it(added):
     name = "long_tail/resnet50_224/cub/if_100.yaml"
     changed = recipe(name, added)

@@ -86,7 +86,6 @@ def test_the_quantile_is_the_references_percentile():
     ("option", "value"), [("threshold", 1.5), ("threshold", -0.1), ("quantile", 1.0)]
 )
 def test_options_out_of_range(option, value):
-    config = Config()
-    setattr(config.gate, option, value)
+    config = Config(gate=GateConfig(**{option: value}))
     with pytest.raises(UserError, match=f"--gate.{option} is {value}"):
         check(config)

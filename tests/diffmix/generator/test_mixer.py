@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffmix.config import MixConfig
+from diffmix.config import MixConfig, replace
 from diffmix.errors import UserError
 from diffmix.generator.mixer import Mixer
 from diffmix.images import decode
@@ -237,8 +237,8 @@ def test_half_precision_stays_near_full_precision(tiny_model, tiny_real):
     specs = specs_of(tiny_real, 3)
     sources = sources_of(tiny_real, specs)
     full = mixer_of(tiny_model, tiny_real, guidance_scale=2.0).mix(specs, sources)
-    tiny_model.precision = "bf16"
-    half = mixer_of(tiny_model, tiny_real, guidance_scale=2.0).mix(specs, sources)
+    half_model = replace(tiny_model, precision="bf16")
+    half = mixer_of(half_model, tiny_real, guidance_scale=2.0).mix(specs, sources)
     values = [psnr(a, b) for a, b in zip(full, half, strict=True)]
     assert all(20 < value < 90 for value in values), values
 
@@ -246,15 +246,13 @@ def test_half_precision_stays_near_full_precision(tiny_model, tiny_real):
 def test_another_resolution(tiny_model, tiny_real):
     specs = specs_of(tiny_real, 2)
     native = mixer_of(tiny_model, tiny_real).mix(specs, sources_of(tiny_real, specs))
-    tiny_model.resolution = 64
-    large = mixer_of(tiny_model, tiny_real)
+    large = mixer_of(replace(tiny_model, resolution=64), tiny_real)
     assert large.latent_shape == (1, 4, 16, 16)
     images = large.mix(specs, sources_of(tiny_real, specs))
     assert [image.size for image in images] == [image.size for image in native]
     assert images[0].tobytes() != native[0].tobytes()
-    tiny_model.resolution = 33
     with pytest.raises(UserError, match="multiple of 8"):
-        mixer_of(tiny_model, tiny_real)
+        mixer_of(replace(tiny_model, resolution=33), tiny_real)
 
 
 def test_a_batch_runs_one_number_of_steps(tiny_model, tiny_real):
@@ -376,12 +374,10 @@ def tiny_vae(folder, channels: int = 4, levels: int = 3):
 
 def test_a_tiny_vae_is_what_stock_gives_with_it(stock, tiny_model, tiny_real, worst_psnr, tmp_path):
     pipe = other_parts(stock, vae=tiny_vae(tmp_path))
-    tiny_model.tiny_vae = str(tmp_path)
-    mixer = mixer_of(tiny_model, tiny_real)
+    mixer = mixer_of(replace(tiny_model, tiny_vae=str(tmp_path)), tiny_real)
     specs = specs_of(tiny_real, 4)
     sources = sources_of(tiny_real, specs)
     images = mixer.mix(specs, sources)
-    tiny_model.tiny_vae = None
     usual = mixer_of(tiny_model, tiny_real).mix(specs, sources)
     for spec, source, image, other in zip(specs, sources, images, usual, strict=True):
         alone = stock_image(pipe, spec, source, mixer.prompts[spec.target_label], mixer.config)
@@ -395,11 +391,10 @@ def test_a_tiny_vae_that_is_none_or_of_another_shape(tiny_base, tiny_model, tiny
         (tmp_path, "no readable config.json"),
         (tiny_base / "vae", "AutoencoderKL"),
     ):
-        tiny_model.tiny_vae = str(path)
         with pytest.raises(UserError, match=f"no folder of an AutoencoderTiny .{reason}"):
-            mixer_of(tiny_model, tiny_real)
+            mixer_of(replace(tiny_model, tiny_vae=str(path)), tiny_real)
     tiny_vae(tmp_path / "eight", levels=4)
-    tiny_model.tiny_vae = str(tmp_path / "eight")
+    tiny_model = replace(tiny_model, tiny_vae=str(tmp_path / "eight"))
     with pytest.raises(
         UserError, match="4 channels at 1/8 of the size, but the base model takes 4 at 1/4"
     ):
@@ -459,8 +454,7 @@ def test_compiled_blocks_give_the_same_images_and_short_chunks_compile_nothing(
     specs = specs_of(tiny_real, 4)
     sources = sources_of(tiny_real, specs)
     plain = mixer_of(tiny_model, tiny_real, batch=4).mix(specs, sources)
-    tiny_model.compile = True
-    mixer = mixer_of(tiny_model, tiny_real, batch=4)
+    mixer = mixer_of(replace(tiny_model, compile=True), tiny_real, batch=4)
     stats = torch._dynamo.utils.counters["stats"]
     before = stats["unique_graphs"]
     compiled = mixer.mix(specs, sources)

@@ -136,7 +136,6 @@ def test_large_batches_see_the_same_samples_in_fewer_steps(tmp_path, tiny_model,
     ],
 )
 def test_values_that_cannot_be_meant(option, value):
-    config = Config()
-    setattr(config.personalize, option, value)
+    config = Config(personalize=PersonalizeConfig(**{option: value}))
     with pytest.raises(UserError, match=f"--personalize.{option} is {value}"):
         check(config)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffmix.config import MixConfig, PersonalizeConfig
+from diffmix.config import MixConfig, PersonalizeConfig, replace
 from diffmix.errors import UserError
 from diffmix.generator.base_model import base_fingerprint, load_base
 from diffmix.generator.concept import Concept, concept_settings
@@ -316,7 +316,7 @@ def test_two_workers_do_what_one_with_twice_the_batch_does(tmp_path, tiny_model,
 
 
 def test_half_precision_trains_in_full_precision(tmp_path, tiny_model, tiny_real, plain):
-    tiny_model.precision = "bf16"
+    tiny_model = replace(tiny_model, precision="bf16")
     train_concept(tiny_model, settings(steps=2), tiny_real, tmp_path / "concept", 0)
     other = weights(tmp_path / "concept")
     assert {value.dtype for value in other.values()} == {torch.float32}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffmix.config import Config, GateConfig, MixConfig
+from diffmix.config import Config, DataConfig, GateConfig, MixConfig, replace
 from diffmix.errors import UserError
 from diffmix.gates.gate import Scorer, make_gate
 from diffmix.generator.concept import Concept
@@ -38,10 +38,12 @@ def folder(tmp_path):
 
 @pytest.fixture
 def config(tmp_path, folder, tiny_model) -> Config:
-    config = Config(out=str(tmp_path / "out"), model=tiny_model)
-    config.data.train = str(folder)
-    config.mix.num_inference_steps = 4
-    return config
+    return Config(
+        out=str(tmp_path / "out"),
+        model=tiny_model,
+        data=DataConfig(train=str(folder)),
+        mix=MixConfig(num_inference_steps=4),
+    )
 
 
 def test_each_row_is_one_source_and_target_with_strength_rising(tiny_model, tiny_real):
@@ -136,17 +138,16 @@ def test_preview_writes_the_sheet_with_a_given_concept_and_the_run_folders_own(
         0,
         "",
     )
-    config.mix.strategy, config.mix.strength = "diff-mix", (0.4, 0.8)
+    config = replace(config, **{"mix.strategy": "diff-mix", "mix.strength": (0.4, 0.8)})
     concept.save(tmp_path / "concept", {}, {})
-    config.personalize.concept = str(tmp_path / "concept")
-    shown = preview(config)
+    given = replace(config, **{"personalize.concept": str(tmp_path / "concept")})
+    shown = preview(given)
     assert shown["picture"] == f"{tmp_path}/out/preview.png"
     assert shown["strengths"] == [0.4, 0.8]
     assert set(shown["sources"]) == set(shown["targets"]) == {"fox", "wolf", "狐"}
     assert shown["images"] == 3 * 2 * 2
     first = (tmp_path / "out" / "preview.png").read_bytes()
     assert Image.open(shown["picture"]).width > 3 * 128
-    config.personalize.concept = None
     concept.save(tmp_path / "out" / "concept", {}, {})
     preview(config)
     assert (tmp_path / "out" / "preview.png").read_bytes() == first
@@ -155,11 +156,11 @@ def test_preview_writes_the_sheet_with_a_given_concept_and_the_run_folders_own(
 def test_with_a_gate_scores_stand_under_the_pictures_and_in_the_summary(config, tiny_clip, capsys):
     from jobs.commands import preview as command
 
-    config.mix.strategy, config.mix.strength = "real-mix", (0.5, 0.75)
+    config = replace(config, **{"mix.strategy": "real-mix", "mix.strength": (0.5, 0.75)})
     plain = preview(config)
     before = Image.open(plain["picture"]).copy()
     assert plain["scores"] == {}
-    config.gate.clip = str(tiny_clip)
+    config = replace(config, **{"gate.clip": str(tiny_clip)})
     shown = preview(config)
     after = Image.open(shown["picture"])
     assert after.height > before.height, "a line more under each picture"
@@ -186,15 +187,14 @@ def test_what_is_missing_is_said_before_images_are_read(config, tmp_path):
     with pytest.raises(UserError, match=r"no concept in .*--personalize\.concept"):
         preview(config)
     assert not (tmp_path / "out" / "data").exists()
-    config.out = ""
     with pytest.raises(UserError, match="--out"):
-        preview(config)
+        preview(replace(config, out=""))
 
 
 def test_a_concept_of_other_classes_is_refused(config, tmp_path):
     Concept(["cat"], "animal", {}, 1, 0, "base", None, "", 0, 0, "").save(
         tmp_path / "concept", {}, {}
     )
-    config.personalize.concept = str(tmp_path / "concept")
+    config = replace(config, **{"personalize.concept": str(tmp_path / "concept")})
     with pytest.raises(UserError, match="other classes"):
         preview(config)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from diffmix.config import Config, to_dict
+from diffmix.config import ComposeConfig, Config, DataConfig, ExportConfig, replace, to_dict
 from diffmix.errors import UserError
 from diffmix.formats import reference
 from diffmix.storage import Folder
@@ -75,11 +75,8 @@ def config(tmp_path):
     """`config(out, *stores, **options)`: what compose is called with."""
 
     def make(out, *stores, **options) -> Config:
-        made = Config(out=str(tmp_path / out))
-        made.compose.stores = tuple(str(store) for store in stores)
-        for name, value in options.items():
-            setattr(made.compose, name, value)
-        return made
+        chosen = ComposeConfig(stores=tuple(str(store) for store in stores), **options)
+        return Config(out=str(tmp_path / out), compose=chosen)
 
     return make
 
@@ -114,9 +111,7 @@ def test_shares_and_counts(tmp_path, config):
 def test_the_seed_decides_what_is_taken(tmp_path, config):
     low = fill(tmp_path / "low", rows(40, 0.5))
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
-        options = config(out, low, low, count=(12,))
-        options.run.seed = seed
-        compose(options)
+        compose(replace(config(out, low, low, count=(12,)), **{"run.seed": seed}))
     assert content(tmp_path / "a") == content(tmp_path / "b")
     taken = {out: [row["seed"] for row in content(tmp_path / out)] for out in "ac"}
     assert len(set(taken["a"])) < 24, "the two inputs are drawn apart"
@@ -143,13 +138,9 @@ def test_a_stopped_composition_goes_on(tmp_path, config):
 def test_export_and_back(tmp_path, config, format, rejected):
     """What travels: everything, but that the reference's layout is PNG."""
     wanted = [row for row in rows(70, 0.7) if row["accepted"] or rejected]
-    options = config("low")
+    to = ExportConfig(format=format, to=str(tmp_path / "to"), rejected=rejected)
+    options = replace(config("low"), export=to)
     fill(tmp_path / "low", rows(70, 0.7))
-    options.export.format, options.export.to, options.export.rejected = (
-        format,
-        str(tmp_path / "to"),
-        rejected,
-    )
     assert export(options) == f"{len(wanted)} mixes"
     compose(config("new", tmp_path / "low", tmp_path / "to", count=(1, len(wanted))))
     found = content(tmp_path / "new")[1:]
@@ -164,12 +155,12 @@ def test_export_and_back(tmp_path, config, format, rejected):
 
 @pytest.mark.parametrize("format", ["imagefolder", "webdataset", "reference"])
 def test_on_an_object_store(tmp_path, config, object_store, format):
-    options = config("low")
+    to = ExportConfig(format=format, to="s3://bucket/Vögel/to")
+    options = replace(config("low"), export=to)
     fill(tmp_path / "low", rows(30, 0.7))
-    options.export.format, options.export.to = format, "s3://bucket/Vögel/to"
     assert export(options) == "24 mixes"
     composed = config("", tmp_path / "low", "s3://bucket/Vögel/to", count=(1, 24))
-    composed.out = "s3://bucket/new"
+    composed = replace(composed, out="s3://bucket/new")
     assert compose(composed)["planned"] == 25
     found = [
         row for table in MixStore("s3://bucket/new/mixes").tables() for row in table.to_pylist()
@@ -182,16 +173,11 @@ def test_on_an_object_store(tmp_path, config, object_store, format):
 def test_ids_of_a_whole_store_stay(tmp_path, config, photos):
     names = ["red one", "green", "blau", "黄"]
     fill(tmp_path / "low", rows(23, 0.7, names), names)
-    options = config("low")
-    options.export.format, options.export.to, options.export.rejected = (
-        "webdataset",
-        str(tmp_path / "to"),
-        True,
+    to = ExportConfig(format="webdataset", to=str(tmp_path / "to"), rejected=True)
+    export(replace(config("low"), export=to))
+    compose(
+        replace(config("back", tmp_path / "to"), data=DataConfig(train=str(photos), val_fraction=0))
     )
-    export(options)
-    back = config("back", tmp_path / "to")
-    back.data.train, back.data.val_fraction = str(photos), 0
-    compose(back)
     order = MixStore(str(tmp_path / "back" / "mixes")).class_names
     assert order == sorted(names)
     for row, was in zip(content(tmp_path / "back"), rows(23, 0.7, names), strict=True):
@@ -268,8 +254,7 @@ def test_damaged_inputs(tmp_path, config):
     refused(config("b", fine, theirs), "The image of mix 3 in .*theirs cannot be used")
     (low / "mixes" / "plan.json").write_text("{")
     refused(config("c", low), r"plan\.json is not valid JSON")
-    options = config("fine")
-    options.export.to = str(tmp_path / "to")
+    options = replace(config("fine"), **{"export.to": str(tmp_path / "to")})
     (fine / "mixes" / "part-00000000.parquet").unlink()
     with pytest.raises(UserError, match="has no mixes to export"):
         export(options)
@@ -278,7 +263,10 @@ def test_damaged_inputs(tmp_path, config):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--compose.share", "0"], "--compose.share is 0.0"),
+        (
+            ["--compose.share", "0"],
+            "--compose.share is 0, but it must be a list of numbers above 0",
+        ),
         (["--compose.count", "0"], "--compose.count is 0"),
         (["--compose.share", "0.5", "--compose.count", "3"], "left out where compose.count is set"),
         (["--compose.share", "0.5", "0.5", "0.5"], "one number, or one for each of compose.stores"),

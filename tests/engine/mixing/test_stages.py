@@ -23,12 +23,11 @@ DEADLINE = 120.0
 
 
 def config(**placement) -> Config:
-    made = Config(
+    return Config(
         mix=MixConfig(count=60, batch=2, strategy="real-mix"),
         train=TrainConfig(epochs=1, batch_size=4),
+        placement=PlacementConfig(**{"cpus_per_mixer": 0.5, **placement}),
     )
-    made.placement = PlacementConfig(**{"cpus_per_mixer": 0.5, **placement})
-    return made
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from diffmix.config import Config, PlacementConfig, RunConfig, TrainConfig
+from diffmix.config import Config, PlacementConfig, RunConfig, TrainConfig, replace
 from diffmix.config_check import check
 from diffmix.errors import UserError
 from diffmix.storage import Folder
@@ -58,8 +58,7 @@ def test_no_more_gpus_than_help():
 
 
 def test_workers_divide_the_batch_and_fractions_of_gpus_count():
-    made = config(gpus_per_mixer=0.5)
-    made.train.batch_size = 63
+    made = replace(config(gpus_per_mixer=0.5), **{"train.batch_size": 63})
     assert choose(made, RATES, 8000, 3).trainers == 1
     assert choose(made, RATES, 8000, 3).mixers == 4
 
@@ -70,8 +69,7 @@ def test_too_few_gpus():
 
 
 def test_rates_of_an_earlier_run(tmp_path):
-    made = config()
-    made.train.epochs = 10
+    made = replace(config(), **{"train.epochs": 10})
     assert measured(made, Folder(str(tmp_path)), 1000) is None
     calibration = {
         "event": "calibration",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffmix.config import Config
+from diffmix.config import Config, ExportConfig, replace
 from diffmix.errors import UserError
 from diffmix.generator.concept import Concept
 from engine.results.export import export
@@ -16,9 +16,7 @@ LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
 @pytest.fixture
 def config(tmp_path):
-    config = Config(out=str(tmp_path / "run"))
-    config.export.to = str(tmp_path / "to")
-    return config
+    return Config(out=str(tmp_path / "run"), export=ExportConfig(to=str(tmp_path / "to")))
 
 
 def concept(folder, vectors: int = 1, rank: int = 2) -> Concept:
@@ -42,7 +40,7 @@ def concept(folder, vectors: int = 1, rank: int = 2) -> Concept:
 
 def test_the_references_files(tmp_path, config):
     ours = concept(tmp_path / "run" / "concept")
-    config.export.format = "reference-concept"
+    config = replace(config, **{"export.format": "reference-concept"})
     assert export(config) == "The concept"
     theirs = Concept.load(tmp_path / "to")
     assert theirs.tokens == {"F A-18": "<class_0>", "翠鸟": "<class_1>"}
@@ -56,7 +54,8 @@ def test_the_references_files(tmp_path, config):
 
 def test_pefts_files_of_a_given_concept(tmp_path, config):
     concept(tmp_path / "elsewhere")
-    config.personalize.concept, config.export.format = str(tmp_path / "elsewhere"), "peft-concept"
+    changes = {"personalize.concept": str(tmp_path / "elsewhere"), "export.format": "peft-concept"}
+    config = replace(config, **changes)
     export(config)
     assert sorted(file.name for file in (tmp_path / "to").iterdir()) == [
         "adapter_config.json",
@@ -80,13 +79,12 @@ def test_pefts_files_of_a_given_concept(tmp_path, config):
 def test_what_cannot_be_exported(tmp_path, config, format, made, sentence):
     if made is not None:
         concept(tmp_path / "run" / "concept", **made)
-    config.export.format = format
+    config = replace(config, **{"export.format": format})
     with pytest.raises(UserError, match=sentence):
         export(config)
     assert not (tmp_path / "to").exists()
 
 
 def test_a_format_that_there_is_not(capsys):
-    with pytest.raises(SystemExit):
-        main(["export", "--export.format", "tfrecord"])
-    assert "tfrecord" in capsys.readouterr().err
+    assert main(["export", "--export.format", "tfrecord"]) == 2
+    assert "--export.format is tfrecord, but it must be imagefolder" in capsys.readouterr().err

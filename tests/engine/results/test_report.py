@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from diffmix import images
-from diffmix.config import Config
+from diffmix.config import Config, MixConfig, replace
 from diffmix.datasets.prepare import Prepared
 from diffmix.datasets.real import Example, RealSet
 from diffmix.errors import UserError
@@ -34,9 +34,8 @@ def data(tmp_path) -> Prepared:
 
 @pytest.fixture
 def config(tmp_path) -> Config:
-    config = Config(out=str(tmp_path / "out"))
-    config.mix.count, config.mix.batch, config.mix.strength = 80, 8, (0.5, 0.7, 0.9)
-    return config
+    mix = MixConfig(count=80, batch=8, strength=(0.5, 0.7, 0.9))
+    return Config(out=str(tmp_path / "out"), mix=mix)
 
 
 def _colored(red: int, green: int) -> Image.Image:
@@ -134,7 +133,7 @@ def test_report_files_are_written_and_the_same_each_time(config, data):
 
 @pytest.mark.parametrize("strategy", ["diff-gen", "real-aug"])
 def test_strategies_without_a_source_or_another_class(config, data, strategy):
-    config.mix.strategy = strategy
+    config = replace(config, **{"mix.strategy": strategy})
     rows = choose_rows(config, data.train, fill(config, data))
     assert {row.source_class for row in rows} == set(CLASS_NAMES)
     assert all((row.source is None) == (strategy == "diff-gen") for row in rows)
@@ -143,7 +142,7 @@ def test_strategies_without_a_source_or_another_class(config, data, strategy):
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_hardly_any_mixes(config, data, count):
-    config.mix.batch = 1
+    config = replace(config, **{"mix.batch": 1})
     path = write_report(
         config, Folder(config.out).create(), data, {}, [], fill(config, data, chunks=range(count))
     )
@@ -165,7 +164,7 @@ def test_report_of_a_finished_run_folder(config, tmp_path):
             Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(
                 tmp_path / "images" / name / f"{i}.png"
             )
-    config.data.train = str(tmp_path / "images")
+    config = replace(config, **{"data.train": str(tmp_path / "images")})
     with pytest.raises(UserError, match=r"no summary\.json"):
         report(config)
     out = Folder(config.out)

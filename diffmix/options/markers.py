@@ -1,0 +1,71 @@
+"""What an option's annotation says besides its type. Bounds are `annotated_types`' own, such as
+`Annotated[float, Interval(gt=0, le=1)]`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Interval
+
+T = TypeVar("T")
+
+
+class _Usual:
+    """Marks an option that most users set sooner or later: `--help` lists it."""
+
+
+USUAL = _Usual()
+Usual = Annotated[T, USUAL]
+"""`Usual[float]` is a float that `--help` lists; `--help-all` lists every option."""
+
+Share = Annotated[float, Interval(ge=0, le=1)]
+"""A share or a probability: 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What the number counts or measures, in the plural: `pixels`."""
+
+    name: str
+
+    def of(self, value: str) -> str:
+        """`1 batch`, `2 batches`, `None` and `empty`, neither of which has a unit."""
+        if value in ("None", "empty"):
+            return value
+        one = re.sub(r"(?<=ch|ss)es$|(?<=x)es$|s$", "", self.name)
+        return f"{value} {one if value in ('1', '1.0') else self.name}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Choices that a registry holds.
+
+    `names` is a function, so that the registry is imported when the choices are needed. A new
+    entry of the registry is accepted, listed in the help and suggested without further ado.
+    """
+
+    names: Callable[[], Iterable[str]]
+    own: bool = False
+    """Whether `module:attribute` is a choice too: an entry of the user's own."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def _known(self, value: str) -> str:
+        if value not in self.names() and not (self.own and ":" in value):
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """A word of the option's text, and the names of a registry that it stands for."""
+
+    word: str
+    names: Callable[[], Iterable[str]]
