@@ -15,9 +15,9 @@ def print_summary(summary: dict, config: Config) -> None:
     for row in headline(summary):
         table.add_row(*row)
     Console(soft_wrap=True).print(table)
-    # A table would cut long paths off.
+    # Outside the table, which would cut long paths off.
     if "report" in summary:
-        print(f"pictures: {summary['report']}")
+        print(f"report: {summary['report']}")
     print(f"run folder: {config.out}")
 
 

@@ -68,8 +68,9 @@ class Config:
 def replace(config: T, **changes: Any) -> T:
     """A copy with other values of dotted options: `replace(config, **{"mix.count": 3})`.
 
-    `config` may be a group too, whose options have no dot: `replace(config.mix, count=3)`. Raises `TypeError` for an option that does not exist. Values are taken as they are: `check`
-    refuses those out of bounds.
+    `config` may be a group too, whose options have no dot: `replace(config.mix, count=3)`. Values
+    are taken as they are: `check` refuses those out of bounds. Raises `TypeError` for an option
+    that does not exist.
     """
     grouped: dict[str, dict[str, Any]] = {}
     top = {}

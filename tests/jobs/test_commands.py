@@ -1,4 +1,7 @@
-"""Commands that need no cluster."""
+"""Commands that need no cluster: `jobs/doctor.py`, `jobs/table.py` and parts of `jobs/commands.py`.
+
+`tests/e2e` covers the other commands, `tests/e2e/test_submit.py` covers `jobs/run.py`.
+"""
 
 import json
 
