@@ -1,6 +1,6 @@
 import pytest
 
-from engine.telemetry import figures, overlap, union, wall_seconds
+from engine.results.figures import figures, overlap, union, wall_seconds
 
 
 def mix(actor, start, end, mixes=8):
