@@ -59,7 +59,7 @@ def run(config: Config, command: float | None = None, listeners: Sequence[Listen
 
 
 def run_personalization(config: Config, listeners: Sequence[Listener] = ()) -> str:
-    """The concept alone. Gives its folder; empty where the strategy uses the base model as it is."""
+    """The concept alone. Gives its folder; empty where the strategy uses the plain base model."""
     with open_session(config, listeners=listeners, personalizes=True) as session:
         return phases.personalize(session) or ""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from diffmix.config import Config
+from diffmix.config import Config, replace
 from diffmix.config_check import check
 from diffmix.errors import UserError
 from diffmix.report.html import render_report
@@ -53,8 +52,8 @@ def run_seeds(config: Config, listeners: Sequence[Listener] = ()) -> dict:
 
 def of_seed(config: Config, seed: int) -> Config:
     """The configuration of one seed's run."""
-    run_config = dataclasses.replace(config.run, seed=seed, seeds=())
-    return dataclasses.replace(config, out=f"{config.out.rstrip('/')}/seed-{seed}", run=run_config)
+    out = f"{config.out.rstrip('/')}/seed-{seed}"
+    return replace(config, **{"out": out, "run.seed": seed, "run.seeds": ()})
 
 
 def aggregate(summaries: dict[int, dict]) -> dict:

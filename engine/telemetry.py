@@ -23,7 +23,7 @@ NAMESPACE = "diffmix"
 
 
 class _Collector:
-    """The actor that workers send events to. Lives on the driver's node until the driver ends it."""
+    """The actor that workers send events to, on the driver's node until the driver ends it."""
 
     def __init__(self) -> None:
         self.events: list[dict] = []

@@ -4,11 +4,9 @@ mixers will run.
 
 from __future__ import annotations
 
-import dataclasses
-
 import ray
 
-from diffmix.config import Config
+from diffmix.config import Config, replace
 from diffmix.devices import limit_threads
 from diffmix.generator.batch_size import LARGEST, saturating_batch
 from diffmix.storage import Folder
@@ -35,7 +33,7 @@ def with_stored_batch(config: Config, out: Folder) -> Config:
     already.
     """
     batch = stored_batch(out) if config.mix.batch == "auto" else None
-    return _with_batch(config, batch) if batch else config
+    return replace(config, **{"mix.batch": batch}) if batch else config
 
 
 def with_measured_batch(config: Config, planned: int) -> Config:
@@ -44,11 +42,7 @@ def with_measured_batch(config: Config, planned: int) -> Config:
     """
     if config.mix.batch != "auto":
         return config
-    return _with_batch(config, measure_batch(config, planned))
-
-
-def _with_batch(config: Config, batch: int) -> Config:
-    return dataclasses.replace(config, mix=dataclasses.replace(config.mix, batch=batch))
+    return replace(config, **{"mix.batch": measure_batch(config, planned)})
 
 
 def measure_batch(config: Config, planned: int) -> int:

@@ -4,14 +4,14 @@ shared out.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import ray
 
-from diffmix.config import Config
+from diffmix.config import Config, replace
 from diffmix.datasets.real import RealSet
 from diffmix.devices import inference_device, limit_threads
 from diffmix.errors import UserError
@@ -50,8 +50,8 @@ def with_best_split(session: Session, job: MixJob, time_steps: StepTimer | None 
         file=sys.stderr,
         flush=True,
     )
-    placement = replace(config.placement, mixers=(share.mixers,), trainers=share.trainers)
-    return replace(session, config=replace(config, placement=placement))
+    changes = {"placement.mixers": (share.mixers,), "placement.trainers": share.trainers}
+    return dataclasses.replace(session, config=replace(config, **changes))
 
 
 def calibrate(session: Session, job: MixJob, time_steps: StepTimer) -> Rates:

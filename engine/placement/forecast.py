@@ -29,7 +29,7 @@ def forecast(config: Config) -> dict:
     strengths = plan.columns(np.arange(len(plan)))["strength"]
     steps = int(denoising_steps(strengths, config.mix.num_inference_steps).sum())
     stored = len(inputs.source.store.stored_chunks())
-    chunks = plan.num_chunks
+    chunks = str(plan.num_chunks)
     if config.mix.batch == "auto" and inputs.source.makes_mixes:
         chunks = "as many as mix.batch auto gives"
     need = demand(config)

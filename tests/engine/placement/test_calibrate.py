@@ -13,7 +13,6 @@ from diffmix.errors import UserError
 from engine import phases
 from engine.placement.calibrate import calibrate, time_train_steps
 from engine.run import run
-from engine.run_folder import bind_store
 from engine.session import open_session
 
 
@@ -63,9 +62,8 @@ def test_pairs_need_even_shares(tmp_path, small_config):
         tmp_path / "out", **{"train.batch_size": 12, "train.mixup_alpha": 1.0, "mix.count": 4}
     )
     with open_session(config, mixes=True) as session:
-        job = phases.mix_job(
-            session, None, bind_store(config, session.out, session.data.train, None)
-        )
+        session.source.open(session.config, None)
+        job = phases.mix_job(session, None)
         rates = calibrate(session, job, Known().time_steps)
     assert set(rates.train_seconds) == {1, 2, 3}  # 4 workers would have 3 images each
 
