@@ -1,4 +1,4 @@
-"""Where a run's mixes come from: a plan of its own, or a store that `diffmix compose` has filled."""
+"""Where a run's mixes come from: its own plan, or a store that `diffmix compose` has filled."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def _object_store_bytes() -> int:
 
 
 def resources() -> dict[str, float]:
-    """What the cluster has of each of Ray's resources, or may grow to where an autoscaler says so."""
+    """Ray's resources that the cluster has, or may grow to where an autoscaler says so."""
     found = dict(ray.cluster_resources())
     # A private call: without it the cluster counts as it stands.
     with contextlib.suppress(Exception):

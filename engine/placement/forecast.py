@@ -63,7 +63,7 @@ def forecast(config: Config) -> dict:
 
 
 def splits(config: Config, rates: Rates, planned: int) -> list[dict]:
-    """The best split of each number of GPUs, and its cost. Numbers that are too few are left out."""
+    """The best split of each number of GPUs, and its cost. Too few GPUs are left out."""
     rows = []
     for gpus in sorted({*CLUSTERS, demand(config).gpus}):
         try:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+_PAUSE_SECONDS = 60.0
+"""A longer pause between chunks or epochs is the time between two attempts, not work."""
+
 
 def spans(events: Iterable[dict], kind: str) -> list[tuple[float, float]]:
     """(start, end) in seconds since 1970 of the events of a kind, sorted."""
@@ -22,6 +25,7 @@ def union(intervals: list[tuple[float, float]], gap: float = 0.0) -> list[tuple[
 
 
 def length(intervals: list[tuple[float, float]]) -> float:
+    """Seconds of disjoint intervals together."""
     return sum(end - start for start, end in intervals)
 
 
@@ -31,7 +35,7 @@ def overlap(first: list[tuple[float, float]], second: list[tuple[float, float]])
 
 
 def wall_seconds(events: list[dict]) -> float:
-    """From the start of each attempt to its last event, added up; a killed attempt counts to the
+    """From the start of each attempt to its last event, added up. A killed attempt counts to the
     last thing it did.
     """
     total, start, last = 0.0, None, 0.0
@@ -45,7 +49,7 @@ def wall_seconds(events: list[dict]) -> float:
 
 def since_command(events: list[dict], kind: str, moment: str) -> float | None:
     """Seconds from the command to the first `moment` of an event of a kind, in the last attempt
-    that has one; None without.
+    that has one. None without.
     """
     command: float | None = None
     firsts: dict[float, float] = {}
@@ -58,61 +62,74 @@ def since_command(events: list[dict], kind: str, moment: str) -> float | None:
 
 
 def figures(events: list[dict]) -> dict:
-    """The figures of `summary.json` that come from events.
+    """The groups `seconds`, `mixer`, `trainer` and `overlap` of `summary.json`.
 
-    A phase's seconds are the length of the union of its spans over all attempts; `to_first_mix` and
-    `to_first_step` count from the command and are there where it came to that.
+    A phase's seconds are the length of the union of its spans over all attempts. `to_first_mix` and
+    `to_first_step` count from the command, and are left out where it did not come to that.
     `mixer.busy_fraction` is the time in mixer calls over the mixers' time between their first and
-    last chunk; `overlap.concurrent_fraction` is the share of the shorter phase's span in which both
-    ran.
+    last chunk. `overlap.concurrent_fraction` is the share of the shorter phase's span in which both
+    phases ran.
     """
-    pauses = 60.0  # a pause of more than this between chunks or epochs is another attempt, not work
-    mix, train = spans(events, "mix"), spans(events, "train")
-    mixing, training = union(mix, pauses), union(train, pauses)
-    actors: dict[str, list[tuple[float, float]]] = {}
-    for event in events:
-        if event["event"] == "mix":
-            actors.setdefault(event["actor"], []).append((event["start"], event["end"]))
-    held = sum(
-        max(end for _, end in spans_) - min(start for start, _ in spans_)
-        for spans_ in actors.values()
-    )
-    busy = sum(end - start for start, end in mix)
-    mixed = [event for event in events if event["event"] == "mix"]
-    trained = [event for event in events if event["event"] == "train"]
-    images = sum(event["images"] for event in trained)
-    loop = sum(event["end"] - event["start"] for event in trained)
+    mixing = union(spans(events, "mix"), _PAUSE_SECONDS)
+    training = union(spans(events, "train"), _PAUSE_SECONDS)
     shorter = min(length(mixing), length(training))
-    generate = length(mixing)
-    first = {
+    return {
+        "seconds": _seconds(events, length(mixing), length(training)),
+        "mixer": _mixer(events, length(mixing)),
+        "trainer": _trainer(events, length(training)),
+        "overlap": {"concurrent_fraction": _ratio(overlap(mixing, training), shorter)},
+    }
+
+
+def _seconds(events: list[dict], mixing: float, training: float) -> dict:
+    seconds = {
+        "personalize": length(union(spans(events, "personalize"))),
+        "generate": mixing,
+        "train": training,
+        "baseline": length(union(spans(events, "baseline"))),
+        "wall": wall_seconds(events),
+    }
+    firsts = {
         "to_first_mix": since_command(events, "mix", "end"),
         "to_first_step": since_command(events, "train", "first_step"),
     }
+    for name, value in firsts.items():
+        if value is not None:
+            seconds[name] = value
+    return seconds
+
+
+def _mixer(events: list[dict], mixing: float) -> dict:
+    """`mixing` is the phase's seconds."""
+    chunks = [event for event in events if event["event"] == "mix"]
+    by_actor: dict[str, list[dict]] = {}
+    for chunk in chunks:
+        by_actor.setdefault(chunk["actor"], []).append(chunk)
+    held = 0.0
+    for made in by_actor.values():
+        held += max(chunk["end"] for chunk in made) - min(chunk["start"] for chunk in made)
+    mixes = sum(chunk["mixes"] for chunk in chunks)
+    busy = sum(chunk["end"] - chunk["start"] for chunk in chunks)
     return {
-        "seconds": {
-            "personalize": length(union(spans(events, "personalize"))),
-            "generate": generate,
-            "train": length(training),
-            "baseline": length(union(spans(events, "baseline"))),
-            "wall": wall_seconds(events),
-            **{name: value for name, value in first.items() if value is not None},
-        },
-        "mixer": {
-            "images_per_second": sum(event["mixes"] for event in mixed) / generate
-            if generate
-            else 0.0,
-            "images_per_busy_second": sum(event["mixes"] for event in mixed) / busy
-            if busy
-            else 0.0,
-            "busy_fraction": busy / held if held else 0.0,
-        },
-        "trainer": {
-            "workers": 1 + max((event.get("rank", 0) for event in trained), default=-1),
-            "images_per_second": images / length(training) if training else 0.0,
-            "data_wait_fraction": sum(event["wait"] for event in trained) / loop if loop else 0.0,
-            "synthetic_share": sum(event["synthetic"] for event in trained) / images
-            if images
-            else 0.0,
-        },
-        "overlap": {"concurrent_fraction": overlap(mixing, training) / shorter if shorter else 0.0},
+        "images_per_second": _ratio(mixes, mixing),
+        "images_per_busy_second": _ratio(mixes, busy),
+        "busy_fraction": _ratio(busy, held),
     }
+
+
+def _trainer(events: list[dict], training: float) -> dict:
+    """`training` is the phase's seconds."""
+    epochs = [event for event in events if event["event"] == "train"]
+    images = sum(epoch["images"] for epoch in epochs)
+    loop = sum(epoch["end"] - epoch["start"] for epoch in epochs)
+    return {
+        "workers": 1 + max((epoch.get("rank", 0) for epoch in epochs), default=-1),
+        "images_per_second": _ratio(images, training),
+        "data_wait_fraction": _ratio(sum(epoch["wait"] for epoch in epochs), loop),
+        "synthetic_share": _ratio(sum(epoch["synthetic"] for epoch in epochs), images),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    """0 where there is nothing to divide by."""
+    return part / whole if whole else 0.0

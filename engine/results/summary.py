@@ -44,7 +44,7 @@ def write_summary(session: Session, mixed: bool) -> dict:
 
 
 def _oracle_share(oracle: str, store: MixStore, class_names: list[str]) -> float:
-    """Share of the accepted mixes in which the classifier `oracle` sees the target class, [0, 1]."""
+    """Share of the accepted mixes in which `oracle` sees the target class, 0 to 1."""
     from diffmix.classifier.oracle import oracle_share
 
     tables = store.tables(["image", "target_label", "accepted"])

@@ -68,13 +68,28 @@ def test_pairs_need_even_shares(tmp_path, small_config):
     assert set(rates.train_seconds) == {1, 2, 3}  # 4 workers would have 3 images each
 
 
+class Listens:
+    """A listener that a caller of `run` gives."""
+
+    def __init__(self):
+        self.kinds = []
+
+    def on_events(self, events):
+        self.kinds += [event["event"] for event in events]
+
+    def close(self):
+        self.kinds.append("closed")
+
+
 @pytest.mark.usefixtures("cluster")
 def test_auto_runs_the_split_that_it_predicts(tmp_path, small_config):
     out = tmp_path / "out"
     # The numbers given here are not what runs: five mixers would not fit.
-    summary = run(
-        small_config(out, **{"placement.auto": True, "placement.mixers": (5,), "mix.count": 24})
-    )
+    changes = {"placement.auto": True, "placement.mixers": (5,), "mix.count": 24}
+    listener = Listens()
+    summary = run(small_config(out, **changes), listeners=[listener])
+    assert {"start", "calibration", "split", "mix", "train"} <= set(listener.kinds)
+    assert listener.kinds[-1] == "closed"
     assert summary["plan"]["stored"] == 24
     (calibration,), (split,) = events(out, "calibration"), events(out, "split")
     assert calibration["mixer"] > 0
