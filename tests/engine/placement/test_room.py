@@ -55,7 +55,7 @@ def test_gpus_that_are_missing_are_named(nodes):
 
 def test_cpus_count_too(nodes):
     nodes((4.0, None), cpus=2.0)
-    with pytest.raises(UserError, match="needs 3 CPUs .* has 2"):
+    with pytest.raises(UserError, match=r"needs 3 CPUs .* has 2"):
         check_room(config(), **BOTH)
     with pytest.raises(UserError, match="personalizers 3 needs 3 CPUs"):
         check_room(config(personalizers=3), personalizes=True)
