@@ -17,7 +17,7 @@ from diffmix.config import Config, MixConfig, PlacementConfig
 from engine import phases
 from engine.mixing import stages
 from engine.mixing.store import SCHEMA, MixStore, part_name
-from engine.telemetry import spans
+from engine.results.figures import spans
 
 _LISTED = 20_000
 _PARTS = 100
@@ -35,7 +35,7 @@ def chunks_per_second(chunks: int, most_chunks: int) -> float:
     usual, stages.MOST_CHUNKS = stages.MOST_CHUNKS, most_chunks
     try:
         with session(config, 100) as opened:
-            phases.synthesize(opened, mix_job(opened, SleepingMixer(0.0, 100)))
+            phases.make_mixes(opened, mix_job(opened, SleepingMixer(0.0, 100)))
             opened.telemetry.collect()
             worked = spans(opened.telemetry.events, "mix")
             return steady_rate(worked, max(end for _, end in worked))

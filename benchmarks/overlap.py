@@ -29,7 +29,7 @@ from benchmarks.simulated import SleepingLoop, SleepingMixer, mix_job, session
 from diffmix.config import Config, MixConfig, PlacementConfig, RunConfig, TrainConfig
 from engine import phases
 from engine.placement.split import Rates, choose
-from engine.telemetry import figures, length, spans, union
+from engine.results.figures import figures, length, spans, union
 
 NODES = 8
 BATCH = 16
@@ -108,9 +108,9 @@ def run(job_costs: Costs, mixers: int, trainers: int, mode: str) -> dict:
     with session(config(mixers, trainers, job_costs.chunks, mode), IMAGE_BYTES, REAL) as opened:
         job = mix_job(opened, SleepingMixer(CHUNK_SECONDS, IMAGE_BYTES))
         if mode == "staged":
-            phases.synthesize(opened, job)
-        phases.train(opened, job, streaming=mode == "overlapped", build=job_costs.loop())
-        phases.synthesize(opened, job)
+            phases.make_mixes(opened, job)
+        phases.train_classifier(opened, job, streaming=mode == "overlapped", build=job_costs.loop())
+        phases.make_mixes(opened, job)
         opened.telemetry.collect()
         mixing, training = (
             spans(opened.telemetry.events, "mix"),

@@ -23,7 +23,7 @@ from benchmarks.simulated import SleepingMixer, TakeAll, mix_job, session, start
 from diffmix.config import Config, MixConfig, PlacementConfig
 from engine import phases
 from engine.mixing.stages import MOST_CHUNKS
-from engine.telemetry import spans
+from engine.results.figures import spans
 
 BATCH = 16
 SCALED_IMAGE_BYTES = 5_000
@@ -46,7 +46,7 @@ def efficiency(mixers: int, chunk_seconds: float, seconds: float) -> float:
     """Of `mixers` that work for about `seconds` each."""
     chunks = int(mixers * seconds / chunk_seconds)
     with session(config(mixers, chunks * BATCH), SCALED_IMAGE_BYTES) as opened:
-        phases.synthesize(
+        phases.make_mixes(
             opened, mix_job(opened, SleepingMixer(chunk_seconds, SCALED_IMAGE_BYTES, mixers))
         )
         opened.telemetry.collect()
@@ -66,7 +66,7 @@ def measured_efficiency(events: list[dict], mixers: int, chunk_seconds: float) -
 def control_path(mixes: int) -> float:
     """Mixes per second through everything but a mixer."""
     with session(config(CONTROL_MIXERS, mixes), IMAGE_BYTES) as opened:
-        phases.train(
+        phases.train_classifier(
             opened,
             mix_job(opened, SleepingMixer(0.0, IMAGE_BYTES)),
             streaming=True,

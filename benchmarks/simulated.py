@@ -27,8 +27,8 @@ from diffmix.datasets.prepare import Prepared
 from diffmix.datasets.real import Example, RealSet
 from diffmix.plan import MixSpec
 from diffmix.storage import Folder
+from engine.mixing.mix_source import find_mix_source
 from engine.mixing.stages import MixJob
-from engine.mixing.store import MixStore
 from engine.session import Session
 from engine.telemetry import Telemetry
 from engine.training.pool import PoolReader, PoolWriter
@@ -179,7 +179,13 @@ def session(config: Config, image_bytes: int, images: int = 500) -> Iterator[Ses
             f"{out}/train.arrow", examples, [f"class {i}" for i in range(CLASSES)], "thing"
         )
         telemetry = Telemetry(Folder(out), f"telemetry-{uuid.uuid4().hex[:8]}")
-        yield Session(replace(config, out=out), Folder(out), Prepared(real, None, real), telemetry)
+        yield Session(
+            config=replace(config, out=out),
+            out=Folder(out),
+            data=Prepared(real, None, real),
+            source=find_mix_source(Folder(out), real),
+            telemetry=telemetry,
+        )
         telemetry.close()
     finally:
         shutil.rmtree(out, ignore_errors=True)
@@ -191,9 +197,8 @@ def mix_job(opened: Session, mixer: SleepingMixer) -> MixJob:
         phases,  # imports torch, which the workers that unpickle a stand-in do without
     )
 
-    store = MixStore((opened.out / "mixes").uri)
-    store.bind({})
-    return replace(phases.mix_job(opened, None, store), build=mixer)
+    opened.source.store.bind({})
+    return replace(phases.mix_job(opened, None), build=mixer)
 
 
 def start_ray(gpus: int, cpus: int, **settings: object) -> None:

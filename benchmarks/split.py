@@ -28,7 +28,7 @@ from benchmarks.simulated import SleepingMixer, mix_job, session
 from diffmix.config import Config, replace
 from engine.placement import calibrate
 from engine.placement.cluster import available_gpus
-from engine.placement.split import Rates, Split, choose, predict
+from engine.placement.split import GpuShare, Rates, choose, predict
 
 
 def calibrated(job_costs: Costs, made: Config) -> Rates:
@@ -38,7 +38,7 @@ def calibrated(job_costs: Costs, made: Config) -> Rates:
         return calibrate.calibrate(opened, job, job_costs.time_steps)
 
 
-def others(made: Config, rates: Rates, planned: int, best: Split) -> list[Split]:
+def others(made: Config, rates: Rates, planned: int, best: GpuShare) -> list[GpuShare]:
     """Two other ways to use all GPUs: one with more and one with fewer train workers."""
     all_ways = [
         predict(made, rates, planned, NODES - n, n) for n in rates.train_seconds if n < NODES

@@ -54,12 +54,12 @@ def config(arm: str, seed: int, out: str, concept: str | None, recipe: Config) -
 
 def run_arm(arm: str, chosen: Config) -> dict:
     """The arm's `summary.json`; a finished one is not made again."""
-    from engine.run import run, train
+    from engine.run import run, run_training
 
     out = Folder(chosen.out)
     if out.exists("summary.json"):
         return json.loads(out.read("summary.json"))
-    return run(chosen) if "mix.strategy" in ARMS[arm] else train(chosen)
+    return run(chosen) if "mix.strategy" in ARMS[arm] else run_training(chosen)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

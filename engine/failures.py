@@ -1,4 +1,4 @@
-"""Finding what the user can mend in an error that came through Ray's layers."""
+"""Finding the user error in an error that came through Ray's layers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from diffmix.errors import UserError
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Raise the `UserError` that an error of Ray's in the block goes back to in its place; other
-    errors as they are.
+    """Raise the `UserError` behind an error of Ray's in the block instead of it. Other errors stay
+    as they are.
     """
     try:
         yield
@@ -26,8 +26,8 @@ def user_errors() -> Iterator[None]:
 
 
 def user_error(error: BaseException) -> UserError | None:
-    """The `UserError` that an error of Ray's or Ray Train's goes back to, with its own sentence
-    alone; None where there is none.
+    """The `UserError` behind an error of Ray's or Ray Train's, with its own sentence alone. None
+    where there is none.
     """
     causes: list[BaseException | None] = [error, *getattr(error, "worker_failures", {}).values()]
     seen: set[int] = set()
@@ -36,8 +36,8 @@ def user_error(error: BaseException) -> UserError | None:
         if cause is None or id(cause) in seen:
             continue
         seen.add(id(cause))
-        # Ray raises a task's error as a kind of its own that also is of the error's, with the
-        # traceback in its text.
+        # Ray raises a task's error as a type of its own that is also the error's type, with the
+        # traceback in its text; `cause` is the original.
         inner = getattr(cause, "cause", None)
         if isinstance(cause, UserError) and not isinstance(inner, UserError):
             return UserError(str(cause).partition("\n")[0])  # Ray Data adds lines about its retries

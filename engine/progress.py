@@ -1,4 +1,4 @@
-"""One line now and then about what the cluster is doing."""
+"""The progress display: a line every few seconds about what the cluster is doing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 
 
 class Display:
-    """Turns telemetry events into a line every few seconds, on standard error. Owned by the
-    session's telemetry thread.
+    """A listener that prints events as one line every few seconds, on standard error. Owned by the
+    run's session.
     """
 
     def __init__(self, every_seconds: float = 5.0):
@@ -18,7 +18,7 @@ class Display:
         self._mixes = 0
         self._state: dict[str, str] = {}
 
-    def show(self, events: list[dict]) -> None:
+    def on_events(self, events: list[dict]) -> None:
         for event in events:
             self._note(event)
         if self._state and time.monotonic() - self._last >= self.every_seconds:
@@ -29,6 +29,9 @@ class Display:
                 flush=True,
             )
             self._state.clear()
+
+    def close(self) -> None:
+        """Nothing is left to print: the command ends with a table of its own."""
 
     def _note(self, event: dict) -> None:
         kind = event["event"]
@@ -44,5 +47,6 @@ class Display:
         elif kind in ("train", "baseline"):
             name = "training" if kind == "train" else "training without mixes"
             self._state[kind] = (
-                f"{name}: epoch {event['epoch'] + 1}, loss {event['loss']:.3f}, {event['pool']} mixes at hand"
+                f"{name}: epoch {event['epoch'] + 1}, loss {event['loss']:.3f}, "
+                f"{event['pool']} mixes available"
             )

@@ -1,103 +1,96 @@
-"""The whole job: personalize, then make mixes while the classifier trains on them."""
+"""The job, as a person would tell it.
+
+Everything cheap is checked first. Then the generator is personalized to the user's classes, mixers
+translate real images into other classes, and the classifier trains on real images and mixes:
+overlapped (`run.mode`) while the mixers work, staged after they are done. Last come the test, the
+summary and the report. A baseline without mixes trains beside it or at the end. On mixes that
+`diffmix compose` has put into the run folder, the classifier trains at once.
+
+Each function here is one command and one run folder. It resumes where an earlier attempt in that
+folder ended, and raises `UserError` for user errors.
+"""
 
 from __future__ import annotations
 
-import logging
 import threading
+from collections.abc import Sequence
 
 import ray
 
 from diffmix.config import Config
 from engine import phases
-from engine.mixing.filter import check_streaming, finish_filter, settle
-from engine.mixing.mix_source import find_composed
-from engine.mixing.store import MixStore
+from engine.listeners import Listener
+from engine.mixing.filter import check_streaming
 from engine.placement.calibrate import with_best_split
 from engine.results.summary import write_summary
-from engine.run_folder import bind_store, find_concept
+from engine.run_folder import find_concept
 from engine.session import Session, open_session
 
-log = logging.getLogger(__name__)
 
+def run(config: Config, command: float | None = None, listeners: Sequence[Listener] = ()) -> dict:
+    """The whole job. Gives what `summary.json` then holds, and `report`, the path of the report's
+    images.
 
-def run(config: Config, command: float | None = None) -> dict:
-    """Everything, going on where an earlier run of the same folder ended. Gives what `summary.json`
-    then holds.
-
-    On mixes that `diffmix compose` has put there, this trains and no more. `command` is when the
-    command was given, in seconds since 1970; None: now. Raises `UserError` for anything that the
-    user can mend.
+    `command` is the moment at which the command was given, in seconds since 1970; None: now.
+    `listeners` hear the run's events beside those that `run.listeners` names.
     """
     check_streaming(config)
-    with open_session(config, command, personalizes=True, mixes=True, trains=True) as session:
+    with open_session(
+        config, command, listeners, personalizes=True, mixes=True, trains=True
+    ) as session:
         baseline = _Baseline(session)
-        concept = None
-        store = find_composed(session.out, session.data.train)
-        composed = store is not None
-        if store is not None:
-            finish_filter(config, store)
-        else:
-            concept = phases.personalize(session)
-            store = _bound_store(session, concept)
-        job = phases.mix_job(session, concept, store)
+        concept = phases.personalize(session)
+        session.source.open(session.config, concept)
+        job = phases.mix_job(session, concept)
         baseline.wait_if_started()
-        if config.placement.auto and not composed:
+        makes_mixes = session.source.makes_mixes
+        if makes_mixes and config.placement.auto:
             session = with_best_split(session, job)
-            job = phases.mix_job(session, concept, store)
-        if composed:
-            phases.train(session, job, streaming=False)
-        elif config.run.mode == "staged":
-            phases.synthesize(session, job)
-            settle(config, store, session.data.train.superclass)
-            phases.train(session, job, streaming=False)
+            job = phases.mix_job(session, concept)
+        if makes_mixes and config.run.mode == "overlapped":
+            phases.train_classifier(session, job, streaming=True)
+            phases.make_mixes(session, job)  # nothing, unless the stream was cut short
         else:
-            phases.train(session, job, streaming=True)
-            phases.synthesize(session, job)  # nothing, unless the stream was cut short
+            phases.make_mixes(session, job)
+            session.source.settle(session.config)
+            phases.train_classifier(session, job)
         baseline.finish()
-        return write_summary(session, store, concept)
+        return write_summary(session, mixed=True)
 
 
-def personalize(config: Config) -> str:
-    """The concept's folder."""
-    with open_session(config, personalizes=True) as session:
+def run_personalization(config: Config, listeners: Sequence[Listener] = ()) -> str:
+    """The concept alone. Gives its folder; empty where the strategy uses the plain base model."""
+    with open_session(config, listeners=listeners, personalizes=True) as session:
         return phases.personalize(session) or ""
 
 
-def synthesize(config: Config) -> dict:
-    """All mixes, personalizing first where that is not done. Gives the summary so far."""
-    with open_session(config, personalizes=True, mixes=True) as session:
-        composed = find_composed(session.out, session.data.train)
-        if composed:  # it is whole
-            return write_summary(session, composed, None)
+def run_mixing(config: Config, listeners: Sequence[Listener] = ()) -> dict:
+    """All mixes, after personalization where that is not done. Gives the summary so far."""
+    with open_session(config, listeners=listeners, personalizes=True, mixes=True) as session:
         concept = phases.personalize(session)
-        store = _bound_store(session, concept)
-        phases.synthesize(session, phases.mix_job(session, concept, store))
-        settle(config, store, session.data.train.superclass)
-        return write_summary(session, store, concept)
+        session.source.open(session.config, concept)
+        phases.make_mixes(session, phases.mix_job(session, concept))
+        session.source.settle(session.config)
+        return write_summary(session, mixed=True)
 
 
-def train(config: Config) -> dict:
-    """The classifier alone, on the mixes that the run folder holds (none: on real images alone)."""
-    with open_session(config, trains=True) as session:
-        store, concept = find_composed(session.out, session.data.train), None
-        if store is not None:
-            finish_filter(config, store)
-        else:
-            concept = find_concept(config, session.out, session.data.train)
-            if not MixStore((session.out / "mixes").uri).stored_chunks():
-                phases.train(session, None, streaming=False)
-                return write_summary(session, None, None)
-            store = _bound_store(session, concept)
-            settle(config, store, session.data.train.superclass)
-        phases.train(session, phases.mix_job(session, concept, store), streaming=False)
-        return write_summary(session, store, concept)
-
-
-def _bound_store(session: Session, concept: str | None) -> MixStore:
-    """The run's mix store, with a stopped filter finished."""
-    store = bind_store(session.config, session.out, session.data.train, concept)
-    finish_filter(session.config, store)
-    return store
+def run_training(config: Config, listeners: Sequence[Listener] = ()) -> dict:
+    """The classifier alone, on the mixes that the run folder holds; without any, on real images
+    alone. Gives the summary.
+    """
+    with open_session(config, listeners=listeners, trains=True) as session:
+        source = session.source
+        mixed = bool(source.store.stored_chunks())
+        job = None
+        if mixed:
+            concept = None
+            if source.uses_concept(session.config):
+                concept = find_concept(session.config, session.out, session.data.train)
+            source.open(session.config, concept)
+            source.settle(session.config)
+            job = phases.mix_job(session, concept)
+        phases.train_classifier(session, job)
+        return write_summary(session, mixed)
 
 
 class _Baseline:
@@ -108,26 +101,28 @@ class _Baseline:
     def __init__(self, session: Session):
         self._session = session
         self._error: BaseException | None = None
-        place = session.config.placement
-        wanted = (place.personalizers + place.trainers) * place.gpus_per_trainer
         self._thread: threading.Thread | None = None
-        if session.config.train.baseline and ray.cluster_resources().get("GPU", 0.0) >= wanted:
+        placement = session.config.placement
+        workers = placement.personalizers + placement.trainers
+        room = ray.cluster_resources().get("GPU", 0.0) >= workers * placement.gpus_per_trainer
+        if session.config.train.baseline and room:
             self._thread = threading.Thread(target=self._train, daemon=True, name="baseline")
             self._thread.start()
 
     def _train(self) -> None:
         try:
-            phases.train(self._session, None, streaming=False, baseline=True)
+            phases.train_classifier(self._session, None, baseline=True)
         except BaseException as error:
             self._error = error
 
     def wait_if_started(self) -> None:
-        """Mixers and train workers may need the GPUs that it holds."""
+        """Wait for the GPUs that the baseline holds: mixers and train workers may need them."""
         if self._thread is not None:
             self._thread.join()
             if self._error is not None:
                 raise self._error
 
     def finish(self) -> None:
+        """Train the baseline now if it was not started before."""
         if self._session.config.train.baseline and self._thread is None:
-            phases.train(self._session, None, streaming=False, baseline=True)
+            phases.train_classifier(self._session, None, baseline=True)

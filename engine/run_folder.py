@@ -1,14 +1,17 @@
-"""What a run folder holds already, and whether it fits the configuration: the concept and the mix
-store.
+"""A run folder's files: its configuration, its JSON files with their format version, and whether
+its concept and mix store fit the configuration.
 """
 
 from __future__ import annotations
 
 import json
 
-from diffmix.config import Config
+import yaml
+
+from diffmix.config import Config, to_dict
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
+from diffmix.format_version import with_version, without_version
 from diffmix.gates.gate import make_gate
 from diffmix.generator.base_model import base_fingerprint, files_fingerprint
 from diffmix.generator.concept import Concept, concept_settings
@@ -18,13 +21,42 @@ from engine.mixing.filter import Decision
 from engine.mixing.store import MixStore, describe_differences
 
 
+def config_yaml(config: Config) -> str:
+    """The whole configuration as YAML."""
+    return yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False)
+
+
+def write_config(out: Folder, config: Config) -> None:
+    """Keep the whole configuration as `config.yaml`, which `--config` reads."""
+    values = with_version(to_dict(config))
+    text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
+    out.write("config.yaml", text.encode())
+
+
+def write_json(folder: Folder, name: str, values: dict) -> None:
+    """Write a JSON file with its format version."""
+    folder.write(name, json.dumps(with_version(values), indent=2).encode())
+
+
+def read_json(folder: Folder, name: str) -> dict:
+    """What `write_json` was given. `UserError` for a damaged file and for a format version that
+    cannot be read.
+    """
+    file = f"{folder.uri}/{name}"
+    try:
+        values = json.loads(folder.read(name))
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON ({error}); restore it.") from error
+    return without_version(values, file)
+
+
 def uses_concept(config: Config) -> bool:
     """Whether the strategy needs a personalized generator; `real-*` use the base model as it is."""
     return not config.mix.strategy.startswith("real-")
 
 
 def find_concept(config: Config, out: Folder, real: RealSet) -> str | None:
-    """URI of a concept that is there already, given or the run folder's own; None where one has to
+    """The URI of an existing concept, the given one or the run folder's own. None where one has to
     be trained or none is needed.
 
     `UserError` where it was made for other classes, another base model, other data or other
@@ -39,29 +71,43 @@ def find_concept(config: Config, out: Folder, real: RealSet) -> str | None:
     concept = Concept.load(folder.fetch())
     concept.check_matches(real.class_names, base_fingerprint(config.model), folder.uri)
     if not given:
-        wanted = {
-            **concept_settings(config.personalize),
-            "seed": config.run.seed,
-            "data": real.fingerprint,
-        }
-        had = {**concept.settings, "seed": concept.seed, "data": concept.data_fingerprint}
-        differences = [
-            f"{name} was {had.get(name)} and is {value} now"
-            for name, value in wanted.items()
-            if had.get(name) != value
-        ]
-        if differences:
-            raise UserError(
-                f"The concept in {folder.uri} was made with other settings ({'; '.join(differences)}); choose another --out."
-            )
+        _check_settings(config, concept, real, folder)
     return folder.uri
 
 
+def _check_settings(config: Config, concept: Concept, real: RealSet, folder: Folder) -> None:
+    """Raise `UserError` where the run folder's own concept was made with other settings."""
+    settings = concept_settings(config.personalize)
+    wanted = {**settings, "seed": config.run.seed, "data": real.fingerprint}
+    had = {**concept.settings, "seed": concept.seed, "data": concept.data_fingerprint}
+    differences = []
+    for name, value in wanted.items():
+        if had.get(name) != value:
+            differences.append(f"{name} was {had.get(name)} and is {value} now")
+    if differences:
+        raise UserError(
+            f"The concept in {folder.uri} was made with other settings "
+            f"({'; '.join(differences)}); choose another --out."
+        )
+
+
 def bind_store(config: Config, out: Folder, real: RealSet, concept: str | None) -> MixStore:
-    """This run's mix store, tied to its plan; `UserError` where the folder holds another plan's
+    """This run's mix store, tied to its plan. `UserError` where the folder holds another plan's
     mixes.
     """
     store = MixStore((out / "mixes").uri)
+    store.bind(_identity(config, store, real, concept))
+    return store
+
+
+def check_store(config: Config, out: Folder, real: RealSet, concept: str | None) -> None:
+    """Raise the `UserError` that `bind_store` would raise, and write nothing."""
+    store = MixStore((out / "mixes").uri)
+    store.check(_identity(config, store, real, concept))
+
+
+def _identity(config: Config, store: MixStore, real: RealSet, concept: str | None) -> dict:
+    """What the images of a store depend on, as JSON values."""
     identity = {
         "class_names": real.class_names,
         "plan": make_plan(config, real).settings,
@@ -77,8 +123,7 @@ def bind_store(config: Config, out: Folder, real: RealSet, concept: str | None) 
         "prompt": config.personalize.prompts[0],
         **_gate_identity(config, store, real.superclass),
     }
-    store.bind(json.loads(json.dumps(identity)))
-    return store
+    return json.loads(json.dumps(identity))
 
 
 def _gate_identity(config: Config, store: MixStore, superclass: str) -> dict:
@@ -93,19 +138,16 @@ def _gate_identity(config: Config, store: MixStore, superclass: str) -> dict:
     if Decision.of(store) is not None:
         return kept
     gate = make_gate(config.gate, superclass)
-    identity: dict = (
-        {"gate": {"scorer": gate.scorer, "threshold": gate.threshold, "quantile": gate.quantile}}
-        if gate
-        else {}
-    )
-    differences = (
-        describe_differences({"gate": kept.get("gate", {})}, {"gate": identity.get("gate", {})})
-        if stored
-        else []
-    )
+    identity: dict = {}
+    if gate:
+        cut = {"threshold": gate.threshold, "quantile": gate.quantile}
+        identity = {"gate": {"scorer": gate.scorer, **cut}}
+    had, wanted = kept.get("gate", {}), identity.get("gate", {})
+    differences = describe_differences({"gate": had}, {"gate": wanted}) if stored else []
     if differences:
         raise UserError(
-            f"The mixes in {store.folder.uri} went through another gate ({'; '.join(differences)}); "
-            "decide again with diffmix filter, or go back to the stored settings."
+            f"The mixes in {store.folder.uri} went through another gate "
+            f"({'; '.join(differences)}); decide again with diffmix filter, or go back to the "
+            "stored settings."
         )
     return identity

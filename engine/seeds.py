@@ -2,53 +2,49 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import yaml
 
-from diffmix.config import Config, to_dict
+from diffmix.config import Config, replace
 from diffmix.config_check import check
 from diffmix.errors import UserError
 from diffmix.report.html import render_report
 from diffmix.storage import Folder
 from diffmix.versions import versions
+from engine.listeners import Listener
 from engine.run import run
+from engine.run_folder import config_yaml, write_config, write_json
 
 log = logging.getLogger(__name__)
 
 
-def run_seeds(config: Config) -> dict:
-    """`run` for each of `run.seeds` in `OUT/seed-N`, on one cluster; `OUT/summary.json` gets
-    `aggregate`'s figures and is given.
+def run_seeds(config: Config, listeners: Sequence[Listener] = ()) -> dict:
+    """`run` for each of `run.seeds` in `OUT/seed-N`, on one cluster. Gives what `OUT/summary.json`
+    then holds (see `aggregate`), and `report`, the path of the report.
 
-    Each seed personalizes, plans, mixes and trains anew, so that the deviation is that of the whole
-    method and not of its last step alone. Data splits have a seed of their own (`data.seed`), so
-    that all seeds compare on the same images. To study the classifier's deviation with one
-    generator, give all seeds a finished one (`personalize.concept`). A second call goes on where
-    the first was stopped.
+    Each seed personalizes, plans, mixes and trains anew: the deviation is that of the whole method
+    and not of its last step alone. Data splits have a seed of their own (`data.seed`), so all seeds
+    compare on the same images. To study the classifier's deviation with one generator, give all
+    seeds a finished one (`personalize.concept`). A second call resumes where the first was stopped.
     """
     check(config)
     if not config.out:
         raise UserError("--out is not set: name the folder that the runs are to be kept in.")
     out = Folder(config.out).create()
-    out.write(
-        "config.yaml", yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False).encode()
-    )
+    write_config(out, config)
     summaries = {}
     for seed in config.run.seeds:
         log.info("seed %d of %s", seed, config.run.seeds)
-        summaries[seed] = run(of_seed(config, seed))
+        summaries[seed] = run(of_seed(config, seed), listeners=listeners)
     summary = {**aggregate(summaries), "versions": versions()}
-    out.write("summary.json", json.dumps(summary, indent=2).encode())
+    write_json(out, "summary.json", summary)
     page = render_report(
         f"Diff-Mix: {len(summaries)} seeds, {config.mix.strategy}",
         summary,
-        yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False),
+        config_yaml(config),
     )
     out.write("report.html", page.encode())
     return {**summary, "report": f"{out.uri}/report.html"}
@@ -56,16 +52,16 @@ def run_seeds(config: Config) -> dict:
 
 def of_seed(config: Config, seed: int) -> Config:
     """The configuration of one seed's run."""
-    run_config = dataclasses.replace(config.run, seed=seed, seeds=())
-    return dataclasses.replace(config, out=f"{config.out.rstrip('/')}/seed-{seed}", run=run_config)
+    out = f"{config.out.rstrip('/')}/seed-{seed}"
+    return replace(config, **{"out": out, "run.seed": seed, "run.seeds": ()})
 
 
 def aggregate(summaries: dict[int, dict]) -> dict:
-    """One summary of several runs' (by seed), in the form of one run's.
+    """One summary of several runs, in the form of one run's. `summaries` are by seed.
 
-    `accuracy` and `baseline` hold means and `std` the same with sample standard deviations (n - 1;
-    0 for one seed), `seeds` each seed's top-1 accuracy. Counts and seconds are added up; the times
-    to the first mix and step, `mixer`, `trainer` and `overlap` are means.
+    `accuracy` and `baseline` hold means. `std` holds the sample standard deviations of the same
+    figures (n - 1; 0 for one seed), `seeds` each seed's top-1 accuracy. Counts and seconds are
+    added up; the times to the first mix and step, `mixer`, `trainer` and `overlap` are means.
     """
     runs = list(summaries.values())
     arms = [arm for arm in ("accuracy", "baseline") if all(arm in run for run in runs)]
@@ -92,8 +88,8 @@ _FIGURES = ("top1", "top5", "per_class", "per_group", "worst_group", "per_size")
 
 
 def _figures(result: dict) -> dict:
-    """What of a classifier's result may be averaged: an epoch may not, nor bins, which hold other
-    images in each run.
+    """The figures of a classifier's result that may be averaged. Its epoch may not, nor may the
+    bins of its calibration, which hold other images in each run.
     """
     found = {key: result[key] for key in _FIGURES if key in result}
     return found | (

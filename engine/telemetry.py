@@ -1,28 +1,29 @@
-"""What happened when: events from mixers and train workers, kept in `metrics.jsonl`, and the
-figures made of them.
-"""
+"""What happens when: workers and the driver record events, and listeners hear them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
 
+from diffmix.errors import reason
+from diffmix.format_version import KEY, with_version, without_version
 from diffmix.storage import Folder
+from engine.listeners import METRICS_FILE, Listener, MetricsFile
+
+log = logging.getLogger(__name__)
 
 NAMESPACE = "diffmix"
-_REMOTE_SECONDS = 30.0  # an object store's file is written whole each time
 
 
 class _Collector:
-    """The actor that workers send events to. Lives on the driver's node; the driver empties it into
-    the run folder.
-    """
+    """The actor that workers send events to, on the driver's node until the driver ends it."""
 
     def __init__(self) -> None:
         self.events: list[dict] = []
@@ -36,7 +37,7 @@ class _Collector:
 
 
 class Reporter:
-    """A worker's side: sends events without waiting. Picklable; a lost collector costs the figures,
+    """A worker's side: sends events without waiting. Picklable. A lost collector costs figures,
     never the run.
     """
 
@@ -56,188 +57,96 @@ class Reporter:
 
 
 class Telemetry:
-    """The driver's side: owns the collector and `metrics.jsonl`. Earlier attempts' events are kept
-    and read back.
+    """The driver's side: owns the collector, and hands every event to `metrics.jsonl` and to the
+    listeners. Owned by the run's session, which closes it.
+
+    `events` has all events of the run folder: first those of earlier attempts, read from
+    `metrics.jsonl`, which listeners do not hear again.
     """
 
-    def __init__(self, out: Folder, name: str, command: float | None = None):
-        """`command` is when the command was given, in seconds since 1970; None: now."""
-        self.out, self.reporter = out, Reporter(name)
-        node = ray.get_runtime_context().get_node_id()
-        options = {
-            "num_cpus": 0,
-            "name": name,
-            "namespace": NAMESPACE,
-            "get_if_exists": True,
-            "max_restarts": -1,
-        }
-        self._collector = (
-            ray.remote(_Collector)
-            .options(label_selector={"ray.io/node-id": node}, **options)
-            .remote()
-        )
+    def __init__(
+        self,
+        out: Folder,
+        name: str,
+        command: float | None = None,
+        listeners: Sequence[Listener] = (),
+    ):
+        """`name` is the collector's, unique in the cluster. `command` is the moment at which the
+        command was given, in seconds since 1970; None: now.
+        """
         self.events = read_events(out)
-        self._written = len(self.events)
-        self._last_write = time.monotonic()
+        self.reporter = Reporter(name)
+        node = ray.get_runtime_context().get_node_id()
+        collector = ray.remote(_Collector).options(
+            num_cpus=0,
+            name=name,
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            max_restarts=-1,
+            label_selector={"ray.io/node-id": node},
+        )
+        self._collector = collector.remote()
+        self._listeners: list[Listener] = [MetricsFile(out), *listeners]
+        self._heard = len(self.events)
         self._lock = threading.Lock()  # a thread collects while others record
-        if out.exists("metrics.jsonl") and not out.read("metrics.jsonl").endswith(b"\n"):
-            out.append("metrics.jsonl", b"\n")  # a killed writer's last line
-        self.record("start", command=time.time() if command is None else command)
+        command = time.time() if command is None else command
+        self.record("start", **with_version({"command": command}))
 
     def record(self, kind: str, **values: object) -> None:
         """Keep an event of the driver's own."""
         with self._lock:
             self.events.append({"event": kind, "time": time.time(), **values})
 
-    def collect(self) -> list[dict]:
-        """Fetch what workers sent since the last call, and write `metrics.jsonl`: at once to a
-        disk, now and then to an object store.
+    def collect(self) -> None:
+        """Fetch what workers have sent since the last call, and hand it to the listeners together
+        with the driver's own events.
         """
         with self._lock:
-            new = ray.get(self._collector.drain.remote())
-            self.events += new
-            if self.out.is_local or time.monotonic() - self._last_write >= _REMOTE_SECONDS:
-                self._write()
-            return new
-
-    def _write(self) -> None:
-        unwritten = self.events[self._written :]
-        if unwritten:
-            self.out.append(
-                "metrics.jsonl", "".join(json.dumps(event) + "\n" for event in unwritten).encode()
-            )
-        self._written, self._last_write = len(self.events), time.monotonic()
+            self.events += ray.get(self._collector.drain.remote())
+            self._hand_over()
 
     def close(self) -> None:
-        """Write what is not written yet, and end the collector; what that still holds is lost."""
+        """Hand over the driver's last events, close the listeners and end the collector. What the
+        collector still holds is lost.
+        """
         with self._lock:
-            self._write()
+            self._hand_over()
+            for listener in self._listeners:
+                with _logged(listener):
+                    listener.close()
         ray.kill(self._collector)
+
+    def _hand_over(self) -> None:
+        new, self._heard = self.events[self._heard :], len(self.events)
+        for listener in self._listeners:
+            with _logged(listener):
+                listener.on_events(new)
+
+
+@contextlib.contextmanager
+def _logged(listener: Listener) -> Iterator[None]:
+    """A listener's error costs what it would have kept, not the run: an object store or a tracker
+    on the network has bad moments.
+    """
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s could not take events: %s", type(listener).__name__, reason(error))
 
 
 def read_events(out: Folder) -> list[dict]:
-    """The events of `metrics.jsonl`, none where it is missing. A line that a killed writer cut off
+    """The events of `metrics.jsonl`; none where it is missing. A line that a killed writer cut off
     is left out.
+
+    Raises `UserError` where a newer format version wrote the file.
     """
+    if not out.exists(METRICS_FILE):
+        return []
     events = []
-    for line in (
-        out.read("metrics.jsonl").decode(errors="replace").splitlines()
-        if out.exists("metrics.jsonl")
-        else []
-    ):
+    for line in out.read(METRICS_FILE).decode(errors="replace").splitlines():
         with contextlib.suppress(ValueError):
             events.append(json.loads(line))
+    for event in events:
+        if KEY in event:  # each attempt's first event carries it
+            without_version(event, f"{out.uri}/{METRICS_FILE}")
     return events
-
-
-def spans(events: Iterable[dict], kind: str) -> list[tuple[float, float]]:
-    """(start, end) in seconds since 1970 of the events of a kind, sorted."""
-    return sorted((event["start"], event["end"]) for event in events if event["event"] == kind)
-
-
-def union(intervals: list[tuple[float, float]], gap: float = 0.0) -> list[tuple[float, float]]:
-    """Merge sorted intervals that overlap or lie at most `gap` seconds apart."""
-    merged: list[tuple[float, float]] = []
-    for start, end in intervals:
-        if merged and start <= merged[-1][1] + gap:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
-        else:
-            merged.append((start, end))
-    return merged
-
-
-def length(intervals: list[tuple[float, float]]) -> float:
-    return sum(end - start for start, end in intervals)
-
-
-def overlap(first: list[tuple[float, float]], second: list[tuple[float, float]]) -> float:
-    """Seconds that lie in both of two lists of disjoint intervals."""
-    return sum(max(0.0, min(a[1], b[1]) - max(a[0], b[0])) for a in first for b in second)
-
-
-def wall_seconds(events: list[dict]) -> float:
-    """From the start of each attempt to its last event, added up; a killed attempt counts to the
-    last thing it did.
-    """
-    total, start, last = 0.0, None, 0.0
-    for event in events:
-        if event["event"] == "start":
-            total += last - start if start is not None else 0.0
-            start = event["time"]
-        last = event["time"] if event["event"] == "start" else max(last, event["time"])
-    return total + (last - start if start is not None else 0.0)
-
-
-def since_command(events: list[dict], kind: str, moment: str) -> float | None:
-    """Seconds from the command to the first `moment` of an event of a kind, in the last attempt
-    that has one; None without.
-    """
-    command: float | None = None
-    firsts: dict[float, float] = {}
-    for event in events:
-        if event["event"] == "start":
-            command = event.get("command", event["time"])
-        elif event["event"] == kind and moment in event and command is not None:
-            firsts[command] = min(event[moment], firsts.get(command, event[moment]))
-    return [first - begin for begin, first in firsts.items()][-1] if firsts else None
-
-
-def figures(events: list[dict]) -> dict:
-    """The figures of `summary.json` that come from events.
-
-    A phase's seconds are the length of the union of its spans over all attempts; `to_first_mix` and
-    `to_first_step` count from the command and are there where it came to that.
-    `mixer.busy_fraction` is the time in mixer calls over the mixers' time between their first and
-    last chunk; `overlap.concurrent_fraction` is the share of the shorter phase's span in which both
-    ran.
-    """
-    pauses = 60.0  # a pause of more than this between chunks or epochs is another attempt, not work
-    mix, train = spans(events, "mix"), spans(events, "train")
-    mixing, training = union(mix, pauses), union(train, pauses)
-    actors: dict[str, list[tuple[float, float]]] = {}
-    for event in events:
-        if event["event"] == "mix":
-            actors.setdefault(event["actor"], []).append((event["start"], event["end"]))
-    held = sum(
-        max(end for _, end in spans_) - min(start for start, _ in spans_)
-        for spans_ in actors.values()
-    )
-    busy = sum(end - start for start, end in mix)
-    mixed = [event for event in events if event["event"] == "mix"]
-    trained = [event for event in events if event["event"] == "train"]
-    images = sum(event["images"] for event in trained)
-    loop = sum(event["end"] - event["start"] for event in trained)
-    shorter = min(length(mixing), length(training))
-    generate = length(mixing)
-    first = {
-        "to_first_mix": since_command(events, "mix", "end"),
-        "to_first_step": since_command(events, "train", "first_step"),
-    }
-    return {
-        "seconds": {
-            "personalize": length(union(spans(events, "personalize"))),
-            "generate": generate,
-            "train": length(training),
-            "baseline": length(union(spans(events, "baseline"))),
-            "wall": wall_seconds(events),
-            **{name: value for name, value in first.items() if value is not None},
-        },
-        "mixer": {
-            "images_per_second": sum(event["mixes"] for event in mixed) / generate
-            if generate
-            else 0.0,
-            "images_per_busy_second": sum(event["mixes"] for event in mixed) / busy
-            if busy
-            else 0.0,
-            "busy_fraction": busy / held if held else 0.0,
-        },
-        "trainer": {
-            "workers": 1 + max((event.get("rank", 0) for event in trained), default=-1),
-            "images_per_second": images / length(training) if training else 0.0,
-            "data_wait_fraction": sum(event["wait"] for event in trained) / loop if loop else 0.0,
-            "synthetic_share": sum(event["synthetic"] for event in trained) / images
-            if images
-            else 0.0,
-        },
-        "overlap": {"concurrent_fraction": overlap(mixing, training) / shorter if shorter else 0.0},
-    }

@@ -27,10 +27,10 @@ def run(config: Config) -> None:
 
 
 def personalize(config: Config) -> None:
-    from engine.run import personalize as run_personalize
+    from engine.run import run_personalization
 
     _require_shared_out(config)
-    concept = run_personalize(config)
+    concept = run_personalization(config)
     print(
         f"The concept is in {concept}."
         if concept
@@ -64,10 +64,10 @@ def report(config: Config) -> None:
 
 
 def synthesize(config: Config) -> None:
-    from engine.run import synthesize as run_synthesize
+    from engine.run import run_mixing
 
     _require_shared_out(config)
-    plan = run_synthesize(config)["plan"]
+    plan = run_mixing(config)["plan"]
     print(
         f"{plan['stored']} mixes are in {config.out}/mixes ({plan['rejected']} more were rejected)."
     )
@@ -85,17 +85,17 @@ def filter(config: Config) -> None:
 
 
 def train(config: Config) -> None:
-    from engine.run import train as run_train
+    from engine.run import run_training
     from jobs.table import print_summary
 
     _require_shared_out(config)
-    print_summary(run_train(config), config)
+    print_summary(run_training(config), config)
 
 
 def evaluate(config: Config) -> None:
-    from engine.results.evaluate import evaluate as run_evaluate
+    from engine.results.evaluate import evaluate_run
 
-    print(json.dumps(run_evaluate(config), indent=2))
+    print(json.dumps(evaluate_run(config), indent=2))
 
 
 def compose(config: Config) -> None:

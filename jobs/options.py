@@ -10,6 +10,7 @@ import yaml
 
 from diffmix.config import Config, replace
 from diffmix.errors import UserError
+from diffmix.format_version import without_version
 from diffmix.options import Option, options
 from diffmix.options.phrases import is_list
 
@@ -67,7 +68,7 @@ def load(file: str, base: Config | None = None) -> Config:
     `inherit` in the file names a recipe to start from, by its path relative to the file, or a list
     of recipes, of which later ones win. Raises `UserError`.
     """
-    values = _read(Path(file))
+    values = without_version(_read(Path(file)), file)
     parents = values.pop("inherit", None) or []
     config = base or Config()
     for parent in [parents] if isinstance(parents, str) else parents:

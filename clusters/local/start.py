@@ -12,16 +12,26 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import tyro
 
-STATE = Path(tempfile.gettempdir()) / "diffmix-local-cluster.json"
+from clusters.local.stop import STATE, stop
+
+_RAY_COMMANDS = (
+    "gcs_server",
+    "raylet/raylet",
+    "ray/dashboard",
+    "ray/_private",
+    "ray/autoscaler",
+    "ray::",
+)
+"""Parts of the command lines of Ray's daemons and workers."""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """A cluster of several nodes on one machine, for trying things out."""
 
@@ -44,55 +54,21 @@ class Options:
 
 
 def start(options: Options) -> dict:
-    """Start the nodes and note their process ids in `STATE`; gives `address` and `dashboard`.
+    """Start the nodes and note their process ids in `STATE`. Gives `address` and `dashboard`.
     Raises `SystemExit` on failure.
     """
     if STATE.exists():
         raise SystemExit(
-            f"A local cluster is noted in {STATE} already; end it with `python -m clusters.local.stop`."
+            f"A local cluster is noted in {STATE} already; end it with "
+            "`python -m clusters.local.stop`."
         )
-    ray = str(Path(sys.executable).with_name("ray"))
     before = _ray_processes()
     for node in range(options.nodes):
-        role = (
-            [
-                "--head",
-                f"--port={options.port}",
-                f"--dashboard-port={options.dashboard_port}",
-                "--include-dashboard=true",
-            ]
-            if node == 0
-            else [f"--address=127.0.0.1:{options.port}"]
-        )
-        label = (
-            [f"--labels=ray-subcluster={options.labels[node]}"]
-            if node < len(options.labels)
-            else []
-        )
-        size = [
-            f"--num-gpus={options.gpus}",
-            f"--num-cpus={options.cpus}",
-            f"--object-store-memory={options.object_store_mb * 1_000_000}",
-        ]
-        result = subprocess.run(
-            [
-                ray,
-                "start",
-                *role,
-                *size,
-                *label,
-                "--disable-usage-stats",
-                "--node-ip-address=127.0.0.1",
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = _start_command(options, node)
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
         STATE.write_text(json.dumps({"pids": sorted(_ray_processes() - before)}))
         if result.returncode:
             sys.stderr.write(result.stdout + result.stderr)
-            from clusters.local.stop import stop
-
             stop()
             raise SystemExit(f"Node {node} did not start; Ray's own words are above.")
     return {
@@ -101,24 +77,36 @@ def start(options: Options) -> dict:
     }
 
 
+def _start_command(options: Options, node: int) -> list[str]:
+    """What starts a node; number 0 is the head."""
+    command = [str(Path(sys.executable).with_name("ray")), "start"]
+    if node == 0:
+        command += [
+            "--head",
+            f"--port={options.port}",
+            f"--dashboard-port={options.dashboard_port}",
+            "--include-dashboard=true",
+        ]
+    else:
+        command.append(f"--address=127.0.0.1:{options.port}")
+    if node < len(options.labels):
+        command.append(f"--labels=ray-subcluster={options.labels[node]}")
+    return [
+        *command,
+        f"--num-gpus={options.gpus}",
+        f"--num-cpus={options.cpus}",
+        f"--object-store-memory={options.object_store_mb * 1_000_000}",
+        "--disable-usage-stats",
+        "--node-ip-address=127.0.0.1",
+    ]
+
+
 def _ray_processes() -> set[int]:
     """Process ids of Ray's daemons on this machine."""
-    import psutil
-
     found = set()
     for process in psutil.process_iter(["pid", "cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
-        if any(
-            part in command
-            for part in (
-                "gcs_server",
-                "raylet/raylet",
-                "ray/dashboard",
-                "ray/_private",
-                "ray/autoscaler",
-                "ray::",
-            )
-        ):
+        if any(part in command for part in _RAY_COMMANDS):
             found.add(process.info["pid"])
     return found - {os.getpid()}
 

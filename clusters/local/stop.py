@@ -5,15 +5,18 @@ else.
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 import psutil
 
-from clusters.local.start import STATE
+STATE = Path(tempfile.gettempdir()) / "diffmix-local-cluster.json"
+"""Where `clusters.local.start` notes the process ids of what it started."""
 
 
 def stop() -> int:
-    """End the noted processes and everything that they started; gives how many. Does nothing where
-    none is noted.
+    """End the noted processes and everything that they started. Gives how many; 0 where none is
+    noted.
     """
     if not STATE.exists():
         return 0

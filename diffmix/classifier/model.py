@@ -14,6 +14,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from diffmix.classifier.head import use_cosine_head
 from diffmix.config import TrainConfig
 from diffmix.errors import UserError, reason
+from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder
 
 
@@ -171,14 +172,16 @@ def save_classifier(
     # hold, not more.
     folder.create().write("model.safetensors", save(tensors))
     folder.write(
-        "model.json", json.dumps(asdict(description), indent=2, ensure_ascii=False).encode()
+        "model.json",
+        json.dumps(with_version(asdict(description)), indent=2, ensure_ascii=False).encode(),
     )
 
 
 def load_description(folder: Folder) -> Classifier:
     """Read `model.json`; `UserError` where the folder is not a classifier's."""
     try:
-        return Classifier(**json.loads(folder.read("model.json")))
+        stored = json.loads(folder.read("model.json"))
+        return Classifier(**without_version(stored, f"{folder.uri}/model.json"))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{folder.uri} is not a classifier's folder: model.json is missing or damaged ({error})."

@@ -29,6 +29,10 @@ class RunConfig:
     train_after: Share = 0.05
     """Share of the planned mixes that must be there before training starts. For overlapped mode.
     """
+    listeners: tuple[str, ...] = ("progress",)
+    """Who hears the run's events besides `metrics.jsonl`: names from `engine/listeners.py`. The
+    name `progress` is the line every few seconds. Empty: nobody.
+    """
     oracle: str | None = None
     """Folder of a classifier that reports the share of mixes that show their target class. `nano`
     is the one for the embedded data set. None: off.

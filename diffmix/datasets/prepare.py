@@ -20,6 +20,7 @@ from diffmix.datasets import readers, splits
 from diffmix.datasets.raw import Found, Raw
 from diffmix.datasets.real import Example, RealSet
 from diffmix.errors import UserError, reason
+from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder, local_path
 
 _log = logging.getLogger(__name__)
@@ -80,7 +81,8 @@ def prepare(config: DataConfig, out: str) -> Prepared:
                 raise UserError(
                     f"The images of {config.train} are not those that {out} was made with; use another --out."
                 )
-        Folder(folder).write("data.json", json.dumps(record, indent=2, ensure_ascii=False).encode())
+        text = json.dumps(with_version(record), indent=2, ensure_ascii=False)
+        Folder(folder).write("data.json", text.encode())
     except OSError as error:  # sources that cannot be read were dealt with: this is the run folder
         raise UserError(
             f"The prepared images cannot be written to {folder}: {error.strerror or error}."
@@ -90,7 +92,8 @@ def prepare(config: DataConfig, out: str) -> Prepared:
 
 def _saved(folder: str) -> dict | None:
     try:
-        return json.loads(Folder(folder).read("data.json"))
+        saved = json.loads(Folder(folder).read("data.json"))
+        return without_version(saved, f"{folder}/data.json")
     except FileNotFoundError:
         return None
     except ValueError as error:

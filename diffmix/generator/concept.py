@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from diffmix.class_names import plain, spoken
 from diffmix.config import PersonalizeConfig
 from diffmix.errors import UserError, reason
+from diffmix.format_version import with_version, without_version
 from diffmix.formats import lora, reference_concept
 from diffmix.generator.base_model import is_xl, text_parts
 
@@ -115,7 +116,7 @@ class Concept:
             return Concept(**reference_concept.description(folder), folder=folder)
         try:
             stored = json.loads((folder / CONCEPT_FILE).read_text(encoding="utf-8"))
-            concept = Concept(**stored, folder=folder)
+            concept = Concept(**without_version(stored, f"{folder}/{CONCEPT_FILE}"), folder=folder)
         except (OSError, ValueError, TypeError) as error:
             raise UserError(
                 f"{folder} is not a concept (its {CONCEPT_FILE} is missing or unreadable); personalize again or choose another folder."
@@ -176,7 +177,8 @@ class Concept:
             if lora:
                 StableDiffusionPipeline.save_lora_weights(beside, unet_lora_layers=lora)
             (beside / CONCEPT_FILE).write_text(
-                json.dumps(self._stored(), indent=2, ensure_ascii=False), encoding="utf-8"
+                json.dumps(with_version(self._stored()), indent=2, ensure_ascii=False),
+                encoding="utf-8",
             )
             if folder.exists():
                 os.replace(folder, old)  # a folder that holds files cannot be replaced in one step

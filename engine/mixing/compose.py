@@ -21,75 +21,65 @@ from diffmix.errors import UserError
 from diffmix.formats import FORMATS, detect
 from diffmix.formats.named_mix import NamedMix, batches
 from diffmix.storage import Folder
-from engine.mixing.mix_source import PART_MIXES, num_parts
 from engine.mixing.store import SCHEMA, MixStore
 
+PART_MIXES = 64
+"""Mixes in a part."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
-    """One of the things that are put together."""
+    """One of the sets that are put together."""
 
     uri: str
     format: str
     """`store`, or a name of `FORMATS`."""
     read: Callable[[], Iterator[NamedMix]]
-    """Starts anew at each call."""
+    """Reads the mixes from the first one on, at each call."""
     size: int
     classes: list[str]
     """In label order for a store; the names that occur, sorted, for other layouts."""
 
 
 def compose(config: Config) -> dict:
-    """Put `config.compose.stores` together as `config.out`/mixes, and give what its `plan.json`
-    then says.
+    """Put `config.compose.stores` together as `config.out`/mixes. Gives what its `plan.json` then
+    says.
 
     Mix ids are given anew: 0 to n-1, by input and in each input's own order. All else stays, the
-    gate's verdicts included. The same call goes on where an earlier one was stopped. Raises
+    gate's decisions included. The same call resumes where an earlier one was stopped. Raises
     `UserError` for an input that is empty, damaged, in no known layout or of other classes, and for
     an `out` that holds other mixes.
     """
     check(config)
     if not config.out or not config.compose.stores:
-        raise UserError(
-            f"--{'compose.stores' if config.out else 'out'} is not set: diffmix compose --compose.stores A B --out NEW."
-        )
+        missing = "compose.stores" if config.out else "out"
+        raise UserError(f"--{missing} is not set: diffmix compose --compose.stores A B --out NEW.")
     sources = [_open(uri) for uri in config.compose.stores]
     class_names = _class_names(config, sources)
     labels = [names.match(source.classes, class_names, source.uri) for source in sources]
-    chosen = [_choose(config, place, source) for place, source in enumerate(sources)]
-    identity: dict = {
-        "composed": [
-            {
-                "from": source.uri,
-                "format": source.format,
-                "mixes": source.size,
-                "taken": int(taken.sum()),
-            }
-            for source, taken in zip(sources, chosen, strict=True)
-        ],
-        "seed": config.run.seed,
-        "class_names": class_names,
-        "planned": int(sum(taken.sum() for taken in chosen)),
-    }
+    chosen = [_choose(config, number, source) for number, source in enumerate(sources)]
+    identity = _identity(config, sources, chosen, class_names)
     store = MixStore((Folder(config.out) / "mixes").uri)
     store.bind(identity)
-    missing = set(range(num_parts(identity["planned"]))) - store.stored_chunks()
+    missing_parts = set(range(num_parts(identity["planned"]))) - store.stored_chunks()
     mixes = (
         (mix, source, label_of)
         for source, label_of, taken in zip(sources, labels, chosen, strict=True)
         for mix in itertools.compress(source.read(), taken)
     )
+    max_pixels = itertools.repeat(config.data.max_pixels)
     with ThreadPoolExecutor() as threads:
-        for part, rows in enumerate(batches(mixes, PART_MIXES)):
-            if part in missing:
-                made = threads.map(
-                    _row,
-                    itertools.count(part * PART_MIXES),
-                    rows,
-                    itertools.repeat(config.data.max_pixels),
-                )
-                store.write(part, pa.Table.from_pylist(list(made), schema=SCHEMA))
+        for part, found in enumerate(batches(mixes, PART_MIXES)):
+            if part in missing_parts:
+                mix_ids = itertools.count(part * PART_MIXES)
+                rows = list(threads.map(_row, mix_ids, found, max_pixels))
+                store.write(part, pa.Table.from_pylist(rows, schema=SCHEMA))
     return identity
+
+
+def num_parts(mixes: int) -> int:
+    """Parts of a composed store of so many mixes."""
+    return -(-mixes // PART_MIXES)
 
 
 def _open(uri: str) -> Source:
@@ -97,12 +87,13 @@ def _open(uri: str) -> Source:
     and see that they are whole.
     """
     folder = Folder(uri)
-    stores = [MixStore(place.uri) for place in (folder, folder / "mixes")]
+    stores = [MixStore(candidate.uri) for candidate in (folder, folder / "mixes")]
     store = next((store for store in stores if store.identity), None)
     format = "store" if store else detect(folder)
     if format is None:
         raise UserError(
-            f"{folder.uri} holds no mixes: it is no run folder, mix store, imagefolder, WebDataset or folder of the reference."
+            f"{folder.uri} holds no mixes: it is no run folder, mix store, imagefolder, WebDataset "
+            "or folder of the reference."
         )
     read = store.named if store else lambda: FORMATS[format].read(folder)
     size, occurring = 0, set()
@@ -111,7 +102,35 @@ def _open(uri: str) -> Source:
         occurring |= {mix.source, mix.target}
     if not size:
         raise UserError(f"{folder.uri} holds no mixes; leave it out of --compose.stores.")
-    return Source(folder.uri, format, read, size, store.class_names if store else sorted(occurring))
+    return Source(
+        uri=folder.uri,
+        format=format,
+        read=read,
+        size=size,
+        classes=store.class_names if store else sorted(occurring),
+    )
+
+
+def _identity(
+    config: Config, sources: list[Source], chosen: list[np.ndarray], class_names: list[str]
+) -> dict:
+    """What the new store's `plan.json` says."""
+    composed = []
+    for source, taken in zip(sources, chosen, strict=True):
+        composed.append(
+            {
+                "from": source.uri,
+                "format": source.format,
+                "mixes": source.size,
+                "taken": int(taken.sum()),
+            }
+        )
+    return {
+        "composed": composed,
+        "seed": config.run.seed,
+        "class_names": class_names,
+        "planned": int(sum(taken.sum() for taken in chosen)),
+    }
 
 
 def _class_names(config: Config, sources: list[Source]) -> list[str]:
@@ -122,24 +141,26 @@ def _class_names(config: Config, sources: list[Source]) -> list[str]:
         if source.format == "store":
             return source.classes
     raise UserError(
-        "--data.train is not set, and none of --compose.stores says which classes there are; set it to the images to train on."
+        "--data.train is not set, and none of --compose.stores says which classes there are; set "
+        "it to the images to train on."
     )
 
 
-def _choose(config: Config, place: int, source: Source) -> np.ndarray:
-    """bool [size]: which mixes of the input at this place are taken."""
+def _choose(config: Config, number: int, source: Source) -> np.ndarray:
+    """bool [size]: which mixes are taken of an input, the `number`-th from 0."""
     counts, shares = config.compose.count, config.compose.share
     if counts:
-        count = counts[place % len(counts)]
+        count = counts[number % len(counts)]
         if count > source.size:
             raise UserError(
                 f"--compose.count asks for {count} mixes of {source.uri}, which has {source.size}."
             )
     else:
-        count = max(1, round((shares[place % len(shares)] if shares else 1.0) * source.size))
-    generator = np.random.Generator(np.random.Philox(key=config.run.seed, counter=[0, 0, 3, place]))
+        share = shares[number % len(shares)] if shares else 1.0
+        count = max(1, round(share * source.size))
+    philox = np.random.Philox(key=config.run.seed, counter=[0, 0, 3, number])
     taken = np.zeros(source.size, dtype=bool)
-    taken[generator.permutation(source.size)[:count]] = True
+    taken[np.random.Generator(philox).permutation(source.size)[:count]] = True
     return taken
 
 
@@ -152,7 +173,8 @@ def _row(mix_id: int, found: tuple[NamedMix, Source, dict[str, int]], max_pixels
             images.decode(image, max_pixels)
         except images.BadImage as error:
             raise UserError(
-                f"The image of mix {mix.mix_id} in {source.uri} cannot be used ({error}); remove it there."
+                f"The image of mix {mix.mix_id} in {source.uri} cannot be used ({error}); remove "
+                "it there."
             ) from error
     row = mix._asdict() | {
         "mix_id": mix_id,

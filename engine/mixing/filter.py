@@ -26,6 +26,7 @@ from diffmix.config_check import check
 from diffmix.datasets.real import RealSet
 from diffmix.devices import inference_device, limit_threads
 from diffmix.errors import UserError
+from diffmix.format_version import with_version, without_version
 from diffmix.gates.clip import check_clip
 from diffmix.gates.gate import Gate, Scorer, make_gate, quantile_cut
 from diffmix.storage import Folder
@@ -33,6 +34,7 @@ from engine.failures import user_errors
 from engine.mixing.stages import set_context
 from engine.mixing.store import MixStore
 from engine.placement import cluster
+from engine.placement.room import check_room
 from engine.progress import Display
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,9 @@ class Decision:
         if not store.folder.exists(_RECORD):
             return None
         try:
-            values = json.loads(store.folder.read(_RECORD))
+            values = without_version(
+                json.loads(store.folder.read(_RECORD)), f"{store.folder.uri}/{_RECORD}"
+            )
             return Decision(
                 Gate(**{**values["gate"], "prompts": tuple(values["gate"]["prompts"])}),
                 values["chunks"],
@@ -65,7 +69,7 @@ class Decision:
             ) from error
 
     def save(self, store: MixStore) -> None:
-        store.folder.write(_RECORD, json.dumps(asdict(self), indent=2).encode())
+        store.folder.write(_RECORD, json.dumps(with_version(asdict(self)), indent=2).encode())
 
 
 def gate_of(config: Config, store: MixStore, superclass: str) -> Gate | None:
@@ -164,9 +168,9 @@ def filter_store(config: Config) -> dict:
     gate = _asked(config, out, store)
     result = apply_gate(config, store, gate)
     if out.exists("summary.json"):
-        summary = json.loads(out.read("summary.json"))
+        summary = without_version(json.loads(out.read("summary.json")), f"{out.uri}/summary.json")
         summary["plan"] |= {name: result[name] for name in ("stored", "rejected")}
-        out.write("summary.json", json.dumps(summary, indent=2).encode())
+        out.write("summary.json", json.dumps(with_version(summary), indent=2).encode())
     return result
 
 
@@ -182,7 +186,8 @@ def _asked(config: Config, out: Folder, store: MixStore) -> Gate:
             decision.gate, threshold=asked.threshold, quantile=quantile, cut=asked.threshold
         )
     if asked.clip is None and out.exists("config.yaml"):
-        run = yaml.safe_load(out.read("config.yaml")).get("gate") or {}
+        values = without_version(yaml.safe_load(out.read("config.yaml")), f"{out.uri}/config.yaml")
+        run = values.get("gate") or {}
         asked = replace(asked, clip=run.get("clip"), prompts=run.get("prompts", asked.prompts))
     if asked.clip is None:
         raise UserError(
@@ -224,7 +229,7 @@ def apply_gate(config: Config, store: MixStore, gate: Gate) -> dict:
             {"store": store, "gate": gate, "cpus": config.placement.cpus_per_mixer},
         ):
             scored += sum(rows)
-            display.show([{"event": "score", "scored": scored, "mixes": total}])
+            display.on_events([{"event": "score", "scored": scored, "mixes": total}])
         parts |= store.scores(unscored)
     if gate.quantile is not None:
         gate = replace(
@@ -258,7 +263,7 @@ def _over_parts(
     place = config.placement
     options: dict[str, Any] = {"num_cpus": 0.25, "fn_kwargs": arguments}
     if isinstance(work, type):
-        cluster.preflight(config, mixes=True)
+        check_room(config, mixes=True)
         least, most = place.mixers[0], place.mixers[-1]
         actors = ray.data.ActorPoolStrategy(
             min_size=least, max_size=most, initial_size=least, max_tasks_in_flight_per_actor=2

@@ -29,7 +29,7 @@ from diffmix.gates.gate import Gate, Scorer
 from diffmix.plan import MixPlan, MixSpec, make_plan
 from diffmix.storage import Folder
 from engine.mixing.store import SCHEMA, MixStore
-from engine.placement.cluster import GENERATE_LABEL
+from engine.placement.cluster import MIX_LABEL
 from engine.telemetry import Reporter
 
 _SPEC = pa.struct([SCHEMA.field(name) for name in MixSpec._fields])
@@ -162,7 +162,7 @@ def execution_options(place: PlacementConfig) -> ray.data.ExecutionOptions:
     """Where the stream runs. The label has to be the whole stream's: Ray Data counts the resources
     of the nodes that carry it.
     """
-    return ray.data.ExecutionOptions(label_selector=GENERATE_LABEL if place.separate else None)
+    return ray.data.ExecutionOptions(label_selector=MIX_LABEL if place.separate else None)
 
 
 def group_chunks(chunks: np.ndarray, mixers: int) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffmix.errors import UserError
+from diffmix.format_version import with_version, without_version
 from diffmix.formats.named_mix import NamedMix
 from diffmix.storage import Folder
 
@@ -63,13 +64,16 @@ class MixStore:
         data). A new folder keeps it as `plan.json`; `UserError` where the folder already holds
         another, naming each setting that differs.
         """
-        stored = self.identity
-        if not stored:
+        self.check(identity)
+        if not self.identity:
             self.folder.create().write(
-                "plan.json", json.dumps(identity, indent=2, sort_keys=True).encode()
+                "plan.json", json.dumps(with_version(identity), indent=2, sort_keys=True).encode()
             )
-            return
-        differences = describe_differences(stored, identity)
+
+    def check(self, identity: dict) -> None:
+        """Raise the `UserError` that `bind` would raise, and write nothing."""
+        stored = self.identity
+        differences = describe_differences(stored, identity) if stored else []
         if differences:
             raise UserError(
                 f"The mix store {self.folder.uri} belongs to another plan: {'; '.join(differences)}. "
@@ -97,7 +101,7 @@ class MixStore:
             raise UserError(
                 f"{self.folder.uri}/plan.json is not a plan's identity; restore it or choose another --out."
             )
-        return identity
+        return without_version(identity, f"{self.folder.uri}/plan.json")
 
     @property
     def class_names(self) -> list[str]:

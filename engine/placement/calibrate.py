@@ -4,14 +4,14 @@ shared out.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import ray
 
-from diffmix.config import Config
+from diffmix.config import Config, replace
 from diffmix.datasets.real import RealSet
 from diffmix.devices import inference_device, limit_threads
 from diffmix.errors import UserError
@@ -24,57 +24,66 @@ from engine.session import Session
 
 _STEPS = 5
 StepTimer = Callable[[Config, int, list[int]], dict[int, float]]
+"""(configuration, number of classes, numbers of workers) -> seconds of a train step for each number
+of workers.
+"""
 
 
 def with_best_split(session: Session, job: MixJob, time_steps: StepTimer | None = None) -> Session:
-    """The session with as many mixers and train workers as the rates ask for; prints and records
+    """The session with as many mixers and train workers as the rates ask for. Prints and records
     the prediction.
 
     The rates are those of `placement.measured`, of an earlier run in the run folder, or of a
     calibration made now. `time_steps` is `time_train_steps` or a stand-in with a simulated cost.
     """
     config, real = session.config, session.data.train
-    rates = measured(config, session.out, len(real)) or calibrate(
-        session, job, time_steps or time_train_steps
-    )
-    split = choose(config, rates, len(make_plan(config, real)), cluster.available_gpus())
-    session.telemetry.record("split", rates=rates.source, **vars(split))
+    rates = measured(config, session.out, len(real))
+    if rates is None:
+        rates = calibrate(session, job, time_steps or time_train_steps)
+    planned = len(session.source.plan(config))
+    share = choose(config, rates, planned, cluster.available_gpus())
+    session.telemetry.record("split", rates=rates.source, **vars(share))
     print(
-        f"Rates {rates.source}: {split.mixers} mixers and {split.trainers} train workers on {split.gpus:g} GPUs; expected "
-        f"{split.wall:.0f} s (mixing {split.generate:.0f}, training {split.train:.0f}).",
+        f"Rates {rates.source}: {share.mixers} mixers and {share.trainers} train workers on "
+        f"{share.gpus:g} GPUs; expected {share.wall:.0f} s (mixing {share.generate:.0f}, training "
+        f"{share.train:.0f}).",
         file=sys.stderr,
         flush=True,
     )
-    place = replace(config.placement, mixers=(split.mixers,), trainers=split.trainers)
-    return replace(session, config=replace(config, placement=place))
+    changes = {"placement.mixers": (share.mixers,), "placement.trainers": share.trainers}
+    return dataclasses.replace(session, config=replace(config, **changes))
 
 
 def calibrate(session: Session, job: MixJob, time_steps: StepTimer) -> Rates:
-    """Time one mixer on one chunk and one train worker on a few steps, side by side; a minute at
-    most, without what they load.
+    """Time one mixer on one chunk and one train worker on a few steps, side by side. Takes a minute
+    at most, without what they load.
     """
     config, real = session.config, session.data.train
-    place = config.placement
-    shares = 2 if config.train.mixup_alpha or config.train.cutmix_alpha else 1  # these mix pairs
-    workers = [
-        n
-        for n in range(1, int(cluster.available_gpus()) + 1)
-        if config.train.batch_size % (shares * n) == 0
-    ]
-    options = {"num_gpus": place.gpus_per_mixer, "num_cpus": place.cpus_per_mixer}
-    mixing = ray.remote(time_mixer).options(**options).remote(job)
-    options = {"num_gpus": place.gpus_per_trainer, "num_cpus": place.cpus_per_trainer}
-    training = (
-        ray.remote(_call)
-        .options(**options)
-        .remote(time_steps, config, len(real.class_names), workers)
+    placement = config.placement
+    mixer = ray.remote(time_mixer).options(
+        num_gpus=placement.gpus_per_mixer, num_cpus=placement.cpus_per_mixer
     )
+    trainer = ray.remote(_call).options(
+        num_gpus=placement.gpus_per_trainer, num_cpus=placement.cpus_per_trainer
+    )
+    workers = _possible_workers(config)
+    mixing = mixer.remote(job)
+    training = trainer.remote(time_steps, config, len(real.class_names), workers)
     with user_errors():
         rate, steps = ray.get([mixing, training])
-    session.telemetry.record(
-        "calibration", mixer=rate, step_seconds={str(n): seconds for n, seconds in steps.items()}
-    )
+    step_seconds = {str(n): seconds for n, seconds in steps.items()}
+    session.telemetry.record("calibration", mixer=rate, step_seconds=step_seconds)
     return from_calibration(config, session.telemetry.events[-1], len(real))
+
+
+def _possible_workers(config: Config) -> list[int]:
+    """Numbers of train workers that the cluster has GPUs for and that divide the batch; MixUp and
+    CutMix mix pairs, so each worker's share has to be even with them.
+    """
+    pairs = config.train.mixup_alpha or config.train.cutmix_alpha
+    most = int(cluster.available_gpus())
+    unit = 2 if pairs else 1
+    return [n for n in range(1, most + 1) if config.train.batch_size % (unit * n) == 0]
 
 
 def _call(
@@ -90,10 +99,10 @@ def time_mixer(job: MixJob) -> float:
     """
     real = RealSet.open(job.real)
     specs = make_plan(job.config, real).chunk(0)
-    sources = [
-        real.image_bytes(real.index_of(spec.source_id)) if spec.source_id else None
-        for spec in specs
-    ]
+    sources: list[bytes | None] = []
+    for spec in specs:
+        source = real.image_bytes(real.index_of(spec.source_id)) if spec.source_id else None
+        sources.append(source)
     mixer = job.build(job)
     mixer.mix(specs, sources)
     start = time.perf_counter()
@@ -103,11 +112,10 @@ def time_mixer(job: MixJob) -> float:
 
 def time_train_steps(config: Config, num_classes: int, workers: list[int]) -> dict[int, float]:
     """Seconds of a train step for each number of workers: forward, backward and optimizer on one
-    worker's share of the batch.
+    worker's share of the batch. Runs on a train worker's node.
 
-    What workers spend on talking to each other and on decoding is not in it. Runs on a train
-    worker's node. Numbers whose share does not fit in memory are left out; `UserError` where none
-    does.
+    The time that workers spend on talking to each other and on decoding is not in it. Numbers whose
+    share does not fit in memory are left out; `UserError` where none does.
     """
     import torch
 
@@ -117,22 +125,20 @@ def time_train_steps(config: Config, num_classes: int, workers: list[int]) -> di
 
     limit_threads(config.placement.cpus_per_trainer)
     device = inference_device()
-    train = config.train
-    dtype = training_dtype(train.precision)
-    model = build_model(train, num_classes).to(device)
-    optimizer = build_optimizer(model, train)
+    recipe = config.train
+    dtype = training_dtype(recipe.precision)
+    model = build_model(recipe, num_classes).to(device)
+    optimizer = build_optimizer(model, recipe)
 
     def seconds(batch: int) -> float:
-        images = torch.randn(batch, 3, train.resolution, train.resolution, device=device).to(
-            memory_format=input_layout(device)
-        )
+        images = torch.randn(batch, 3, recipe.resolution, recipe.resolution, device=device)
+        images = images.to(memory_format=input_layout(device))
         labels = torch.full((batch, num_classes), 1 / num_classes, device=device)
         times = []
         for _ in range(1 + _STEPS):
             start = time.perf_counter()
-            with torch.autocast(
-                device, dtype, enabled=dtype != torch.float32
-            ):  # as `deepspeed_config` has it
+            # As `deepspeed_config` has it.
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
                 logits = model(images)
             losses.soft_mean(losses.cross_entropy(logits.float()), labels).backward()
             optimizer.step()
@@ -143,16 +149,15 @@ def time_train_steps(config: Config, num_classes: int, workers: list[int]) -> di
         return sorted(times[1:])[_STEPS // 2]
 
     found = {}
-    for n in sorted(
-        workers, reverse=True
-    ):  # the smallest share first: what does not fit is all that is left
+    # The smallest share first: what does not fit is everything after it.
+    for n in sorted(workers, reverse=True):
         try:
-            found[n] = seconds(train.batch_size // n)
+            found[n] = seconds(recipe.batch_size // n)
         except torch.OutOfMemoryError:
             break
     if not found:
         raise UserError(
-            f"A train step on {train.batch_size // max(workers)} images of {train.resolution} px does not fit in a GPU's memory; "
-            "lower --train.batch_size or add GPUs."
+            f"A train step on {recipe.batch_size // max(workers)} images of {recipe.resolution} px "
+            "does not fit in a GPU's memory; lower --train.batch_size or add GPUs."
         )
     return dict(sorted(found.items()))

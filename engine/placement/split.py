@@ -4,17 +4,18 @@ calibration.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from diffmix.config import Config
 from diffmix.errors import UserError
 from diffmix.storage import Folder
+from engine.run_folder import read_json
 from engine.telemetry import read_events
 
 _WORTH = 1.01
 """A split that takes more GPUs has to be this much faster than the next smaller one."""
+_ROUNDING = 1e-9  # sums of fractions of GPUs
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Rates:
     """Where the rates come from, for people."""
 
 
-@dataclass(frozen=True)
-class Split:
+@dataclass(frozen=True, kw_only=True)
+class GpuShare:
     """A way to share out GPUs, and what it is predicted to take."""
 
     mixers: int
@@ -44,49 +45,56 @@ class Split:
     wall: float
     """Seconds of both."""
     gpus: float
+    """GPUs at the peak."""
 
 
-def predict(config: Config, rates: Rates, planned: int, mixers: int, trainers: int) -> Split:
-    """Mixing scales with the mixers. Overlapped training starts when `run.train_after` of the mixes
-    are there.
+def predict(config: Config, rates: Rates, planned: int, mixers: int, trainers: int) -> GpuShare:
+    """What this many mixers and train workers take for `planned` mixes.
+
+    Mixing scales with the mixers. Overlapped training starts when the share `run.train_after` of
+    the mixes is there.
     """
-    place = config.placement
+    placement = config.placement
     generate, train = planned / (rates.mixer * mixers), rates.train_seconds[trainers]
-    mixing, training = mixers * place.gpus_per_mixer, trainers * place.gpus_per_trainer
+    mixing = mixers * placement.gpus_per_mixer
+    training = trainers * placement.gpus_per_trainer
     if config.run.mode == "staged":
-        return Split(mixers, trainers, generate, train, generate + train, max(mixing, training))
-    wall = max(generate, config.run.train_after * generate + train)
-    return Split(mixers, trainers, generate, train, wall, mixing + training)
+        wall, gpus = generate + train, max(mixing, training)
+    else:
+        wall = max(generate, config.run.train_after * generate + train)
+        gpus = mixing + training
+    return GpuShare(
+        mixers=mixers, trainers=trainers, generate=generate, train=train, wall=wall, gpus=gpus
+    )
 
 
-def choose(config: Config, rates: Rates, planned: int, gpus: float) -> Split:
-    """The fastest split of at most `gpus`, with the fewest GPUs that reach its time; `UserError`
+def choose(config: Config, rates: Rates, planned: int, gpus: float) -> GpuShare:
+    """The fastest split of at most `gpus`, with the fewest GPUs that reach its time. `UserError`
     where none fits.
 
-    A split that is slower than another by less than 1 % and takes fewer GPUs is the better one:
-    GPUs that only wait cost money.
+    Of two splits whose times differ by less than 1 %, the one with fewer GPUs is better: GPUs that
+    only wait cost money.
     """
-    possible = [
-        split
-        for trainers in rates.train_seconds
-        if config.train.batch_size % trainers == 0
-        for mixers in range(
-            1,
-            int(gpus / config.placement.gpus_per_mixer) + 1
-            if config.placement.gpus_per_mixer
-            else config.placement.mixers[-1] + 1,
-        )
-        if (split := predict(config, rates, planned, mixers, trainers)).gpus <= gpus + 1e-9
-    ]
+    placement = config.placement
+    most = placement.mixers[-1]
+    if placement.gpus_per_mixer:
+        most = int(gpus / placement.gpus_per_mixer)
+    possible = []
+    for trainers in rates.train_seconds:
+        if config.train.batch_size % trainers:
+            continue
+        for mixers in range(1, most + 1):
+            share = predict(config, rates, planned, mixers, trainers)
+            if share.gpus <= gpus + _ROUNDING:
+                possible.append(share)
     if not possible:
         raise UserError(
-            f"{gpus:g} GPUs are too few for a mixer and a train worker; add nodes or lower --placement.gpus_per_mixer."
+            f"{gpus:g} GPUs are too few for a mixer and a train worker; add nodes or lower "
+            "--placement.gpus_per_mixer."
         )
-    fastest = min(split.wall for split in possible)
-    return min(
-        (split for split in possible if split.wall <= fastest * _WORTH),
-        key=lambda split: (split.gpus, split.wall),
-    )
+    fastest = min(share.wall for share in possible)
+    fast = [share for share in possible if share.wall <= fastest * _WORTH]
+    return min(fast, key=lambda share: (share.gpus, share.wall))
 
 
 def train_images(config: Config, real: int) -> int:
@@ -98,13 +106,12 @@ def train_images(config: Config, real: int) -> int:
 
 def measured(config: Config, out: Folder, real: int) -> Rates | None:
     """The rates of the last run in `placement.measured`, else in the run folder `out`: from its
-    `summary.json`, else from its calibration.
-
-    None where it has neither.
+    `summary.json`, else from its calibration. None where it has neither. `real` is the number of
+    training images.
     """
     folder = Folder(config.placement.measured) if config.placement.measured else out
     if folder.exists("summary.json"):
-        summary = json.loads(folder.read("summary.json"))
+        summary = read_json(folder, "summary.json")
         mixer, trainer = summary["mixer"].get("images_per_busy_second"), summary["trainer"]
         if mixer and trainer.get("workers") and trainer["images_per_second"]:
             seconds = train_images(config, real) / trainer["images_per_second"]
@@ -114,12 +121,11 @@ def measured(config: Config, out: Folder, real: int) -> Rates | None:
 
 
 def from_calibration(config: Config, event: dict[str, Any], real: int) -> Rates:
-    """The rates of a `calibration` event: seconds of a train step for each number of workers, mixes
-    per second of a mixer.
+    """The rates of a `calibration` event, which has the seconds of a train step for each number of
+    workers, and the mixes per second of a mixer.
     """
     steps = train_images(config, real) / config.train.batch_size
-    return Rates(
-        event["mixer"],
-        {int(workers): steps * seconds for workers, seconds in event["step_seconds"].items()},
-        "calibrated",
-    )
+    train_seconds = {}
+    for workers, seconds in event["step_seconds"].items():
+        train_seconds[int(workers)] = steps * seconds
+    return Rates(event["mixer"], train_seconds, "calibrated")

@@ -1,4 +1,4 @@
-"""A finished run as pictures and one page: `report/mixes.png` and `report.html`."""
+"""A finished run as images and one page: `report/mixes.png` and `report.html`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import json
 from collections import Counter
 
 import numpy as np
-import yaml
 
 from diffmix import images
-from diffmix.config import Config, to_dict
+from diffmix.config import Config
 from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
@@ -18,14 +17,23 @@ from diffmix.report import plots
 from diffmix.report.html import Plot, png, render_report
 from diffmix.report.pictures import Mixed, Row, describe, mix_sheet
 from diffmix.storage import Folder
-from engine.mixing.mix_source import ComposedPlan, is_composed, plan_of
+from engine.mixing.mix_source import ComposedPlan, MixSource, find_mix_source
 from engine.mixing.store import MixStore
+from engine.run_folder import config_yaml, read_json
 from engine.telemetry import read_events
 
 ROWS, MIXES_PER_ROW = 6, 5
 """Size of the contact sheet."""
-# of a large set, so many source images are looked at to find those with the most mixes to show
 _MOST_SOURCES = 500
+"""Source images of a large set that are looked at, to find those with the most mixes to show."""
+
+_SHEET_TITLES = {
+    "gen": "Images made from noise",
+    "aug": "Left a real image, right of it the same image redrawn as its own class",
+    "mix": "Left a real image, right of it the same image translated into other classes",
+    "composed": "Mixes that were put together; left the real image where the run has it",
+}
+"""By the plan's kind."""
 
 
 def write_report(
@@ -34,32 +42,34 @@ def write_report(
     data: Prepared,
     summary: dict,
     events: list[dict],
-    store: MixStore | None,
+    source: MixSource | None,
 ) -> str:
-    """Write the report of what there is so far into the run folder, and give the path of its
-    picture.
+    """Write the report of what there is so far into the run folder. Gives the path of its contact
+    sheet, or of the page where there is no mix to show.
 
-    `summary` is what `summary.json` holds, `events` what `metrics.jsonl` holds. Reads only the
-    parts of the store that are shown; the same store gives the same picture. Where there is no mix
-    to show, gives the path of the page.
+    `summary` is what `summary.json` holds, `events` what `metrics.jsonl` holds; `source` None is a
+    run without mixes. Reads only the parts of the store that are shown. The same store gives the
+    same images.
     """
-    rows = choose_rows(config, data.train, store) if store else []
-    kind = "composed" if store and is_composed(store) else config.mix.strategy.split("-")[1]
-    sheet = mix_sheet(rows, _sheet_title(kind)) if rows else None
+    class_names = data.train.class_names
+    rows = choose_rows(config, data.train, source) if source else []
+    sheet = None
+    if source and rows:
+        sheet = mix_sheet(rows, _SHEET_TITLES[source.plan(config).kind])
     page = render_report(
-        f"Diff-Mix: {len(data.train.class_names)} classes of {data.train.superclass}, {config.mix.strategy}",
+        f"Diff-Mix: {len(class_names)} classes of {data.train.superclass}, {config.mix.strategy}",
         summary,
-        yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False),
-        make_plots(summary, events, data.train.class_names, _confusion(out / "classifier")),
+        config_yaml(config),
+        make_plots(summary, events, class_names, _confusion(out / "classifier")),
         sheet,
         describe(rows),
     )
     out.write("report.html", page.encode())
     if sheet is None:
         return f"{out.uri}/report.html"
-    pictures = out / "report"
-    pictures.write("mixes.png", png(sheet))
-    return f"{pictures.uri}/mixes.png"
+    folder = out / "report"
+    folder.write("mixes.png", png(sheet))
+    return f"{folder.uri}/mixes.png"
 
 
 def report(config: Config) -> str:
@@ -71,21 +81,18 @@ def report(config: Config) -> str:
     out = Folder(config.out) if config.out else None
     if out is None or not out.exists("summary.json"):
         raise UserError(
-            f"{config.out or 'The run folder'} holds no finished run (no summary.json); set --out to one, or finish it with diffmix run."
+            f"{config.out or 'The run folder'} holds no finished run (no summary.json); set --out "
+            "to one, or finish it with diffmix run."
         )
-    summary = json.loads(out.read("summary.json"))
-    store = MixStore((out / "mixes").uri) if out.exists("mixes") else None
-    return write_report(
-        config, out, prepare(config.data, out.uri), summary, read_events(out), store
-    )
+    summary, data = read_json(out, "summary.json"), prepare(config.data, out.uri)
+    source = find_mix_source(out, data.train) if out.exists("mixes") else None
+    return write_report(config, out, data, summary, read_events(out), source)
 
 
 def _confusion(classifier: Folder) -> list[list[int]] | None:
-    return (
-        json.loads(classifier.read("confusion.json"))
-        if classifier.exists("confusion.json")
-        else None
-    )
+    if not classifier.exists("confusion.json"):
+        return None
+    return json.loads(classifier.read("confusion.json"))
 
 
 def make_plots(
@@ -95,13 +102,14 @@ def make_plots(
     confusion: list[list[int]] | None = None,
 ) -> list[Plot]:
     """The plots for which the run has figures. `confusion` is the matrix of the classifier with
-    mixes.
+    mixes, its rows the true classes.
     """
     accuracy, baseline = summary.get("accuracy", {}), summary.get("baseline", {})
     found = [
         (
             "When what ran",
-            "Seconds of work since the start. The curve is how many mixes had been made, the dots how many each epoch could draw from.",
+            "Seconds of work since the start. The curve is how many mixes had been made, the dots "
+            "how many each epoch could draw from.",
             plots.timeline(events),
         ),
         (
@@ -122,26 +130,27 @@ def make_plots(
         ),
         (
             "Reliability",
-            "On the test set: how often the classifier is right when it is so sure. Training on soft labels can make it too modest.",
+            "On the test set: how often the classifier is right when it is so sure. Training on "
+            "soft labels can make it too modest.",
             plots.reliability(accuracy, baseline),
         ),
     ]
     return [Plot(title, text, figure) for title, text, figure in found if figure is not None]
 
 
-def choose_rows(config: Config, real: RealSet, store: MixStore) -> list[Row]:
+def choose_rows(config: Config, real: RealSet, source: MixSource) -> list[Row]:
     """A few stored and accepted mixes, spread over classes and strengths: rows of one source image,
     or of one class from noise.
     """
-    plan = plan_of(config, real, store)
+    plan, store = source.plan(config), source.store
     chunk_of = np.full(len(plan), -1)
     for chunk in store.stored_chunks():
         if chunk < plan.num_chunks:
             chunk_of[plan.chunk_ids(chunk)] = chunk
-    pictures = _Pictures(store, chunk_of)
+    stored = _StoredMixes(store, chunk_of)
     shown: list[list[dict]] = []
     for ids in _groups(plan, np.flatnonzero(chunk_of >= 0)):
-        made = pictures.first_accepted(ids)
+        made = stored.first_accepted(ids)
         if made:
             shown.append(made)
         if len(shown) == ROWS:
@@ -158,26 +167,15 @@ def _groups(plan: MixPlan | ComposedPlan, available: np.ndarray) -> list[list[in
         keys = np.sort(np.random.default_rng(0).choice(keys, _MOST_SOURCES, replace=False))
     groups = []
     for value in keys:
-        places = np.flatnonzero(key == value)
-        source, target = columns["source_label"][places], columns["target_label"][places]
-        strength = np.round(columns["strength"][places].astype(float), 1)
-        if (
-            source != target
-            # what the method is about; a mix within a class shows nothing that an eye could check
-        ).any():
-            places, target, strength = (
-                places[source != target],
-                target[source != target],
-                strength[source != target],
-            )
+        members = np.flatnonzero(key == value)
+        source, target = columns["source_label"][members], columns["target_label"][members]
+        strength = np.round(columns["strength"][members].astype(float), 1)
+        between = source != target
+        if between.any():  # a mix within a class shows nothing that an eye could check
+            members, target, strength = members[between], target[between], strength[between]
         order = _spread(list(zip(target.tolist(), strength.tolist(), strict=True)))
-        groups.append(
-            (
-                int(source[0]),
-                min(len(set(target.tolist())), MIXES_PER_ROW),
-                available[places][order].tolist(),
-            )
-        )
+        shown_targets = min(len(set(target.tolist())), MIXES_PER_ROW)
+        groups.append((int(source[0]), shown_targets, available[members][order].tolist()))
     groups.sort(key=lambda group: -group[1])
     seen: Counter[int] = Counter()
     ranked = []
@@ -205,30 +203,18 @@ def _spread(mixes: list[tuple[int, float]]) -> list[int]:
 def _row(made: list[dict], real: RealSet) -> Row:
     """A row of stored mixes, strength rising."""
     names, first = real.class_names, made[0]
+    source = None
     # The mixes of a composed store may come from images that this run does not have.
-    there = first["source_id"] in real.image_ids if first["source_id"] else False
-    source = images.decode(real.image_bytes(real.index_of(first["source_id"]))) if there else None
-    mixes = [
-        Mixed(
-            images.decode(mix["image"]), names[mix["target_label"]], mix["strength"], mix["score"]
-        )
-        for mix in made
-    ]
-    return Row(
-        source, names[first["source_label"]], sorted(mixes, key=lambda mix: round(mix.strength, 2))
-    )
+    if first["source_id"] and first["source_id"] in real.image_ids:
+        source = images.decode(real.image_bytes(real.index_of(first["source_id"])))
+    mixes = []
+    for mix in sorted(made, key=lambda mix: round(mix["strength"], 2)):
+        image, target = images.decode(mix["image"]), names[mix["target_label"]]
+        mixes.append(Mixed(image, target, mix["strength"], mix["score"]))
+    return Row(source, names[first["source_label"]], mixes)
 
 
-def _sheet_title(kind: str) -> str:
-    return {
-        "gen": "Images made from noise",
-        "aug": "Left a real image, right of it the same image redrawn as its own class",
-        "mix": "Left a real image, right of it the same image translated into other classes",
-        "composed": "Mixes that were put together, and left the real image where it is among the training images",
-    }[kind]
-
-
-class _Pictures:
+class _StoredMixes:
     """Reads mixes from the store, each part at most once. Owned by one call of `choose_rows`."""
 
     def __init__(self, store: MixStore, chunk_of: np.ndarray):

@@ -2,50 +2,51 @@
 
 from __future__ import annotations
 
-import json
-
 from diffmix.versions import versions
-from engine.mixing.mix_source import plan_of
 from engine.mixing.store import MixStore
+from engine.results.figures import figures
+from engine.run_folder import read_json, write_json
 from engine.session import Session
-from engine.telemetry import figures
 
 
-def write_summary(session: Session, store: MixStore | None, concept: str | None) -> dict:
-    """Collect the figures, write `summary.json` and give its content."""
+def write_summary(session: Session, mixed: bool) -> dict:
+    """Collect the figures and write `summary.json` and the report. `mixed` is whether the run has
+    anything to do with mixes.
+
+    Gives what `summary.json` holds, and `report`, the path of the report's images.
+    """
+    # Only a finished run needs torch, timm and the plots.
+    from engine.results.evaluate import with_class_sizes
+    from engine.results.report import write_report
+
+    config, out, train_images = session.config, session.out, session.data.train
     session.telemetry.collect()
-    stored, rejected = store.counts() if store else (0, 0)
-    planned = len(plan_of(session.config, session.data.train, store)) if store else 0
+    source = session.source if mixed else None
+    stored, rejected = source.store.counts() if source else (0, 0)
+    planned = len(source.plan(config)) if source else 0
     summary = {
         "plan": {"planned": planned, "stored": stored, "rejected": rejected},
         **figures(session.telemetry.events),
         "versions": versions(),
     }
-    from engine.results.evaluate import (
-        with_class_sizes,  # torch and timm are needed only here, at the end
-    )
-
     for name, key in (("classifier", "accuracy"), ("baseline", "baseline")):
-        folder = session.out / name
-        if folder.exists("result.json"):
-            result = json.loads(folder.read("result.json"))
-            summary[key] = with_class_sizes(result, session.data.train, session.config.evaluate)
-    if session.config.run.oracle and store:
-        from diffmix.classifier.oracle import oracle_share
-
-        accepted = (
-            table.filter(table["accepted"])
-            for table in store.tables(["image", "target_label", "accepted"])
+        if (out / name).exists("result.json"):
+            result = read_json(out / name, "result.json")
+            summary[key] = with_class_sizes(result, train_images, config.evaluate)
+    if config.run.oracle and source:
+        summary["mixer"]["oracle_share"] = _oracle_share(
+            config.run.oracle, source.store, train_images.class_names
         )
-        summary["mixer"]["oracle_share"] = oracle_share(
-            session.config.run.oracle, accepted, session.data.train.class_names
-        )
-    session.out.write("summary.json", json.dumps(summary, indent=2).encode())
-    from engine.results.report import (
-        write_report,  # plots and pictures are needed only here, at the end
-    )
-
-    report = write_report(
-        session.config, session.out, session.data, summary, session.telemetry.events, store
-    )
+    write_json(out, "summary.json", summary)
+    events = session.telemetry.events
+    report = write_report(config, out, session.data, summary, events, source)
     return {**summary, "report": report}  # the file keeps numbers only
+
+
+def _oracle_share(oracle: str, store: MixStore, class_names: list[str]) -> float:
+    """Share of the accepted mixes in which `oracle` sees the target class, 0 to 1."""
+    from diffmix.classifier.oracle import oracle_share
+
+    tables = store.tables(["image", "target_label", "accepted"])
+    accepted = (table.filter(table["accepted"]) for table in tables)
+    return oracle_share(oracle, accepted, class_names)

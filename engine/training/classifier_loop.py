@@ -38,6 +38,7 @@ from diffmix.classifier.transforms import train_transform
 from diffmix.datasets.real import RealSet
 from diffmix.devices import limit_threads
 from diffmix.errors import UserError
+from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder
 from engine.training.deepspeed_config import prepare_environment, training_dtype
 from engine.training.deepspeed_engine import full_weights, start_engine, thaw
@@ -192,7 +193,7 @@ class ClassifierLoop:
             )
             if self.rank == 0:
                 state = {"epoch": epoch + 1, "best": self.best, "workers": self.world_size}
-                Path(folder, "epoch.json").write_text(json.dumps(state))
+                Path(folder, "epoch.json").write_text(json.dumps(with_version(state)))
             shown = {"epoch": epoch + 1, "loss": seen["loss"], "validation_top1": accuracy}
             ray.train.report(shown, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
@@ -226,7 +227,9 @@ class ClassifierLoop:
             model = build_model(self.train, len(self.real.class_names))
             return start_engine(model, self.train, self.world_size, self.dtype, self.frozen)
         with checkpoint.as_directory() as folder:
-            state = json.loads(Path(folder, "epoch.json").read_text())
+            state = without_version(
+                json.loads(Path(folder, "epoch.json").read_text()), f"{folder}/epoch.json"
+            )
             if self.train.zero_stage and state["workers"] != self.world_size:
                 raise UserError(
                     f"The classifier was trained on {state['workers']} workers up to epoch {state['epoch']}, and ZeRO {self.train.zero_stage} has cut its "
@@ -257,7 +260,7 @@ class ClassifierLoop:
             )
             if confusion is not None:
                 folder.write("confusion.json", json.dumps(confusion.tolist()).encode())
-            folder.write("result.json", json.dumps(result, indent=2).encode())
+            folder.write("result.json", json.dumps(with_version(result), indent=2).encode())
         if dist.is_initialized():
             dist.barrier()
 

@@ -138,9 +138,11 @@ def test_no_concept_at_all(refuse, tmp_path):
 
 
 def test_store_of_another_plan(refuse, tmp_path, small_config):
-    from engine.session import check_inputs
+    from engine.placement.preflight import check_inputs
 
-    check_inputs(small_config(tmp_path / "out"))
+    inputs = check_inputs(small_config(tmp_path / "out"))
+    assert not (tmp_path / "out" / "mixes").exists(), "a check only checks"
+    inputs.source.open(inputs.config, None)
     refuse("plan.guidance_scale is 7.5 there and 3.0 now", **{"mix.guidance_scale": 3.0})
 
 

@@ -16,7 +16,7 @@ from diffmix.classifier.model import build_model
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from engine import phases
-from engine.run import run, train
+from engine.run import run, run_training
 from engine.session import open_session
 from engine.training.worker import build_loop
 
@@ -34,7 +34,7 @@ def events(out: Path, kind: str) -> list[dict]:
 
 def test_another_recipe_in_between_leaves_the_first_ones_classifier(tmp_path, small_config):
     def trained(lr: float) -> tuple[dict, bytes, bytes]:
-        summary = train(small_config(tmp_path, **{"train.lr": lr, "train.epochs": 2}))
+        summary = run_training(small_config(tmp_path, **{"train.lr": lr, "train.epochs": 2}))
         folder = tmp_path / "classifier"
         return (
             summary["accuracy"],
@@ -59,7 +59,7 @@ def test_frozen_backbone(tmp_path, small_config, freeze_epochs, trainers, zero_s
         "train.zero_stage": zero_stage,
     }
     config = small_config(tmp_path, **changes, **{"train.eval_every": 1, "data.val_fraction": 0.0})
-    train(config)
+    run_training(config)
     torch.manual_seed(config.run.seed)
     start = build_model(config.train, 4).state_dict()
     moved = {
@@ -76,7 +76,7 @@ def test_protocol_says_which_images_pick_the_epoch(tmp_path, small_config, proto
     config = small_config(
         tmp_path, **{"train.protocol": protocol, "train.epochs": 2, "train.eval_every": 1}
     )
-    summary = train(config)
+    summary = run_training(config)
     chosen = summary["accuracy"]["chosen"]
     assert chosen["on_test_set"] == (protocol == "reference")
     assert chosen["top1"] == max(event["top1"] for event in events(tmp_path, "validation"))
@@ -154,8 +154,8 @@ def test_zero_goes_on_with_as_many_workers_only(tmp_path, small_config):
         open_session(config(2), trains=True) as session,
         pytest.raises(TrainingFailedError, match="stopped"),
     ):
-        phases.train(session, None, streaming=False, build=StopsBeforeTheTest())
+        phases.train_classifier(session, None, streaming=False, build=StopsBeforeTheTest())
     with pytest.raises(
         UserError, match=r"trained on 2 workers up to epoch 2.*--placement\.trainers 2"
     ):
-        train(config(1))
+        run_training(config(1))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from diffmix.config import to_dict
 from diffmix.formats import reference
 from engine.mixing.compose import compose
-from engine.run import run, synthesize
+from engine.run import run, run_mixing
 from jobs.cli import main
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -68,7 +68,7 @@ def test_a_classifier_of_the_references_mixes(trained):
 
 def test_all_is_done(trained, options):
     before = (trained / "classifier" / "model.safetensors").stat().st_mtime_ns
-    for command in (run, synthesize):
+    for command in (run, run_mixing):
         assert command(options(trained))["plan"] == {"planned": 32, "stored": 32, "rejected": 0}
     assert (trained / "classifier" / "model.safetensors").stat().st_mtime_ns == before
 

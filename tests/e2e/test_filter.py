@@ -17,7 +17,7 @@ from diffmix import images
 from diffmix.errors import UserError
 from engine.mixing.filter import Decision, filter_store
 from engine.mixing.store import SCHEMA, MixStore, part_name
-from engine.run import run, synthesize
+from engine.run import run, run_mixing
 from jobs.cli import main
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -138,7 +138,7 @@ def test_filter_by_quantile_then_the_run_goes_on(gated, capsys, caplog):
 
     (out / "mixes" / part_name(0)).unlink()
     others = parts(out)
-    synthesize(config)
+    run_mixing(config)
     assert columns(out)["accepted"].tolist() == expected.tolist(), (
         "what is made later goes through the filter's gate"
     )
@@ -158,7 +158,7 @@ def test_a_stopped_filter_goes_on(gated):
     assert filter_store(config)["scored"] == rows
     assert parts(out) == whole
     Decision(decision.gate, 0).save(store)
-    synthesize(config)
+    run_mixing(config)
     assert Decision.of(store) == decision, "the next command finishes it too"
 
 
@@ -168,7 +168,7 @@ def test_a_quantile_is_decided_when_all_mixes_are_there(tmp_path, small_config, 
     with pytest.raises(UserError, match=r"--gate\.quantile 0\.3 needs the scores of all mixes"):
         run(config)
     assert not (tmp_path / "out" / "mixes").exists()
-    assert synthesize(config)["plan"] == {"planned": 40, "stored": 28, "rejected": 12}
+    assert run_mixing(config)["plan"] == {"planned": 40, "stored": 28, "rejected": 12}
     found = columns(tmp_path / "out")
     assert (
         found["accepted"].tolist()

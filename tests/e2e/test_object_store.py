@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load
 
 from diffmix.storage import Folder
-from engine import telemetry
+from engine import listeners, telemetry
 from engine.run import run
 
 BUCKET = "mixes"
@@ -96,10 +96,10 @@ def test_events_go_to_a_bucket_now_and_then_and_none_is_lost(bucket, cluster, mo
     events = telemetry.Telemetry(out, "telemetry-of-a-bucket")
     events.collect()
     assert not out.exists("metrics.jsonl"), "the first half minute is not over"
-    monkeypatch.setattr(telemetry, "_REMOTE_SECONDS", 0.0)
+    monkeypatch.setattr(listeners, "_REMOTE_SECONDS", 0.0)
     events.collect()
     assert [event["event"] for event in telemetry.read_events(out)] == ["start"]
-    monkeypatch.setattr(telemetry, "_REMOTE_SECONDS", 30.0)
+    monkeypatch.setattr(listeners, "_REMOTE_SECONDS", 30.0)
     events.record("split")
     events.collect()
     assert len(telemetry.read_events(out)) == 1

@@ -19,9 +19,10 @@ from safetensors.torch import load_file
 
 from diffmix.config import to_dict
 from diffmix.errors import UserError
+from diffmix.format_version import without_version
 from engine import phases
 from engine.mixing.stages import build_mixer
-from engine.run import run, synthesize, train
+from engine.run import run, run_mixing, run_training
 from jobs.cli import main
 from jobs.options import load
 
@@ -129,7 +130,8 @@ def test_concept_loads_into_stock_diffusers(finished, tiny_base):
 
 def test_configuration_is_complete_and_runs_again_without_making_anything(finished, capsys):
     config = load(str(finished / "config.yaml"))
-    assert yaml.safe_load((finished / "config.yaml").read_text()) == to_dict(config)
+    stored = yaml.safe_load((finished / "config.yaml").read_text())
+    assert without_version(stored, "config.yaml") == to_dict(config)
     before = {
         file: file.stat().st_mtime_ns
         for file in [*(finished / "mixes").iterdir(), finished / "classifier" / "model.safetensors"]
@@ -200,11 +202,11 @@ def test_one_mixer_and_three_mixers_make_the_same_bytes(tmp_path, small_config, 
     def mix_job(*arguments):
         return replace(make_job(*arguments), build=Together(working, 3))
 
-    synthesize(small_config(tmp_path / "1", **{"placement.mixers": (1,), "mix.count": 50}))
+    run_mixing(small_config(tmp_path / "1", **{"placement.mixers": (1,), "mix.count": 50}))
     (working := tmp_path / "working").mkdir()
     make_job = phases.mix_job
     monkeypatch.setattr(phases, "mix_job", mix_job)
-    synthesize(small_config(tmp_path / "3", **{"placement.mixers": (3,), "mix.count": 50}))
+    run_mixing(small_config(tmp_path / "3", **{"placement.mixers": (3,), "mix.count": 50}))
     one, three = parts(tmp_path / "1"), parts(tmp_path / "3")
     assert len(one) >= 13  # 50 mixes in chunks of at most 4
     assert one == three
@@ -243,25 +245,25 @@ def test_too_many_personalizers_is_one_sentence(tmp_path, small_config):
 
 def test_a_phase_alone_asks_for_its_own_gpus_only(tmp_path, small_config):
     many = {"mix.count": 8, "placement.mixers": (9,), "placement.personalizers": 9}
-    train(small_config(tmp_path / "trained", **many))
+    run_training(small_config(tmp_path / "trained", **many))
     few = {
         "mix.count": 8,
         "placement.trainers": 8,
         "placement.personalizers": 9,
     }  # real-mix personalizes nothing
-    assert synthesize(small_config(tmp_path / "mixed", **few))["plan"]["stored"] == 8
+    assert run_mixing(small_config(tmp_path / "mixed", **few))["plan"]["stored"] == 8
 
 
 def test_what_was_trained_on_a_part_of_the_mixes_is_trained_again_on_all(tmp_path, small_config):
     config = small_config(tmp_path / "out", **{"mix.count": 16, "run.mode": "staged"})
-    synthesize(config)
+    run_mixing(config)
     (lost := tmp_path / "out" / "mixes" / "part-00000001.parquet").unlink()
-    train(config)
+    run_training(config)
     part = (tmp_path / "out" / "classifier" / "finished").read_bytes()
-    synthesize(config)
+    run_mixing(config)
     assert lost.exists()
-    train(config)
+    run_training(config)
     whole = (tmp_path / "out" / "classifier" / "finished").read_bytes()
     assert part != whole
-    train(config)
+    run_training(config)
     assert (tmp_path / "out" / "classifier" / "finished").read_bytes() == whole

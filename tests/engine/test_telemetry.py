@@ -1,89 +1,93 @@
+"""Events reach every listener once and in order, whatever another listener does. The collector is a
+stand-in here; test_object_store.py has the real one.
+"""
+
+import json
+from types import SimpleNamespace
+
 import pytest
 
-from engine.telemetry import figures, overlap, union, wall_seconds
+from diffmix.errors import UserError
+from diffmix.format_version import FORMAT_VERSION, KEY
+from diffmix.storage import Folder
+from engine import telemetry
+from engine.telemetry import Telemetry, read_events
 
 
-def mix(actor, start, end, mixes=8):
-    return {"event": "mix", "time": end, "actor": actor, "start": start, "end": end, "mixes": mixes}
+class Listens:
+    def __init__(self, fails: bool = False):
+        self.kinds, self.closed, self.fails = [], False, fails
+
+    def on_events(self, events):
+        self.kinds += [event["event"] for event in events]
+        if self.fails:
+            raise ConnectionError("the tracker's server is away")
+
+    def close(self):
+        self.closed = True
 
 
-def train(start, end, wait=0.0, images=10, synthetic=1):
-    return {
-        "event": "train",
-        "time": end,
-        "start": start,
-        "end": end,
-        "wait": wait,
-        "images": images,
-        "synthetic": synthetic,
-    }
+@pytest.fixture
+def worker(monkeypatch) -> telemetry._Collector:
+    """What workers send goes to this collector; Ray is not started."""
+    collector = telemetry._Collector()
+    drain = SimpleNamespace(remote=collector.drain)
+    options = SimpleNamespace(remote=lambda: SimpleNamespace(drain=drain))
+    fake = SimpleNamespace(
+        get=lambda events: events,
+        kill=lambda actor: None,
+        remote=lambda kind: SimpleNamespace(options=lambda **_: options),
+        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "node"),
+    )
+    monkeypatch.setattr(telemetry, "ray", fake)
+    return collector
 
 
-def test_intervals():
-    assert union([(0, 2), (1, 3), (5, 6)]) == [(0, 3), (5, 6)]
-    assert union([(0, 2), (3, 4)], gap=1) == [(0, 4)]
-    assert overlap([(0, 3), (5, 7)], [(2, 6)]) == 2
+def test_listeners_hear_workers_and_the_driver_once_and_in_order(tmp_path, worker):
+    first, second = Listens(), Listens()
+    events = Telemetry(Folder(str(tmp_path)), "name", 1.0, [first, second])
+    worker.record({"event": "mix", "time": 2.0})
+    events.collect()
+    worker.record({"event": "train", "time": 3.0})
+    events.record("split", gpus=2)
+    events.collect()
+    events.record("personalize", start=0.0, end=1.0)
+    events.close()
+    heard = ["start", "mix", "split", "train", "personalize"]
+    assert first.kinds == second.kinds == heard
+    assert [event["event"] for event in events.events] == heard
+    assert [event["event"] for event in read_events(Folder(str(tmp_path)))] == heard
+    assert first.closed
+    assert second.closed
 
 
-def test_fully_overlapped_and_staged():
-    together = figures([{"event": "start", "time": 0.0}, mix("m", 10, 20), train(5, 30)])
-    assert together["overlap"]["concurrent_fraction"] == 1.0
-    assert together["seconds"]["generate"] == 10
-    assert together["seconds"]["train"] == 25
-    assert together["seconds"]["wall"] == 30
-    staged = figures([{"event": "start", "time": 0.0}, mix("m", 0, 20), train(20, 30)])
-    assert staged["overlap"]["concurrent_fraction"] == 0.0
+def test_a_listener_that_fails_stops_neither_the_run_nor_the_others(tmp_path, worker, caplog):
+    broken, whole = Listens(fails=True), Listens()
+    events = Telemetry(Folder(str(tmp_path)), "name", None, [broken, whole])
+    events.collect()
+    events.close()
+    assert whole.kinds == ["start"]
+    assert broken.closed
+    assert "Listens could not take events: the tracker's server is away" in caplog.text
 
 
-def test_half_overlapped():
-    assert figures([mix("m", 0, 10), train(5, 15)])["overlap"]["concurrent_fraction"] == 0.5
+def test_earlier_attempts_are_read_back_and_not_told_again(tmp_path, worker):
+    out = Folder(str(tmp_path))
+    Telemetry(out, "first", 1.0).close()
+    listener = Listens()
+    again = Telemetry(out, "second", 2.0, [listener])
+    again.collect()
+    assert listener.kinds == ["start"]
+    assert [event["command"] for event in again.events] == [1.0, 2.0]
+    assert all(event[KEY] == FORMAT_VERSION for event in again.events)
 
 
-def test_rates():
-    events = [
-        mix("a", 0, 4),
-        mix("a", 5, 10),
-        mix("b", 0, 10),
-        train(0, 10, wait=1.0, images=100, synthetic=20),
-    ]
-    found = figures(events)
-    assert found["mixer"]["images_per_second"] == pytest.approx(2.4)
-    assert found["mixer"]["busy_fraction"] == pytest.approx(19 / 20)
-    assert found["mixer"]["images_per_busy_second"] == pytest.approx(24 / 19)
-    assert found["trainer"] == {
-        "workers": 1,
-        "images_per_second": 10.0,
-        "data_wait_fraction": 0.1,
-        "synthetic_share": 0.2,
-    }
-
-
-def test_attempts_add_up_without_the_time_between():
-    events = [
-        {"event": "start", "time": 100.0},
-        mix("m", 101, 110),
-        {"event": "start", "time": 1000.0},
-        mix("n", 1005, 1020),
-    ]
-    assert wall_seconds(events) == 10 + 20
-    assert figures(events)["seconds"]["generate"] == 9 + 15
-
-
-def test_nothing_happened():
-    found = figures([])
-    assert found["seconds"]["wall"] == 0
-    assert found["overlap"]["concurrent_fraction"] == 0
-
-
-def test_start_up_counts_from_the_command_of_the_last_attempt_that_came_so_far():
-    first = [
-        {"event": "start", "time": 100.0, "command": 95.0},
-        mix("m", 110, 112),
-        mix("m", 103, 105),
-        train(106, 120) | {"first_step": 107},
-    ]
-    second = [{"event": "start", "time": 1000.0, "command": 990.0}, mix("n", 1005, 1020)]
-    found = figures([*first, *second])["seconds"]
-    assert found["to_first_mix"] == 30  # the second attempt's
-    assert found["to_first_step"] == 12  # the second attempt did not train
-    assert "to_first_step" not in figures(second)["seconds"]
+def test_a_newer_attempt_is_refused_and_a_cut_off_line_left_out(tmp_path):
+    out = Folder(str(tmp_path))
+    assert read_events(out) == []
+    out.write("metrics.jsonl", b'{"event": "start", "time": 1.0}\n{"event": "tr')
+    assert [event["event"] for event in read_events(out)] == ["start"]
+    newer = {"event": "start", "time": 1.0, KEY: FORMAT_VERSION + 1}
+    out.write("metrics.jsonl", json.dumps(newer).encode())
+    with pytest.raises(UserError, match=r"metrics\.jsonl has format version"):
+        read_events(out)

@@ -9,7 +9,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from engine.run import run, synthesize
+from engine.run import run, run_mixing
 
 
 @pytest.fixture(scope="module")
@@ -68,5 +68,5 @@ def test_a_mixer_node_dies_and_every_mix_is_made(nodes, tmp_path, small_config):
     assert summary["plan"] == {"planned": 160, "stored": 160, "rejected": 0}
     # The bytes are those of a run in which nothing died.
     other = tmp_path / "other"
-    synthesize(small_config(other, **{**changes, "placement.mixers": (1,)}))
+    run_mixing(small_config(other, **{**changes, "placement.mixers": (1,)}))
     assert parts(other) == parts(out)

@@ -36,7 +36,7 @@ def test_rows_and_lora_have_their_own_rates_and_rows_do_not_decay():
 def test_8_bit_adam_without_its_library_is_refused_in_a_sentence(
     tmp_path, monkeypatch, tiny_model, tiny_real, small_config
 ):
-    from engine.session import check_inputs
+    from engine.placement.preflight import check_inputs
 
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(

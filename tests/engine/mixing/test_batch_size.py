@@ -7,7 +7,7 @@ from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine import session
 from engine.mixing.batch_size import measure_batch, stored_batch
-from engine.run import synthesize
+from engine.run import run_mixing
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 def test_measured_once_and_kept_by_the_store(tmp_path, small_config, monkeypatch):
     config = small_config(tmp_path, **{"mix.batch": "auto", "mix.count": 16})
     assert stored_batch(Folder(str(tmp_path))) is None
-    synthesize(config)
+    run_mixing(config)
     batch = stored_batch(Folder(str(tmp_path)))
     assert config.mix.batch == "auto", "a run changes no configuration of the caller"
     assert batch in (1, 2, 4)  # 16 mixes are at least 4 chunks for the mixer
@@ -30,7 +30,7 @@ def test_measured_once_and_kept_by_the_store(tmp_path, small_config, monkeypatch
     monkeypatch.setattr(session, "measure_batch", None)
     for name in sorted(parts)[:2]:
         (tmp_path / "mixes" / name).unlink()
-    synthesize(small_config(tmp_path, **{"mix.batch": "auto", "mix.count": 16}))
+    run_mixing(small_config(tmp_path, **{"mix.batch": "auto", "mix.count": 16}))
     assert {file.name: file.read_bytes() for file in (tmp_path / "mixes").glob("part-*")} == parts
 
 

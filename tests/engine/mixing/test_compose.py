@@ -13,10 +13,11 @@ from PIL import Image
 
 from diffmix.config import ComposeConfig, Config, DataConfig, ExportConfig, replace, to_dict
 from diffmix.errors import UserError
+from diffmix.format_version import with_version
 from diffmix.formats import reference
 from diffmix.storage import Folder
 from engine.mixing.compose import compose
-from engine.mixing.mix_source import ComposedPlan, find_composed
+from engine.mixing.mix_source import ComposedMixes, PlannedMixes, find_mix_source
 from engine.mixing.store import SCHEMA, MixStore
 from engine.results.export import export
 from jobs.cli import main
@@ -88,7 +89,7 @@ def test_two_strengths_become_one_store(tmp_path, config):
     assert [row["mix_id"] for row in found] == list(range(105))
     for row, was in zip(found, rows(70, 0.5) + rows(35, 0.9), strict=True):
         assert same(row, was, but=("mix_id",))
-    assert made == json.loads((tmp_path / "new" / "mixes" / "plan.json").read_text())
+    assert with_version(made) == json.loads((tmp_path / "new" / "mixes" / "plan.json").read_text())
     assert made["planned"] == 105
     assert [(each["mixes"], each["taken"]) for each in made["composed"]] == [(70, 70), (35, 35)]
     assert sum(MixStore(str(tmp_path / "new" / "mixes")).counts()) == 105
@@ -330,8 +331,9 @@ def test_a_composed_store_says_what_a_plan_says(tmp_path, config):
     compose(
         config("new", fill(tmp_path / "low", rows(70, 0.5)), reference_folder(tmp_path / "theirs"))
     )
-    store = find_composed(Folder(str(tmp_path / "new")), Real())
-    plan, found = ComposedPlan(store), content(tmp_path / "new")
+    source = find_mix_source(Folder(str(tmp_path / "new")), Real())
+    assert isinstance(source, ComposedMixes)
+    plan, found = source.plan(Config()), content(tmp_path / "new")
     assert (len(plan), plan.num_chunks) == (76, 2)
     ids = np.array([75, 3, 64])
     columns = plan.columns(ids)
@@ -344,7 +346,7 @@ def test_a_composed_store_says_what_a_plan_says(tmp_path, config):
         ]
     assert len(set(sources[70:])) == 2, "unknown sources count as one for each class"
     assert [plan.chunk_ids(i).tolist() for i in (0, 1)] == [list(range(64)), list(range(64, 76))]
-    assert find_composed(Folder(str(tmp_path / "low")), Real()) is None
+    assert isinstance(find_mix_source(Folder(str(tmp_path / "low")), Real()), PlannedMixes)
 
 
 def test_a_composed_store_of_other_classes_or_incomplete_is_not_trained_on(tmp_path, config):
@@ -354,10 +356,10 @@ def test_a_composed_store_of_other_classes_or_incomplete_is_not_trained_on(tmp_p
         class_names = CLASS_NAMES[::-1]
 
     with pytest.raises(UserError, match="composed for other classes"):
-        find_composed(Folder(str(tmp_path / "new")), Other())
+        find_mix_source(Folder(str(tmp_path / "new")), Other()).check(Config())
     (tmp_path / "new" / "mixes" / "part-00000001.parquet").unlink()
     with pytest.raises(UserError, match="incomplete"):
-        find_composed(Folder(str(tmp_path / "new")), Real())
+        find_mix_source(Folder(str(tmp_path / "new")), Real()).check(Config())
 
 
 def test_nothing_is_added_to_a_composed_store(tmp_path, small_config, photos, capsys):

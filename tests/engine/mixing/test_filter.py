@@ -9,7 +9,7 @@ import pytest
 from diffmix.errors import UserError
 from engine.mixing.filter import Decision, check_streaming, filter_store
 from engine.mixing.store import SCHEMA, MixStore
-from engine.session import check_inputs
+from engine.placement.preflight import check_inputs
 
 
 def test_a_clip_that_is_not_there_is_said_before_anything_costly(tmp_path, small_config):

@@ -105,7 +105,7 @@ def test_what_is_passed_on_is_in_the_store(pass_on):
 def test_pool_of_mixers_grows(tmp_path):
     with session(config(mixers=(1, 3)), 30, images=40) as opened:
         job = mix_job(opened, WaitsFor(str(tmp_path), 3))
-        phases.synthesize(opened, job)  # no chunk ends before there are three mixers
+        phases.make_mixes(opened, job)  # no chunk ends before there are three mixers
         assert len(list(tmp_path.iterdir())) == 3
         assert len(MixStore(job.store).stored_chunks()) == 30
 

@@ -13,7 +13,6 @@ from diffmix.errors import UserError
 from engine import phases
 from engine.placement.calibrate import calibrate, time_train_steps
 from engine.run import run
-from engine.run_folder import bind_store
 from engine.session import open_session
 
 
@@ -63,20 +62,34 @@ def test_pairs_need_even_shares(tmp_path, small_config):
         tmp_path / "out", **{"train.batch_size": 12, "train.mixup_alpha": 1.0, "mix.count": 4}
     )
     with open_session(config, mixes=True) as session:
-        job = phases.mix_job(
-            session, None, bind_store(config, session.out, session.data.train, None)
-        )
+        session.source.open(session.config, None)
+        job = phases.mix_job(session, None)
         rates = calibrate(session, job, Known().time_steps)
     assert set(rates.train_seconds) == {1, 2, 3}  # 4 workers would have 3 images each
+
+
+class Listens:
+    """A listener that a caller of `run` gives."""
+
+    def __init__(self):
+        self.kinds = []
+
+    def on_events(self, events):
+        self.kinds += [event["event"] for event in events]
+
+    def close(self):
+        self.kinds.append("closed")
 
 
 @pytest.mark.usefixtures("cluster")
 def test_auto_runs_the_split_that_it_predicts(tmp_path, small_config):
     out = tmp_path / "out"
     # The numbers given here are not what runs: five mixers would not fit.
-    summary = run(
-        small_config(out, **{"placement.auto": True, "placement.mixers": (5,), "mix.count": 24})
-    )
+    changes = {"placement.auto": True, "placement.mixers": (5,), "mix.count": 24}
+    listener = Listens()
+    summary = run(small_config(out, **changes), listeners=[listener])
+    assert {"start", "calibration", "split", "mix", "train"} <= set(listener.kinds)
+    assert listener.kinds[-1] == "closed"
     assert summary["plan"]["stored"] == 24
     (calibration,), (split,) = events(out, "calibration"), events(out, "split")
     assert calibration["mixer"] > 0

@@ -17,6 +17,7 @@ from diffmix.datasets.real import Example, RealSet
 from diffmix.errors import UserError
 from diffmix.plan import make_plan
 from diffmix.storage import Folder
+from engine.mixing.mix_source import MixSource, find_mix_source
 from engine.mixing.store import SCHEMA, MixStore
 from engine.results.report import MIXES_PER_ROW, ROWS, choose_rows, report, write_report
 
@@ -42,8 +43,8 @@ def _colored(red: int, green: int) -> Image.Image:
     return Image.new("RGB", (32, 32), (10 * red, 50 * green, 0))
 
 
-def fill(config: Config, data: Prepared, chunks=None, accepted=lambda spec: True) -> MixStore:
-    """A store whose mixes have the target class's green."""
+def fill(config: Config, data: Prepared, chunks=None, accepted=lambda spec: True) -> MixSource:
+    """A run's own mixes, which have the target class's green."""
     plan, store = make_plan(config, data.train), MixStore(f"{config.out}/mixes")
     store.bind({"class_names": CLASS_NAMES, "plan": {}})
     for chunk in range(plan.num_chunks) if chunks is None else chunks:
@@ -57,7 +58,7 @@ def fill(config: Config, data: Prepared, chunks=None, accepted=lambda spec: True
             for spec in plan.chunk(chunk)
         ]
         store.write(chunk, pa.Table.from_pylist(rows, schema=SCHEMA))
-    return store
+    return find_mix_source(Folder(config.out), data.train)
 
 
 def test_rows_spread_over_classes_targets_and_strengths(config, data):
@@ -83,7 +84,7 @@ def test_rows_spread_over_classes_targets_and_strengths(config, data):
 
 
 def test_only_stored_and_accepted_mixes_are_shown(config, data):
-    store = fill(config, data, chunks=[1, 4], accepted=lambda spec: spec.target_label != 2)
+    source = fill(config, data, chunks=[1, 4], accepted=lambda spec: spec.target_label != 2)
     plan = make_plan(config, data.train)
     there = {
         (spec.source_label, spec.target_label)
@@ -93,7 +94,7 @@ def test_only_stored_and_accepted_mixes_are_shown(config, data):
     }
     shown = {
         (CLASS_NAMES.index(row.source_class), CLASS_NAMES.index(mix.target))
-        for row in choose_rows(config, data.train, store)
+        for row in choose_rows(config, data.train, source)
         for mix in row.mixes
     }
     assert shown
@@ -101,7 +102,7 @@ def test_only_stored_and_accepted_mixes_are_shown(config, data):
 
 
 def test_report_files_are_written_and_the_same_each_time(config, data):
-    store, out = fill(config, data), Folder(config.out)
+    source, out = fill(config, data), Folder(config.out)
     summary = {
         "plan": {"planned": 80, "stored": 80, "rejected": 0},
         "accuracy": {"top1": 0.5, "per_class": {"0": 0.5, "2": 1.0}},
@@ -117,7 +118,7 @@ def test_report_files_are_written_and_the_same_each_time(config, data):
             "chunk": 0,
         }
     ]
-    path = write_report(config, out, data, summary, events, store)
+    path = write_report(config, out, data, summary, events, source)
     assert path == f"{out.uri}/report/mixes.png"
     first = (out / "report").read("mixes.png")
     assert Image.open(io.BytesIO(first)).mode == "RGB"
@@ -126,7 +127,7 @@ def test_report_files_are_written_and_the_same_each_time(config, data):
     assert page.count("data:image/svg+xml;base64,") == 2
     assert "80 of 80 planned" in page
     assert "strength:\n  - 0.5" in page.replace("    ", "  ")
-    write_report(config, out, data, summary, events, store)
+    write_report(config, out, data, summary, events, source)
     assert (out / "report").read("mixes.png") == first
     assert out.read("report.html").decode() == page
 

@@ -7,7 +7,7 @@ import pytest
 
 from diffmix.datasets.prepare import prepare
 from engine.mixing.store import SCHEMA, MixStore
-from engine.results.faithfulness import sample_mixes
+from engine.results.evaluate import sample_mixes
 from jobs.cli import main
 
 

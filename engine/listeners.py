@@ -1,0 +1,108 @@
+"""Who hears what happens in a run: the file `metrics.jsonl`, the progress display, and any tracker
+of metrics.
+
+A tracker is one file with a class that has the two methods of `Listener`, and one line in
+`LISTENERS`. `run.listeners` then names it. A listener that needs more than the run folder goes into
+`engine.run.run(config, listeners=[...])` from Python.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from diffmix.errors import UserError
+from diffmix.storage import Folder
+from engine.progress import Display
+
+METRICS_FILE = "metrics.jsonl"
+_REMOTE_SECONDS = 30.0  # an object store cannot append: the file is written whole each time
+
+
+class Listener(Protocol):
+    """Hears the events of a run. Owned by the run's session, which calls it from one thread at a
+    time and closes it at the end.
+
+    An event is a dict of JSON values: `event` is its kind, `time` the seconds since 1970 at which
+    it was recorded. The kinds are `start`, `personalize_step`, `personalize`, `mixer_ready`, `mix`,
+    `train` and `baseline` (an epoch of one train worker), `validation`, `calibration` and `split`.
+
+    A tracker of losses in a CSV file:
+
+        class CsvLosses:
+            def __init__(self, path):
+                self._file = open(path, "a", newline="")
+                self._rows = csv.writer(self._file)
+
+            def on_events(self, events):
+                for event in events:
+                    if event["event"] == "train":
+                        self._rows.writerow([event["epoch"], event["rank"], event["loss"]])
+
+            def close(self):
+                self._file.close()
+
+        run(config, listeners=[CsvLosses("losses.csv")])
+    """
+
+    def on_events(self, events: list[dict]) -> None:
+        """Take the events since the last call, in the order in which they arrived.
+
+        Called about once a second, also with an empty list. An exception is logged and ends
+        neither the run nor the other listeners; the events of that call are not repeated.
+        """
+        ...
+
+    def close(self) -> None:
+        """Write what is not written yet. Called once, after the last events."""
+        ...
+
+
+LISTENERS: dict[str, Callable[[Folder], Listener]] = {
+    "progress": lambda out: Display(),
+}
+"""What `run.listeners` may name: a function of the run folder that makes the listener."""
+
+
+def make_listeners(names: Sequence[str], out: Folder) -> list[Listener]:
+    """The listeners that `run.listeners` names. `UserError` for an unknown name."""
+    check_listeners(names)
+    return [LISTENERS[name](out) for name in names]
+
+
+def check_listeners(names: Sequence[str]) -> None:
+    """Raise `UserError` for a name that is not in `LISTENERS`."""
+    for name in names:
+        if name not in LISTENERS:
+            raise UserError(
+                f"--run.listeners is {name}, but it must be one of {', '.join(sorted(LISTENERS))}."
+            )
+
+
+class MetricsFile:
+    """Appends events to `metrics.jsonl`, one JSON object a line: at once on a disk, every 30
+    seconds in an object store.
+    """
+
+    def __init__(self, out: Folder):
+        self._out = out
+        self._unwritten: list[dict] = []
+        self._last_write = time.monotonic()
+        if out.exists(METRICS_FILE) and not out.read(METRICS_FILE).endswith(b"\n"):
+            out.append(METRICS_FILE, b"\n")  # ends the line that a killed writer cut off
+
+    def on_events(self, events: list[dict]) -> None:
+        self._unwritten += events
+        if self._out.is_local or time.monotonic() - self._last_write >= _REMOTE_SECONDS:
+            self._write()
+
+    def close(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        if self._unwritten:
+            lines = "".join(json.dumps(event) + "\n" for event in self._unwritten)
+            self._out.append(METRICS_FILE, lines.encode())
+        self._unwritten, self._last_write = [], time.monotonic()

@@ -1,0 +1,68 @@
+"""Who hears events. What `Telemetry` does with listeners is in test_telemetry.py."""
+
+import json
+
+import pytest
+
+from diffmix.config import Config, replace
+from diffmix.errors import UserError
+from diffmix.storage import Folder
+from engine import listeners
+from engine.listeners import METRICS_FILE, MetricsFile, check_listeners, make_listeners
+from engine.progress import Display
+
+
+def test_listeners_are_made_by_name(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setitem(listeners.LISTENERS, "mine", lambda out: made.append(out) or "mine")
+    out = Folder(str(tmp_path))
+    assert make_listeners(("mine",), out) == ["mine"]
+    assert made == [out]
+    assert make_listeners((), out) == []
+    assert [type(one) for one in make_listeners(Config().run.listeners, out)] == [Display]
+
+
+def test_an_unknown_name_is_one_sentence():
+    with pytest.raises(UserError, match=r"--run\.listeners is wandb, but it must be one of prog"):
+        check_listeners(("progress", "wandb"))
+
+
+def test_a_run_with_an_unknown_listener_ends_before_anything_is_read(tmp_path):
+    from engine.placement.preflight import check_inputs
+
+    config = replace(Config(out=str(tmp_path / "out")), **{"run.listeners": ("nobody",)})
+    with pytest.raises(UserError, match=r"run\.listeners is nobody"):
+        check_inputs(config)
+    assert not (tmp_path / "out").exists()
+
+
+def lines(out: Folder) -> list[dict]:
+    return [json.loads(line) for line in out.read(METRICS_FILE).decode().splitlines()]
+
+
+def test_events_are_on_a_disk_at_once(tmp_path):
+    out = Folder(str(tmp_path))
+    metrics = MetricsFile(out)
+    metrics.on_events([{"event": "start"}, {"event": "mix"}])
+    assert [event["event"] for event in lines(out)] == ["start", "mix"]
+    metrics.on_events([])
+    metrics.on_events([{"event": "train"}])
+    assert [event["event"] for event in lines(out)] == ["start", "mix", "train"]
+
+
+def test_a_line_that_a_killed_writer_cut_off_is_ended(tmp_path):
+    out = Folder(str(tmp_path))
+    out.write(METRICS_FILE, b'{"event": "start"}\n{"eve')
+    MetricsFile(out).on_events([{"event": "train"}])
+    assert out.read(METRICS_FILE) == b'{"event": "start"}\n{"eve\n{"event": "train"}\n'
+
+
+def test_what_could_not_be_written_is_written_by_the_next_call(tmp_path, monkeypatch):
+    out = Folder(str(tmp_path))
+    metrics = MetricsFile(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "append", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(OSError, match="full"):
+            metrics.on_events([{"event": "start"}])
+    metrics.on_events([{"event": "mix"}])
+    assert [event["event"] for event in lines(out)] == ["start", "mix"]
