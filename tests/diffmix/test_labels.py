@@ -15,7 +15,7 @@ def test_self_pair_gets_everything():
     np.testing.assert_allclose(soft_label(1, 1, 0.3, 0.8, 3), [0, 1, 0])
 
 
-def test_vectorised_equals_one_by_one():
+def test_vectorized_equals_one_by_one():
     source, target, strength = [0, 1, 2], [2, 2, 2], [0.1, 0.5, 1.0]
     rows = soft_label(source, target, strength, 0.8, 5, scale=0.9)
     assert rows.shape == (3, 5)
