@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 import numpy as np
 
@@ -38,13 +39,9 @@ def sample_mixes(store: MixStore, count: int, seed: int) -> Iterator[list[Stored
     random, so that few are read.
     """
     for chunk in np.random.default_rng(seed).permutation(sorted(store.stored_chunks())):
-        table = store.read(int(chunk), [*StoredMix._fields, "accepted"])
-        rows = (
-            table.filter(table["accepted"])
-            .select(list(StoredMix._fields))
-            .slice(0, count)
-            .to_pylist()
-        )
+        columns = [field.name for field in fields(StoredMix)]
+        table = store.read(int(chunk), [*columns, "accepted"])
+        rows = table.filter(table["accepted"]).select(columns).slice(0, count).to_pylist()
         count -= len(rows)
         if rows:
             yield [StoredMix(**row) for row in rows]
