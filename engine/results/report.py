@@ -16,7 +16,7 @@ from diffmix.errors import UserError
 from diffmix.plan import MixPlan
 from diffmix.report import plots
 from diffmix.report.html import Plot, png, render_report
-from diffmix.report.pictures import Mixed, Row, describe, mix_sheet
+from diffmix.report.contact_sheet import Mixed, Row, describe, mix_sheet
 from diffmix.storage import Folder
 from engine.mixing.mix_source import ComposedPlan, is_composed, plan_of
 from engine.mixing.store import MixStore
