@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from diffmix.labels import one_hot, smooth, soft_label
 
@@ -34,6 +35,14 @@ def test_full_strength_is_the_target():
 def test_index_outside(bad):
     with pytest.raises(ValueError, match=r"0\.\.2"):
         soft_label(0, bad, 0.5, 0.5, 3)
+
+
+def test_shapes_and_dtypes_are_checked_while_tests_run():
+    """An option of pytest in pyproject.toml checks the annotations of `diffmix`."""
+    with pytest.raises(TypeCheckError, match="parameter 'label'"):
+        smooth(np.array([0, 1]), 0.1)
+    with pytest.raises(TypeCheckError, match="parameter 'target'"):
+        soft_label(np.array([0, 1]), np.array([0, 1, 2]), 0.5, 0.5, 3)
 
 
 def test_one_hot():
