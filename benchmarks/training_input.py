@@ -44,12 +44,12 @@ class Inputs:
         self.files = jpegs(count, side)
         resolution = side * 7 // 8
         classifier = Classifier(
-            "resnet50",
-            [f"{i:03d}" for i in range(CLASSES)],
-            resolution,
-            [0.5] * 3,
-            [0.25] * 3,
-            side,
+            model_name="resnet50",
+            class_names=[f"{i:03d}" for i in range(CLASSES)],
+            resolution=resolution,
+            mean=[0.5] * 3,
+            std=[0.25] * 3,
+            resize=side,
         )
         train = TrainConfig(resolution=resolution, resize=side)
         transform = train_transform(train, classifier)

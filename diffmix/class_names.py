@@ -1,4 +1,4 @@
-"""Class names: as they are said, and matched where they went through other people's files."""
+"""Class names: as prompts say them, and matched to the spellings of other programs."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ from collections.abc import Iterable
 
 from diffmix.errors import UserError
 
-_SPACES = re.compile(r"[\s_/\\∕⁄／]+")  # slashes, and what file systems' users write in their place
+# Spaces, slashes, and the characters that replace slashes in file names.
+_SPACES = re.compile(r"[\s_/\\∕⁄／]+")
 
 
 def spoken(class_name: str) -> str:
-    """A class name as it is said in a prompt: `001.Black_footed_Albatross` is `Black footed
-    Albatross`.
-    """
+    """A class name as prompts say it: `001.Black_footed_Albatross` -> `Black footed Albatross`."""
     return re.sub(r"^\d+\.\s*(?=\D)", "", class_name).replace("_", " ").strip() or class_name
 
 
 def plain(name: str) -> str:
-    """What is left of a class name when spaces, underscores, slashes, a leading number and upper
-    case do not count.
+    """A class name without what spellings differ in.
 
-    `001.Black_footed_Albatross` and `black footed albatross` are one, and so are `F/A-18` and
+    Spaces, underscores and slashes count as the same, and a leading number and upper case do not
+    count. So `001.Black_footed_Albatross` equals `black footed albatross`, and `F/A-18` equals
     `F_A-18`.
     """
     return _SPACES.sub(" ", unicodedata.normalize("NFC", spoken(name))).strip().casefold()
 
 
 def match(names: Iterable[str], class_names: list[str], where: str) -> dict[str, int]:
-    """Each of `names`, found at `where`, and its place in `class_names`: the same name, or else the
-    one that is `plain`ly the same.
+    """Name -> label for each of `names`: the index of the class with that name in `class_names`.
 
-    Raises `UserError` for a name that none or several of the classes could be.
+    A name that is no class is compared by its `plain` form. Raises `UserError`, with `where` (the
+    place of the names) in its text, if no class or more than one class matches.
     """
     exact = {name: label for label, name in enumerate(class_names)}
     alike: defaultdict[str, list[int]] = defaultdict(list)
@@ -44,12 +43,14 @@ def match(names: Iterable[str], class_names: list[str], where: str) -> dict[str,
         candidates = [exact[name]] if name in exact else alike.get(plain(name), [])
         if not candidates:
             raise UserError(
-                f"{where} has mixes of the class {name!r}, which is not one of the {len(class_names)} classes here; check --data.train."
+                f"{where} has mixes of the class {name!r}, which is not one of the "
+                f"{len(class_names)} classes here; check --data.train."
             )
         if len(candidates) > 1:
             both = " and ".join(repr(class_names[label]) for label in candidates[:2])
             raise UserError(
-                f"{where} has mixes of the class {name!r}, which could be {both}; rename one of the two."
+                f"{where} has mixes of the class {name!r}, which could be {both}; "
+                "rename one of the two."
             )
         found[name] = candidates[0]
     return found

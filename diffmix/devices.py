@@ -1,4 +1,4 @@
-"""Which device a process computes on, and how many of the machine's cores it may use."""
+"""The device that a process computes on, and the number of cores that it uses."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 
 
 def inference_device() -> str:
-    """`cuda` where this process sees a GPU, else `cpu`.
+    """`cuda` if this process sees a GPU, else `cpu`.
 
-    A logical GPU of Ray's is only a number: a process that holds one and sees no CUDA device
-    computes on the CPU.
+    A logical GPU of Ray is only a number. A process that holds one but sees no CUDA device computes
+    on the CPU.
     """
     import torch
 
@@ -17,9 +17,9 @@ def inference_device() -> str:
 
 
 def limit_threads(cpus: float) -> None:
-    """Let torch use the CPUs that this process has reserved, and no more, at least one.
+    """Let torch use as many threads as this process has reserved `cpus`, at least one.
 
-    Several actors share a machine, and torch would give each of them every core.
+    Several actors share a machine, and by default torch uses every core in each of them.
     """
     import torch
 

@@ -1,23 +1,22 @@
-"""The one exception that a user is meant to read."""
+"""`UserError`, the one exception whose text is meant for users."""
 
 import re
 
 
 class UserError(Exception):
-    """Something the user can mend. Its text is one sentence: what is wrong, where, and what to do
-    about it.
+    """A mistake that the user can correct.
 
-    The command line prints the sentence without a traceback and exits with code 2.
+    Its text is one sentence: what is wrong, where, and what to do. The command line prints that
+    sentence without a traceback and exits with code 2.
     """
 
 
 def reason(error: BaseException) -> str:
-    """The error's own words on one line, without its full stop; of Arrow's long ones, the system's
-    part. Its type where it says nothing.
+    """The error's first line without its full stop; the error's type if it has no text.
+
+    Only the operating system's part of Arrow's long errors is kept.
     """
     text = (getattr(error, "strerror", None) or str(error)).strip()
-    return (
-        re.sub(r".*Detail: \[errno \d+\] ", "", text.splitlines()[0]).rstrip(".:")
-        if text
-        else type(error).__name__
-    )
+    if not text:
+        return type(error).__name__
+    return re.sub(r".*Detail: \[errno \d+\] ", "", text.splitlines()[0]).rstrip(".:")

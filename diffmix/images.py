@@ -1,22 +1,20 @@
 """Image files to RGB pixels and back."""
 
+from __future__ import annotations
+
 import io
 import math
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Num, UInt8
 from PIL import ExifTags, Image
 
 ImageFormat = Literal["jpeg", "png", "webp"]
 
-_FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "BMP",
-    "TIFF",
-    "GIF",
-)  # a list of our own: Pillow also knows formats that start programs (EPS)
+# An explicit list, because Pillow also knows formats that start programs (EPS).
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+# EXIF orientation -> what turns the image upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -27,33 +25,32 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# `decode` compares the size with its own limit before it decodes; Pillow's fixed one would overrule
-# a larger `max_pixels`.
+# `decode` checks the size before it decodes. Pillow's own limit would overrule a larger
+# `max_pixels`.
 Image.MAX_IMAGE_PIXELS = None
 
 
 class BadImage(ValueError):  # noqa: N818 (it is caught and logged, not an error of the program)
-    """The bytes are no image that can be used. The text is the reason, short enough for a log line."""
+    """The bytes are no usable image. The text is the reason, short enough for a log line."""
 
 
 def decode(data: bytes, max_pixels: float = math.inf) -> Image.Image:
-    """The picture in an image file's bytes, upright: mode RGB, 8 bits a channel.
+    """The image in a file's bytes: upright, mode RGB, 8 bits per channel.
 
-    JPEG, PNG, WebP, BMP, TIFF and GIF; of several frames or pages the first. EXIF rotation is
-    applied, transparency is laid over white, CMYK is converted without its ICC profile. 16-bit gray
-    is divided by 257, so that white stays white; 32-bit and float gray is scaled by the first of
-    the usual ranges that holds it (see `_to_8_bit`). Raises `BadImage` for an empty file, other
-    content, a broken or truncated file, and a picture of more than `max_pixels` pixels, whose
-    pixels are never decoded. Images of a `RealSet` or of a store need no limit: it was kept when
-    they came in.
+    Reads JPEG, PNG, WebP, BMP, TIFF and GIF, and only the first frame or page. EXIF rotation is
+    applied, transparency is laid over white, and CMYK is converted without its ICC profile. 16-bit
+    gray is divided by 257, so that white stays white. 32-bit and float gray is scaled by the first
+    usual range that holds all values (see `_to_8_bit`).
+
+    Raises `BadImage` for an empty file, other content, a broken or truncated file, and more than
+    `max_pixels` pixels, which are then not decoded. Images of a `RealSet` or a mix store need no
+    limit: it was checked when they were added.
     """
     if not data:
         raise BadImage("empty file")
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except (
-        Exception
-    ) as error:  # each of Pillow's parsers has its own kinds of errors for broken headers
+    except Exception as error:  # Pillow's parsers raise errors of many types for broken headers
         raise BadImage("not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from error
     if image.width * image.height > max_pixels:
         raise BadImage(f"{image.width} x {image.height} pixels, more than {max_pixels}")
@@ -69,11 +66,10 @@ def decode(data: bytes, max_pixels: float = math.inf) -> Image.Image:
 
 
 def encode(image: Image.Image, format: ImageFormat, quality: int) -> bytes:
-    """The file of an RGB image, always the same bytes for the same pixels and library versions.
+    """The bytes of an RGB image's file: the same for the same pixels and library versions.
 
-    `quality` is 1 to 100 for JPEG and WebP; PNG keeps every pixel and ignores it. JPEG keeps color
-    at full resolution (4:4:4): what tells fine-grained classes apart is often a small patch of
-    color.
+    `quality` is 1 to 100 for JPEG and WebP. PNG is lossless and ignores it. JPEG keeps color at
+    full resolution (4:4:4), because a small patch of color often tells fine-grained classes apart.
     """
     buffer = io.BytesIO()
     if format == "jpeg":
@@ -86,13 +82,12 @@ def encode(image: Image.Image, format: ImageFormat, quality: int) -> bytes:
 
 
 def _orientation(image: Image.Image) -> int:
-    if (
-        image.format == "JPEG" and "exif" not in image.info
-    ):  # the usual case, which would be parsed in vain
+    # The usual case: spares a parser run that would find nothing.
+    if image.format == "JPEG" and "exif" not in image.info:
         return 1
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a camera's broken EXIF block is no reason to lose its picture
+    except Exception:  # a broken EXIF block is no reason to drop the image
         return 1
 
 
@@ -105,25 +100,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_8_bit(gray: np.ndarray) -> np.ndarray:
+def _to_8_bit(gray: Num[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
     """Gray values of more than 8 bits as uint8.
 
-    uint16 is taken to use its full range. Of other types nobody knows the range: it is the smallest
-    of 0..1 (floats only), 0..255 and 0..65535 that holds all values, else the least to the greatest
-    value.
+    uint16 uses its full range. The range of other types is not known: it is the smallest of 0..1
+    (floats only), 0..255 and 0..65535 that holds all values, else from the lowest to the highest
+    value. Raises `BadImage` for values that are not finite.
     """
-    if gray.dtype.kind == "f" and not np.isfinite(gray).all():
+    is_float = gray.dtype.kind == "f"
+    if is_float and not np.isfinite(gray).all():
         raise BadImage("has pixels that are not finite numbers")
     low, high = float(gray.min()), float(gray.max())
     if gray.dtype.itemsize == 2:
         low, high = 0.0, 65535.0
     elif low >= 0 and high <= 65535:
-        low, high = (
-            0.0,
-            next(
-                top
-                for top in (1.0, 255.0, 65535.0)
-                if high <= top and (top > 1 or gray.dtype.kind == "f")
-            ),
-        )
+        tops = (1.0, 255.0, 65535.0) if is_float else (255.0, 65535.0)
+        low, high = 0.0, next(top for top in tops if high <= top)
     return np.rint((gray.astype(np.float64) - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)

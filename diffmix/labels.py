@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import ArrayLike
+from jaxtyping import Float, Float32, Int
 
 
 def soft_label(
-    source: ArrayLike,
-    target: ArrayLike,
-    strength: ArrayLike,
+    source: Int[np.ndarray, "*mixes"] | Sequence[int] | int,
+    target: Int[np.ndarray, "*mixes"] | Sequence[int] | int,
+    strength: Float[np.ndarray, "*mixes"] | Sequence[float] | float,
     gamma: float,
     num_classes: int,
     scale: float = 1.0,
-) -> np.ndarray:
-    """`scale * ((1 - s**gamma) * e_source + s**gamma * e_target)`, one row per mix.
+) -> Float32[np.ndarray, "*mixes {num_classes}"]:
+    """`scale * ((1 - s**gamma) * e_source + s**gamma * e_target)`: the labels of one or many mixes.
 
-    `source` and `target` are class indices and `strength` is in (0, 1]; the three broadcast to one
-    shape [N] (or are scalars). Gives float32 [N, num_classes] (or [num_classes]) whose rows sum to
-    `scale`. Where source and target are one class, that class gets everything. Raises `ValueError`
-    for an index outside 0..num_classes-1.
+    `source` and `target` are class indices, and `strength` is in (0, 1]. Arrays, lists and scalars
+    may be combined: they broadcast. A row of the result sums to `scale`. If source and target are
+    the same class, that class gets everything. Raises `ValueError` for an index outside
+    0..num_classes-1.
     """
     source, target, strength = np.broadcast_arrays(
         source, target, np.asarray(strength, dtype=np.float64)
@@ -27,7 +29,8 @@ def soft_label(
     for labels in (source, target):
         if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
             raise ValueError(
-                f"class indices must lie in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}"
+                f"class indices must lie in 0..{num_classes - 1}, "
+                f"got {labels.min()}..{labels.max()}"
             )
     share = strength**gamma
     label = np.zeros((share.size, num_classes))
@@ -37,13 +40,18 @@ def soft_label(
     return (scale * label).astype(np.float32).reshape(*share.shape, num_classes)
 
 
-def one_hot(label: ArrayLike, num_classes: int) -> np.ndarray:
-    """float32 [..., num_classes] with a 1 at `label`."""
+def one_hot(
+    label: Int[np.ndarray, "*images"] | Sequence[int] | int, num_classes: int
+) -> Float32[np.ndarray, "*images {num_classes}"]:
+    """1 at the class `label`, 0 elsewhere."""
     return (np.asarray(label)[..., None] == np.arange(num_classes)).astype(np.float32)
 
 
-def smooth(label: np.ndarray, smoothing: float) -> np.ndarray:
-    """`(1 - smoothing) * label` plus the rest spread evenly over the classes; each row of [...,
-    num_classes] keeps its sum.
+def smooth(
+    label: Float[np.ndarray, "*images classes"], smoothing: float
+) -> Float[np.ndarray, "*images classes"]:
+    """`(1 - smoothing) * label`, and the rest spread evenly over the classes.
+
+    `smoothing` is in [0, 1]. Each row keeps its sum, and the dtype stays.
     """
     return (1 - smoothing) * label + smoothing * label.mean(-1, keepdims=True)

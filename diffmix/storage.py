@@ -1,4 +1,4 @@
-"""Folders and whole files that may be local, NFS, `s3://` or `gs://`, through `pyarrow.fs`."""
+"""Folders and whole files on disks, NFS, `s3://` and `gs://`, through `pyarrow.fs`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from diffmix.errors import UserError, reason
 
 
 class Folder:
-    """Files of one folder, by name. Writes are atomic: a reader sees the whole file or none.
+    """The files of one folder, by name. Writes are atomic: a reader sees the whole file or none.
 
-    Object stores show an object when it is complete; on a disk a file is written beside its place,
-    synced and renamed. Holds no open files; cheap to make, picklable.
+    Object stores show only complete objects. On a disk, a file is written under another name,
+    synced and renamed. A `Folder` holds no open files, is cheap to make and can be pickled.
     """
 
     def __init__(self, uri: str):
+        """`uri` is a path or a URI that pyarrow knows."""
         self.uri = uri if "://" in uri else os.path.abspath(uri)
 
     def __repr__(self) -> str:
@@ -36,15 +37,19 @@ class Folder:
 
     @property
     def is_local(self) -> bool:
+        """Whether it is a path or a `file://` URI."""
         return local_path(self.uri) is not None
 
     @property
     def path(self) -> str:
-        """The path on this machine, or the path inside the object store."""
+        """The path on this machine or in the object store."""
         return filesystem(self.uri)[1]
 
     def create(self) -> Folder:
-        """Make the folder; `UserError` where that is not allowed or a file is in the way."""
+        """Make the folder, with its parents, and return it.
+
+        Raises `UserError` if that is not allowed or a file is in the way.
+        """
         remote, path = filesystem(self.uri)
         try:
             remote.create_dir(path, recursive=True)
@@ -52,33 +57,35 @@ class Folder:
                 raise PermissionError(f"no permission to write in {path}")
         except (OSError, pa.ArrowException) as error:
             raise UserError(
-                f"The folder {self.uri} cannot be made or written to ({reason(error)}); choose another --out."
+                f"The folder {self.uri} cannot be made or written to ({reason(error)}); "
+                "choose another --out."
             ) from error
         return self
 
     def exists(self, name: str = "") -> bool:
+        """Whether there is a file or folder `name` in it; without a name, whether it exists."""
         remote, path = filesystem(self.uri)
-        return (
-            remote.get_file_info(f"{path}/{name}" if name else path).type != pafs.FileType.NotFound
-        )
+        info = remote.get_file_info(f"{path}/{name}" if name else path)
+        return info.type != pafs.FileType.NotFound
 
     def names(self) -> list[str]:
-        """The names of the files and folders in it, sorted; none where it does not exist."""
+        """The sorted names of the files and folders in it; empty if it does not exist."""
         remote, path = filesystem(self.uri)
         infos = remote.get_file_info(pafs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
     def open(self, name: str) -> pa.NativeFile:
-        """A file to read at random; the caller closes it."""
+        """A file for random access. The caller closes it. Raises `OSError` if it does not exist."""
         remote, path = filesystem(self.uri)
         return remote.open_input_file(f"{path}/{name}")
 
     def read(self, name: str) -> bytes:
+        """The content of a file. Raises `OSError` if it does not exist."""
         with self.open(name) as file:
             return file.read()
 
-    def write(self, name: str, data: bytes | pa.Buffer) -> None:
-        """Write one file; `UserError` where the disk is full or writing is not allowed."""
+    def write(self, name: str, data: bytes | memoryview | pa.Buffer) -> None:
+        """Write one file. Raises `UserError` if the disk is full or writing is not allowed."""
         remote, path = filesystem(self.uri)
         try:
             if not self.is_local:
@@ -91,12 +98,15 @@ class Folder:
                 os.fsync(local.fileno())
         except OSError as error:
             raise UserError(
-                f"{self.uri}/{name} cannot be written ({reason(error)}); free some space or choose another --out."
+                f"{self.uri}/{name} cannot be written ({reason(error)}); "
+                "free some space or choose another --out."
             ) from error
 
     def append(self, name: str, data: bytes) -> None:
-        """Add to the end of a file. An object store cannot: there the file is read and written
-        again, so append rarely.
+        """Add to the end of a file.
+
+        Object stores cannot append: there the whole file is read and written again, so append
+        rarely.
         """
         if self.is_local:
             with builtins.open(f"{self.path}/{name}", "ab") as file:
@@ -105,8 +115,10 @@ class Folder:
             self.write(name, (self.read(name) if self.exists(name) else b"") + data)
 
     def fetch(self) -> str:
-        """A local folder with the same files: itself where it is local, else a copy that this
-        machine downloads once (see `local_copy`).
+        """The path of a local folder with the same files.
+
+        That is the folder itself if it is local, else a copy that each machine downloads once (see
+        `local_copy`).
         """
         if self.is_local:
             return self.path
@@ -118,9 +130,8 @@ class Folder:
             os.makedirs(temporary)
             try:
                 pafs.copy_files(path, temporary, source_filesystem=remote)
-                with contextlib.suppress(
-                    OSError
-                ):  # another process was faster, with the same files
+                # The rename fails if another process was faster, with the same files.
+                with contextlib.suppress(OSError):
                     os.rename(temporary, copy)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -134,15 +145,16 @@ class Folder:
 
 
 def local_path(uri: str) -> str | None:
-    """The absolute local path that a path or a file:// URI means; None for any other URI."""
+    """The absolute path that a path or a `file://` URI stands for; None for any other URI."""
     if uri.startswith("file://"):
         return urllib.parse.unquote(urllib.parse.urlsplit(uri).path)
     return None if "://" in uri else os.path.abspath(uri)
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a path or URI, and the path in it. `UserError` for a URI that pyarrow does
-    not know.
+    """The file system of a path or URI, and the path in that file system.
+
+    Raises `UserError` for a URI that pyarrow does not know.
     """
     local = local_path(uri)
     if local is not None:
@@ -156,12 +168,12 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 def local_copy(uri: str) -> str:
-    """A local file with the content of one: itself where it is local, else a copy that this machine
-    downloads once.
+    """The path of a local file with the same content.
 
-    Copies lie in the system's temporary folder under a name made of URI, sizes and modification
-    times, so what has changed is downloaded again. Raises FileNotFoundError where there is no such
-    file.
+    That is the file itself if it is local, else a copy that each machine downloads once. Copies lie
+    in the system's temporary folder. Their names are made from URI, size and modification time, so
+    that a changed file is downloaded again. Raises `FileNotFoundError` if a remote file does not
+    exist.
     """
     local = local_path(uri)
     if local is not None:
@@ -173,27 +185,25 @@ def local_copy(uri: str) -> str:
     copy = _cached(uri, info.size, info.mtime_ns)
     if not os.path.exists(copy):
         with writing(copy) as temporary:
-            pafs.copy_files(
-                path,
-                temporary,
-                source_filesystem=remote,
-                destination_filesystem=pafs.LocalFileSystem(),
-            )
+            _copy(remote, path, pafs.LocalFileSystem(), temporary)
     return copy
 
 
+def _copy(source: pafs.FileSystem, path: str, target: pafs.FileSystem, new_path: str) -> None:
+    pafs.copy_files(path, new_path, source_filesystem=source, destination_filesystem=target)
+
+
 def _cached(*identity: object) -> str:
-    """The local path for a copy of something. Machines are shared, so each user has a folder that
-    only they can write to.
-    """
+    """The local path of a copy. Machines are shared, so each user has a folder of their own."""
     key = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
     return os.path.join(tempfile.gettempdir(), f"diffmix-cache-{os.getuid()}", key)
 
 
 @contextlib.contextmanager
 def writing(uri: str) -> Iterator[str]:
-    """The name of a local file to write in the block; it becomes the file `uri`, whole, when the
-    block ends without an error.
+    """Gives the path of a local file, which becomes the file `uri` when the block ends.
+
+    After an error in the block the file is removed and `uri` stays as it was.
     """
     local = local_path(uri)
     folder = os.path.dirname(local) if local is not None else tempfile.gettempdir()
@@ -206,12 +216,7 @@ def writing(uri: str) -> Iterator[str]:
         else:
             remote, path = filesystem(uri)
             remote.create_dir(os.path.dirname(path), recursive=True)
-            pafs.copy_files(
-                temporary,
-                path,
-                source_filesystem=pafs.LocalFileSystem(),
-                destination_filesystem=remote,
-            )
+            _copy(pafs.LocalFileSystem(), temporary, remote, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)

@@ -1,4 +1,4 @@
-"""The versions that a result was made with."""
+"""Versions of Python and the main packages, kept with every result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str | None]:
-    """Python's and the main packages' versions; None for one that is not installed."""
+    """Name -> version of Python and the main packages; None for one that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -1,3 +1,1 @@
-"""The classifier: a timm model, its transforms, what it is fed, its loss, its metrics and its
-folder.
-"""
+"""The classifier: a timm model, its transforms, training samples, losses, metrics and folder."""

@@ -1,29 +1,30 @@
-"""CMO: boxes of class-balanced real images pasted into the batch's images (Park et al., CVPR 2022),
-for long tails.
+"""CMO: pastes boxes of class-balanced real images into the images of a batch, for long tails.
+
+Park et al., "The Majority Can Help the Minority: Context-rich Minority Oversampling", CVPR 2022.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
-import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from diffmix.config import TrainConfig
 
 
-class Paste(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Paste:
     """What is pasted into one image, and where."""
 
     row: int
     """Row of the real set that the box is cut from."""
     seed: int
-    """Seed of that image's own augmentation."""
+    """Seed of the augmentation of that image."""
     kept: float
-    """Share of the area that is not to be covered, before the box is clipped to the image; in [0,
-    1).
-    """
+    """Share of the area that stays, in [0, 1), before the box is clipped to the image."""
     x: float
     """Center of the box as a share of the width, in [0, 1)."""
     y: float
@@ -31,53 +32,63 @@ class Paste(NamedTuple):
 
 
 class PasteSampler:
-    """Draws what CMO pastes: the classes uniformly, then an image of the class uniformly. Only real
-    images are cut from.
+    """Draws what CMO pastes: first a class, uniformly, then a real image of that class, uniformly.
 
-    As in CMO's code a whole batch is pasted into or not, all its images at the same box, whose area
-    is uniform (Beta(1, 1)). Every draw is a function of (seed, epoch, place in the epoch), the same
-    on all ranks.
+    As in CMO's code, either all images of a batch get a box or none does. All boxes of a batch lie
+    at the same place, and their area is uniform (Beta(1, 1)). Every draw is a function of (seed,
+    epoch, place in the epoch) and the same on all ranks. `labels` are those of the real images.
     """
 
-    def __init__(self, labels: np.ndarray, train: TrainConfig, seed: int):
-        self._train, self._seed = train, seed
-        # An image's probability is 1 / (classes * images of its class), as CMO's weighted sampler
-        # has it.
+    def __init__(self, labels: Int[np.ndarray, " images"], config: TrainConfig, seed: int):
+        self._config, self._seed = config, seed
+        # An image's probability is 1 / (classes * images of its class), as in CMO's weighted
+        # sampler.
         weights = 1.0 / np.bincount(labels)[labels]
         self._cumulative = np.cumsum(weights) / weights.sum()
 
     def epoch(self, epoch: int, steps: int, batch_size: int) -> list[Paste | None]:
-        """For each place of an epoch (`steps` global batches) what is pasted there."""
-        first, last = self._train.cmo_skip
-        if not first <= epoch < self._train.epochs - last:
+        """What is pasted at each of the `steps * batch_size` places of an epoch; None for nothing.
+
+        `batch_size` is that of the global batch, `epoch` counts from 0.
+        """
+        first, last = self._config.cmo_skip
+        if not first <= epoch < self._config.epochs - last:
             return [None] * (steps * batch_size)
         generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 3, epoch]))
-        pasted = generator.random(steps) < self._train.cmo_probability
+        pasted = generator.random(steps) < self._config.cmo_probability
         kept, x, y = generator.random((3, steps))
         rows = np.searchsorted(self._cumulative, generator.random(steps * batch_size), side="right")
-        rows = np.minimum(
-            rows, len(self._cumulative) - 1
-        )  # rounding may leave the last cumulated weight below 1
+        # Rounding may leave the last cumulative weight below 1.
+        rows = np.minimum(rows, len(self._cumulative) - 1)
         seeds = generator.integers(2**62, size=steps * batch_size)
-        return [
-            Paste(
-                int(rows[place]),
-                int(seeds[place]),
-                float(kept[step]),
-                float(x[step]),
-                float(y[step]),
+        pastes: list[Paste | None] = []
+        for place in range(steps * batch_size):
+            step = place // batch_size
+            if not pasted[step]:
+                pastes.append(None)
+                continue
+            pastes.append(
+                Paste(
+                    row=int(rows[place]),
+                    seed=int(seeds[place]),
+                    kept=float(kept[step]),
+                    x=float(x[step]),
+                    y=float(y[step]),
+                )
             )
-            if pasted[step]
-            else None
-            for place, step in enumerate(np.repeat(np.arange(steps), batch_size))
-        ]
+        return pastes
 
 
 def paste(
-    image: torch.Tensor, label: np.ndarray, other: torch.Tensor, other_label: np.ndarray, how: Paste
-) -> tuple[torch.Tensor, np.ndarray]:
-    """`image` [3, H, W] with a box of `other` in it (a copy), and the two labels [C] weighted by
-    the areas that are seen.
+    image: Float[Tensor, "channels height width"],
+    label: Float[np.ndarray, " classes"],
+    other: Float[Tensor, "channels height width"],
+    other_label: Float[np.ndarray, " classes"],
+    how: Paste,
+) -> tuple[Float[Tensor, "channels height width"], Float[np.ndarray, " classes"]]:
+    """A copy of `image` with a box of `other` in it, and its label.
+
+    The label is the mean of both labels, weighted by the visible areas.
     """
     height, width = image.shape[1:]
     top, bottom = _side(height, how.kept, how.y)
@@ -89,7 +100,7 @@ def paste(
 
 
 def _side(length: int, kept: float, center: float) -> tuple[int, int]:
-    """The pixels that a box covers along one side: CutMix's, clipped to the image."""
+    """First pixel of the box along one side and the pixel after its last: CutMix's box, clipped."""
     half = int(length * math.sqrt(1 - kept)) // 2
     middle = int(length * center)
     return max(middle - half, 0), min(middle + half, length)

@@ -1,11 +1,10 @@
-"""What a classifier's logits are worth: accuracy over all, per class, group and class size;
-confusion; calibration.
-"""
+"""Accuracy (overall, per class, per group, per class size), confusion and calibration."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32, Int, Int64
 from torch.utils.data import DataLoader
 
 from diffmix.classifier.model import Classifier
@@ -14,111 +13,113 @@ from diffmix.classifier.transforms import eval_transform
 from diffmix.datasets.real import RealSet
 
 
-@torch.no_grad()  # not inference mode: ZeRO 3 gathers weights in here that training then uses
+# Not inference mode: ZeRO 3 gathers weights here that training uses afterwards.
+@torch.no_grad()
 def predict(
     model: torch.nn.Module,
     description: Classifier,
     real: RealSet,
-    rows: np.ndarray | None = None,
+    rows: Int[np.ndarray, " images"] | None = None,
     batch_size: int = 64,
-) -> np.ndarray:
-    """float32 logits [len(rows), num_classes] for rows of a real set (None: all), in the rows'
-    order. Leaves the model in eval mode.
+) -> Float32[np.ndarray, "images classes"]:
+    """Logits for `rows` of a real set, in their order. Without `rows`, for all of it.
+
+    Leaves the model in eval mode.
     """
     model.eval()
     parameter = next(model.parameters())
     samples = EvalSamples(real, eval_transform(description), rows)
-    loader = DataLoader(samples, batch_size=batch_size)
-    logits = [
-        model(images.to(parameter.device, parameter.dtype)).float().cpu().numpy()
-        for images, _ in loader
-    ]
-    return (
-        np.concatenate(logits)
-        if logits
-        else np.empty((0, len(description.class_names)), dtype=np.float32)
-    )
+    # An empty first batch gives an empty set its shape.
+    logits = [np.empty((0, len(description.class_names)), dtype=np.float32)]
+    for images, _ in DataLoader(samples, batch_size=batch_size):
+        images = images.to(parameter.device, parameter.dtype)
+        logits.append(model(images).float().cpu().numpy())
+    return np.concatenate(logits)
 
 
 def accuracy(
-    logits: np.ndarray, labels: np.ndarray, groups: list[str | None] | None = None
+    logits: Float[np.ndarray, "images classes"],
+    labels: Int[np.ndarray, " images"],
+    groups: list[str | None] | None = None,
 ) -> dict:
-    """`top1`, `top5` (shares of 0..1), `per_class` {index: share} and, where there are groups,
-    `per_group` and `worst_group`.
+    """`top1`, `top5` and `per_class` {label: share}; with groups, `per_group` and `worst_group`.
 
-    `logits` [N, C], `labels` int [N]. With fewer than five classes top-5 counts all of them.
+    All are shares in [0, 1]. Classes without an image are left out of `per_class`. With fewer than
+    five classes, `top5` counts all of them. Images without a group form the group "none".
     """
     best = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-    first = best[:, 0] == labels
+    right = best[:, 0] == labels
     result: dict = {
-        "top1": float(first.mean()),
+        "top1": float(right.mean()),
         "top5": float((best == labels[:, None]).any(1).mean()),
         "per_class": {
-            int(label): float(first[labels == label].mean()) for label in np.unique(labels)
+            int(label): float(right[labels == label].mean()) for label in np.unique(labels)
         },
     }
     if groups and any(group is not None for group in groups):
         names = np.array([group or "none" for group in groups])
         result["per_group"] = {
-            str(name): float(first[names == name].mean()) for name in np.unique(names)
+            str(name): float(right[names == name].mean()) for name in np.unique(names)
         }
         result["worst_group"] = min(result["per_group"].values())
     return result
 
 
 def by_class_size(
-    per_class: dict, class_sizes: np.ndarray, many_above: int, few_below: int
+    per_class: dict, class_sizes: Int[np.ndarray, " classes"], many_above: int, few_below: int
 ) -> dict[str, float]:
-    """Mean accuracy of the classes that have `many`, `medium` or `few` training images; empty where
-    all classes are of one kind.
+    """Mean accuracy of the classes with `many`, `medium` and `few` training images, in [0, 1].
 
-    `per_class` is `accuracy`'s {class: share} (keys may be JSON's strings), `class_sizes` int [C]
-    counts training images. As in the reference each class counts once, however many test images it
-    has.
+    `per_class` is that of `accuracy`; its keys may be strings, as in JSON. `class_sizes` counts the
+    training images. Each class counts once, however many test images it has, as in the reference
+    implementation. The result is empty if all classes are of one kind.
     """
-    found: dict[str, list[float]] = {}
+    shares: dict[str, list[float]] = {}
     for label, share in per_class.items():
         size = class_sizes[int(label)]
         kind = "many" if size > many_above else "few" if size < few_below else "medium"
-        found.setdefault(kind, []).append(share)
-    return (
-        {kind: float(np.mean(found[kind])) for kind in ("many", "medium", "few") if kind in found}
-        if len(found) > 1
-        else {}
-    )
+        shares.setdefault(kind, []).append(share)
+    if len(shares) < 2:
+        return {}
+    kinds = [kind for kind in ("many", "medium", "few") if kind in shares]
+    return {kind: float(np.mean(shares[kind])) for kind in kinds}
 
 
-def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """int64 [C, C]: how many images of class i were taken for class j. `logits` [N, C], `labels`
-    int [N].
-    """
+def confusion(
+    logits: Float[np.ndarray, "images classes"], labels: Int[np.ndarray, " images"]
+) -> Int64[np.ndarray, "classes classes"]:
+    """How many images of class i (row) were taken for class j (column)."""
     num_classes = logits.shape[1]
     pairs = labels.astype(np.int64) * num_classes + logits.argmax(1)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict:
-    """`ece`, the expected calibration error, and the `bins` it is made of (Guo et al., ICML 2017).
+def calibration(
+    logits: Float[np.ndarray, "images classes"],
+    labels: Int[np.ndarray, " images"],
+    bins: int = 15,
+) -> dict:
+    """`ece`, the expected calibration error in [0, 1], and the `bins` that it is computed from.
 
-    Images are put into bins of equal width (i/n, (i+1)/n] by their highest softmax probability;
-    each bin that holds any has `confidence` (mean), `accuracy` and `images`. `ece` is the mean of
-    |accuracy - confidence| weighted by the images, 0 to 1.
+    Guo et al., ICML 2017. The highest softmax probability of an image decides its bin; bins have
+    equal width, (i/n, (i+1)/n]. Each bin that is not empty has its mean `confidence`, its
+    `accuracy` and its number of `images`. `ece` is the mean of |accuracy - confidence|, weighted by
+    the images.
     """
     from scipy.special import softmax
 
     confidence = softmax(logits.astype(np.float64), axis=1).max(1)
     right = logits.argmax(1) == labels
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    found = [
-        {
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    filled: list[dict] = []
+    error = 0.0
+    for number in np.unique(bin_of):
+        held = bin_of == number
+        one = {
             "confidence": float(confidence[held].mean()),
             "accuracy": float(right[held].mean()),
             "images": int(held.sum()),
         }
-        for held in (place == number for number in range(bins))
-        if held.any()
-    ]
-    ece = sum(one["images"] * abs(one["accuracy"] - one["confidence"]) for one in found) / max(
-        len(labels), 1
-    )
-    return {"ece": ece, "bins": found}
+        error += one["images"] * abs(one["accuracy"] - one["confidence"])
+        filled.append(one)
+    return {"ece": error / max(len(labels), 1), "bins": filled}

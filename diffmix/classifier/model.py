@@ -1,4 +1,4 @@
-"""A timm classifier, and the folder that a trained one is kept in."""
+"""A timm classifier, and the folder that keeps a trained one."""
 
 from __future__ import annotations
 
@@ -18,36 +18,38 @@ from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Classifier:
-    """What is needed beside the weights to use a trained classifier; kept as `model.json`."""
+    """What is needed to use a trained classifier's weights: the content of `model.json`."""
 
     model_name: str
     class_names: list[str]
     resolution: int
     """Side of the square input in pixels."""
     mean: list[float]
-    """Per-channel mean that inputs are normalized with, of values in [0, 1]."""
+    """Mean of each channel, for pixels in [0, 1]; inputs are normalized with it."""
     std: list[float]
+    """Standard deviation of each channel, likewise."""
     resize: int | None = None
-    """Size of the shorter side before the center crop. None: `resolution`."""
+    """Shorter side in pixels before the center crop. None: `resolution`."""
     cosine_scale: float | None = None
-    """Scale of its cosine head (`head.CosineHead`). None: it has timm's own head."""
+    """Scale of the cosine head (`head.CosineHead`). None: timm's own head."""
     metrics: dict | None = None
-    """How it was chosen: the epoch, its accuracy there, and whether that was on the test set
-    (`train.protocol`).
+    """How the weights were chosen: `epoch`, its accuracy `top1`, and `on_test_set` (see
+    `train.protocol`).
     """
 
 
 def describe(config: TrainConfig, class_names: list[str]) -> Classifier:
-    """The description of the classifier that `config` asks for; `UserError` for a name that timm
-    does not know.
+    """The description of the classifier that `config` asks for.
+
+    Raises `UserError` for a model name that timm does not know.
     """
     if not timm.is_model(config.model_name):
         import difflib
 
         close = difflib.get_close_matches(config.model_name, timm.list_models(), n=1)
-        hint = f"; did you mean {close[0]}?" if close else "; timm.list_models() names them all."
+        hint = f"; did you mean {close[0]}?" if close else "; timm.list_models() lists all names."
         raise UserError(f"--train.model_name {config.model_name} is not a timm model{hint}")
     default = timm.get_pretrained_cfg(config.model_name) if config.pretrained else None
     return Classifier(
@@ -62,67 +64,66 @@ def describe(config: TrainConfig, class_names: list[str]) -> Classifier:
 
 
 def _input_size(model_name: str, resolution: int) -> dict[str, int]:
-    """What `timm.create_model` has to be told about the input: a model of a fixed size (a ViT) is
-    made for another one where that differs.
+    """Extra arguments of `timm.create_model`: models of a fixed input size (ViTs) need another one.
+
+    Empty for all other models, and for the usual size.
     """
     default = timm.get_pretrained_cfg(model_name)
-    fixed = (
-        default is not None and default.fixed_input_size and default.input_size[-1] != resolution
-    )
-    return {"img_size": resolution} if fixed else {}
+    if default is None or not default.fixed_input_size or default.input_size[-1] == resolution:
+        return {}
+    return {"img_size": resolution}
 
 
 def check_input_size(config: TrainConfig) -> None:
-    """Raise `UserError` where the model cannot take images of `train.resolution`. Costs a small
-    forward pass where it is not the usual size.
+    """Raise `UserError` if the model cannot take images of `train.resolution`.
+
+    For another size than the model's usual one, this costs a small forward pass.
     """
     size = _input_size(config.model_name, config.resolution)
     if not size:
         return
     try:
+        model = timm.create_model(config.model_name, **size).eval()
         with torch.inference_mode():
-            timm.create_model(config.model_name, **size).eval()(
-                torch.zeros(1, 3, config.resolution, config.resolution)
-            )
+            model(torch.zeros(1, 3, config.resolution, config.resolution))
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         usual = timm.get_pretrained_cfg(config.model_name).input_size[-1]
         raise UserError(
-            f"--train.model_name {config.model_name} cannot take images of --train.resolution {config.resolution} ({reason(error)}); "
-            f"{usual} is its usual size."
+            f"--train.model_name {config.model_name} cannot take images of --train.resolution "
+            f"{config.resolution} ({reason(error)}); its usual size is {usual}."
         ) from error
 
 
 def bare_model(description: Classifier) -> torch.nn.Module:
-    """The model with random weights, in fp32 on the CPU; `UserError` where it cannot have the head
-    that it is to have.
+    """The model with random weights, float32, on the CPU.
+
+    Raises `UserError` if the model cannot have a cosine head but `description` asks for one.
     """
     size = _input_size(description.model_name, description.resolution)
-    model = timm.create_model(
-        description.model_name, num_classes=len(description.class_names), **size
-    )
-    return (
-        model
-        if description.cosine_scale is None
-        else use_cosine_head(model, description.cosine_scale)
-    )
+    num_classes = len(description.class_names)
+    model = timm.create_model(description.model_name, num_classes=num_classes, **size)
+    if description.cosine_scale is None:
+        return model
+    return use_cosine_head(model, description.cosine_scale)
 
 
 def build_model(config: TrainConfig, num_classes: int) -> torch.nn.Module:
-    """The model with its starting weights, in fp32 on the CPU; `UserError` where the weights cannot
-    be had.
+    """The model with its starting weights, float32, on the CPU.
+
+    Raises `UserError` if the weights cannot be loaded.
     """
     pretrained = config.pretrained and not config.checkpoint_path
     size = _input_size(config.model_name, config.resolution)
     try:
-        # timm leaves out a head of another size only for hub weights; for a file that is
-        # `strict=False` below.
+        # timm drops a head of another size for hub weights only; for a file, `_load_start` does.
         model = timm.create_model(
             config.model_name, pretrained=pretrained, num_classes=num_classes, **size
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"The pre-trained weights of {config.model_name} cannot be had ({reason(error)}); "
-            "give a local file with --train.checkpoint_path or start from scratch with --train.pretrained False."
+            f"The pre-trained weights of {config.model_name} cannot be loaded ({reason(error)}); "
+            "give a local file with --train.checkpoint_path or start from scratch with "
+            "--train.pretrained False."
         ) from error
     if config.checkpoint_path:
         _load_start(model, config.checkpoint_path)
@@ -130,13 +131,15 @@ def build_model(config: TrainConfig, num_classes: int) -> torch.nn.Module:
 
 
 def input_layout(device: str) -> torch.memory_format:
-    """How images lie in memory: channels last on a GPU, whose convolutions of half precision are
-    made for it.
+    """The memory format of images on `device`: channels last on a GPU.
+
+    Half-precision convolutions of GPUs are made for channels last.
     """
     return torch.channels_last if device == "cuda" else torch.contiguous_format
 
 
 def _load_start(model: torch.nn.Module, path: str) -> None:
+    """Load the tensors of a weights file that fit the model by name and shape, at least half."""
     from timm.models import load_state_dict
 
     try:
@@ -146,14 +149,14 @@ def _load_start(model: torch.nn.Module, path: str) -> None:
             f"--train.checkpoint_path {path} cannot be read as weights ({reason(error)})."
         ) from error
     own = model.state_dict()
-    fitting = {
-        name: value
-        for name, value in weights.items()
-        if name in own and own[name].shape == value.shape
-    }
+    fitting = {}
+    for name, value in weights.items():
+        if name in own and own[name].shape == value.shape:
+            fitting[name] = value
     if len(fitting) < len(own) / 2:
         raise UserError(
-            f"--train.checkpoint_path {path} fits only {len(fitting)} of the model's {len(own)} tensors; is it another architecture's?"
+            f"--train.checkpoint_path {path} fits only {len(fitting)} of the model's {len(own)} "
+            "tensors; is it another architecture's?"
         )
     model.load_state_dict(fitting, strict=False)
 
@@ -161,52 +164,53 @@ def _load_start(model: torch.nn.Module, path: str) -> None:
 def save_classifier(
     folder: Folder, weights: dict[str, torch.Tensor], description: Classifier
 ) -> None:
-    """Write `model.safetensors` (float32, on the CPU) and `model.json`."""
-    tensors = {
-        name: value.detach()
-        .to("cpu", torch.float32 if value.is_floating_point() else value.dtype)
-        .contiguous()
+    """Write `model.safetensors` (floats as float32) and `model.json`."""
+    on_cpu = {name: value.detach().cpu() for name, value in weights.items()}
+    tensors = {name: value.contiguous() for name, value in _in_fp32(on_cpu).items()}
+    # Weights first: if the run dies between the two, `model.json` describes older and not better
+    # weights than there are.
+    folder.create().write("model.safetensors", save(tensors))
+    text = json.dumps(with_version(asdict(description)), indent=2, ensure_ascii=False)
+    folder.write("model.json", text.encode())
+
+
+def _in_fp32(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights with all floats as float32; integers (counters of batch norms) stay."""
+    return {
+        name: value.float() if value.is_floating_point() else value
         for name, value in weights.items()
     }
-    # Weights first: if the run dies in between, the description promises less than the weights
-    # hold, not more.
-    folder.create().write("model.safetensors", save(tensors))
-    folder.write(
-        "model.json",
-        json.dumps(with_version(asdict(description)), indent=2, ensure_ascii=False).encode(),
-    )
 
 
 def load_description(folder: Folder) -> Classifier:
-    """Read `model.json`; `UserError` where the folder is not a classifier's."""
+    """Read `model.json`. Raises `UserError` if the folder holds no classifier."""
     try:
         stored = json.loads(folder.read("model.json"))
         return Classifier(**without_version(stored, f"{folder.uri}/model.json"))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{folder.uri} is not a classifier's folder: model.json is missing or damaged ({error})."
+            f"{folder.uri} holds no classifier: model.json is missing or damaged ({reason(error)})."
         ) from error
 
 
 def load_classifier(folder: Folder, device: str = "cpu") -> tuple[torch.nn.Module, Classifier]:
-    """A trained classifier in eval mode and its description."""
+    """A trained classifier, float32 and in eval mode, and its description.
+
+    Raises `UserError` if the folder holds no classifier or its weights do not fit `model.json`.
+    """
     description = load_description(folder)
     model = bare_model(description)
     try:
-        weights = load(folder.read("model.safetensors"))
-        model.load_state_dict(
-            {
-                name: value.float() if value.is_floating_point() else value
-                for name, value in weights.items()
-            }
-        )
+        model.load_state_dict(_in_fp32(load(folder.read("model.safetensors"))))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"{folder.uri}/model.safetensors does not load into {description.model_name} ({reason(error)})."
+            f"{folder.uri}/model.safetensors does not load into {description.model_name} "
+            f"({reason(error)})."
         ) from error
     return model.eval().to(device), description
 
 
 def packaged_or_folder(name: str) -> Folder:
-    """`nano` is the packaged oracle; anything else is a folder."""
-    return Folder(str(Path(__file__).parent.parent / "nano" / "oracle") if name == "nano" else name)
+    """The folder of a classifier; `nano` is that of the packaged oracle."""
+    packaged = Path(__file__).parent.parent / "nano" / "oracle"
+    return Folder(str(packaged) if name == "nano" else name)

@@ -1,6 +1,4 @@
-"""What share of mixes shows the class they were meant to show, by a classifier that is used for
-nothing else.
-"""
+"""The oracle: a classifier that judges which share of the mixes shows its target class."""
 
 from __future__ import annotations
 
@@ -19,10 +17,11 @@ from diffmix.errors import UserError
 def oracle_share(
     oracle: str, tables: Iterable[pa.Table], class_names: list[str], device: str = "cpu"
 ) -> float:
-    """Share (0 to 1) of mixes whose most probable class is their target class.
+    """Share of mixes whose most probable class is their target class, in [0, 1]; 0 without mixes.
 
-    `oracle` is a classifier's folder, `tables` have `image` (encoded files) and `target_label`
-    (indices into `class_names`). `UserError` where the oracle lacks one of the classes.
+    `oracle` is the folder of a classifier, or `nano`. `tables` have the columns `image` (encoded
+    files) and `target_label` (indices into `class_names`). Raises `UserError` if the oracle does
+    not know one of the classes.
     """
     model, description = load_classifier(packaged_or_folder(oracle), device)
     missing = sorted(set(class_names) - set(description.class_names))

@@ -1,5 +1,7 @@
-"""Image transforms of training and evaluation: PIL RGB in, normalized float32 [3, resolution,
-resolution] out.
+"""Image transforms of training and evaluation.
+
+They map a PIL image (RGB) to a float32 tensor [3, resolution, resolution], normalized with the
+model's mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -11,26 +13,24 @@ from diffmix.config import TrainConfig
 
 
 def train_transform(config: TrainConfig, model: Classifier) -> T.Compose:
-    """Resize, then the random steps that `config` switches on, padded (or resized) crop, flip (the
-    reference's order).
+    """Resize, the random steps that `config` switches on, crop and flip.
+
+    The order is that of the reference implementation. The crop is random, after padding; with
+    `config.resized_crop` its size is random too.
     """
-    steps: list = (
-        [] if config.resized_crop else [T.Resize(model.resize or model.resolution, antialias=True)]
-    )
+    steps: list = []
+    if not config.resized_crop:
+        steps.append(_resize(model))
     if config.rotate or config.translate or config.scale:
         translate = (config.translate, config.translate) if config.translate else None
         scale = (1 - config.scale, 1 + config.scale) if config.scale else None
-        steps.append(
-            T.RandomAffine(
-                config.rotate, translate, scale, interpolation=T.InterpolationMode.BILINEAR
-            )
-        )
+        bilinear = T.InterpolationMode.BILINEAR
+        steps.append(T.RandomAffine(config.rotate, translate, scale, interpolation=bilinear))
     if config.resized_crop:
         steps.append(T.RandomResizedCrop(model.resolution, antialias=True))
     else:
-        steps.append(
-            T.RandomCrop(model.resolution, padding=config.crop_padding, pad_if_needed=True)
-        )
+        padding = config.crop_padding
+        steps.append(T.RandomCrop(model.resolution, padding=padding, pad_if_needed=True))
     if config.flip:
         steps.append(T.RandomHorizontalFlip())
     hue = min(config.color_jitter / 4, 0.5) if config.hue is None else config.hue
@@ -46,8 +46,10 @@ def train_transform(config: TrainConfig, model: Classifier) -> T.Compose:
 
 
 def eval_transform(model: Classifier) -> T.Compose:
-    """Resize the shorter side, center crop, normalize."""
-    resize = T.Resize(model.resize or model.resolution, antialias=True)
-    return T.Compose(
-        [resize, T.CenterCrop(model.resolution), T.ToTensor(), T.Normalize(model.mean, model.std)]
-    )
+    """Resize the shorter side, crop the center, normalize."""
+    normalize = T.Normalize(model.mean, model.std)
+    return T.Compose([_resize(model), T.CenterCrop(model.resolution), T.ToTensor(), normalize])
+
+
+def _resize(model: Classifier) -> T.Resize:
+    return T.Resize(model.resize or model.resolution, antialias=True)

@@ -1,7 +1,7 @@
-"""Layouts other than our own mix store: one module for each, with `found_in`, `write` and `read`.
+"""Layouts of other programs: one module for each, with `found_in`, `write` and `read`.
 
-Tables and labels stay with the store. What travels here is a `NamedMix`, whose classes are names,
-because a label means nothing outside its data set.
+They exchange `NamedMix`es. Classes are names here, because a label means nothing outside its data
+set. Plans and labels stay with the mix store.
 """
 
 from types import ModuleType
@@ -18,5 +18,5 @@ FORMATS: dict[str, ModuleType] = {
 
 
 def detect(folder: Folder) -> str | None:
-    """The name of the layout that a folder has; None where it has none of them."""
+    """The name of the layout that a folder has, or None."""
     return next((name for name, layout in FORMATS.items() if layout.found_in(folder)), None)

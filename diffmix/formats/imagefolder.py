@@ -1,9 +1,9 @@
 """Hugging Face `imagefolder`: `images/<target label>/<mix id>.jpg` and `metadata.jsonl`.
 
-`datasets.load_dataset("imagefolder", data_dir=FOLDER)` gives the columns of `metadata.jsonl` beside
-each `image`. Folders are numbers and not class names: a class called `train` or `test` would be
-taken for a split, and slashes are no part of a name there. The image files are the store's own
-bytes.
+`datasets.load_dataset("imagefolder", data_dir=FOLDER)` gives each `image` with the columns of
+`metadata.jsonl`. Folders are named by numbers, not by classes: a class called `train` or `test`
+would be taken for a split, and a slash cannot be part of a folder's name. The image files are the
+bytes of the mix store.
 """
 
 from __future__ import annotations
@@ -22,22 +22,25 @@ _AT_ONCE = 256
 
 
 def found_in(folder: Folder) -> bool:
+    """Whether the folder has this layout."""
     return folder.exists(METADATA)
 
 
 def write(folder: Folder, mixes: Iterable[NamedMix], class_names: list[str]) -> int:
-    """Write the mixes and give their number. `metadata.jsonl` comes last: a folder with it is
-    whole.
+    """Write the mixes and return their number.
+
+    `metadata.jsonl` is written last, so that a folder with it is complete. Raises `UserError` for a
+    mix whose image cannot be read.
     """
     label_of = {name: label for label, name in enumerate(class_names)}
     lines: list[str] = []
 
     def write_image(mix: NamedMix) -> str:
         image = mix.load()
-        place = f"images/{label_of[mix.target]:04d}"
+        path = f"images/{label_of[mix.target]:04d}"
         name = f"{mix.mix_id:08d}.{suffix(image, f'mix {mix.mix_id}')}"
-        (folder / place).write(name, image)
-        return json.dumps({"file_name": f"{place}/{name}", **described(mix)}, ensure_ascii=False)
+        (folder / path).write(name, image)
+        return json.dumps({"file_name": f"{path}/{name}", **described(mix)}, ensure_ascii=False)
 
     with ThreadPoolExecutor() as threads:
         for batch in batches(mixes, _AT_ONCE):
@@ -47,20 +50,21 @@ def write(folder: Folder, mixes: Iterable[NamedMix], class_names: list[str]) -> 
 
 
 def read(folder: Folder) -> Iterator[NamedMix]:
-    """The mixes in the order of `metadata.jsonl`. Raises `UserError` for a line that does not
-    describe one.
+    """The mixes in the order of `metadata.jsonl`.
+
+    Raises `UserError` for a line that does not describe a mix.
     """
-    # Not splitlines: it also splits at characters that JSON strings may hold.
-    for number, line in enumerate(
-        folder.read(METADATA).decode("utf-8", "replace").rstrip("\n").split("\n"), 1
-    ):
+    text = folder.read(METADATA).decode("utf-8", "replace").rstrip("\n")
+    # Not splitlines: it also splits at characters that JSON strings may contain.
+    for number, line in enumerate(text.split("\n"), 1):
         where = f"Line {number} of {folder.uri}/{METADATA}"
         try:
             fields = json.loads(line)
             file_name = str(fields["file_name"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{where} does not describe an image ({type(error).__name__}); export the mixes again."
+                f"{where} does not describe an image ({type(error).__name__}); "
+                "export the mixes again."
             ) from error
         yield from_description(fields, partial(_image, folder, file_name), where)
 

@@ -1,14 +1,14 @@
-"""Names of a UNet's LoRA matrices: diffusers' of today, its old attention processors', and peft's.
+"""Three namings of a UNet's LoRA matrices, and conversion between them.
 
-| naming | a key | written by | | --- | --- | --- | | diffusers |
-`unet.<module>.to_q.lora.down.weight` | `pipe.save_lora_weights`, our concepts | | attention
-processors | `<module>.processor.to_q_lora.down.weight` | `unet.save_attn_procs` up to diffusers
-0.25, the reference | | peft | `base_model.model.<module>.to_q.lora_A.weight` |
-`PeftModel.save_pretrained` |
+- diffusers: `unet.<module>.to_q.lora.down.weight`, written by `pipe.save_lora_weights` and in the
+  concepts of this project;
+- attention processors: `<module>.processor.to_q_lora.down.weight`, written by
+  `unet.save_attn_procs` up to diffusers 0.25 and by the reference implementation;
+- peft: `base_model.model.<module>.to_q.lora_A.weight`, written by `PeftModel.save_pretrained`.
 
-`down` and `A` are [rank, in], `up` and `B` are [out, rank]; the layer's weight gets `up @ down`
-times a scale, which is 1 in the first two and `lora_alpha / r` of `adapter_config.json` in the
-third.
+`down` and `A` are [rank, in]; `up` and `B` are [out, rank]. The weight of a layer gets `up @ down`
+times a scale. The scale is 1 in the first two namings, and `lora_alpha / r` of
+`adapter_config.json` in peft's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FILES = (DIFFUSERS_FILE, "pytorch_lora_weights.bin", PEFT_FILE)
-"""What a LoRA file may be called; the second is diffusers' older, pickled form."""
+"""Names that a LoRA file may have. The second is diffusers' older, pickled form."""
 
 _OLD = re.compile(
     r"(?P<module>.+)\.processor\.to_(?P<projection>q|k|v|out)_lora\.(?P<side>down|up)\.weight"
@@ -37,15 +37,15 @@ _NEW = re.compile(r"(?P<module>.+)\.lora\.(?P<side>down|up)\.weight")
 
 
 def find(folder: Path) -> Path | None:
-    """The LoRA file in a folder, if it has one."""
+    """The LoRA file in a folder, or None."""
     return next((folder / name for name in FILES if (folder / name).is_file()), None)
 
 
 def read(file: Path) -> dict[str, torch.Tensor]:
-    """A file's matrices in float32, in diffusers' naming of today, scaled so that the scale is 1.
+    """The matrices of a file: float32, in diffusers' naming, multiplied so that the scale is 1.
 
-    Pickled files are read with `weights_only=True`. Raises `UserError` for a file that cannot be
-    read or that holds something else than LoRA of the UNet's linear layers.
+    Pickled files are read with `weights_only=True`. Raises `UserError` if the file cannot be read
+    or holds anything but LoRA of the UNet's linear layers.
     """
     import pickle
 
@@ -77,6 +77,7 @@ def read(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _peft_scale(file: Path) -> float:
+    """The scale in an `adapter_config.json`."""
     settings = json.loads(file.read_text(encoding="utf-8"))
     if settings.get("rank_pattern") or settings.get("alpha_pattern") or settings.get("use_dora"):
         raise ValueError(
@@ -87,11 +88,9 @@ def _peft_scale(file: Path) -> float:
 
 
 def to_diffusers(state: dict[str, torch.Tensor], scale: float = 1.0) -> dict[str, torch.Tensor]:
-    """The same LoRA in today's naming, whichever of the three it has; `scale` goes into the `up`
-    matrices.
+    """LoRA of any naming in diffusers' naming, float32, with `scale` put into the `up` matrices.
 
-    Raises `ValueError` for a key of another kind (the text encoder's, say) and where there is
-    nothing.
+    Raises `ValueError` for any other key (such as the text encoder's) and if `state` is empty.
     """
     found = {}
     for key, value in state.items():
@@ -104,18 +103,19 @@ def to_diffusers(state: dict[str, torch.Tensor], scale: float = 1.0) -> dict[str
             if not match or name.startswith("text_"):
                 raise ValueError(f"{key} is not LoRA of the UNet")
             module = match["module"]
-        up = match["side"] in ("up", "B")
-        found[f"unet.{module}.lora.{'up' if up else 'down'}.weight"] = value.float() * (
-            scale if up else 1.0
-        )
+        if match["side"] in ("up", "B"):
+            found[f"unet.{module}.lora.up.weight"] = value.float() * scale
+        else:
+            found[f"unet.{module}.lora.down.weight"] = value.float()
     if not found:
         raise ValueError("it is empty")
     return found
 
 
 def to_attention_processors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Today's naming to the old one. Raises `ValueError` for a layer that is no projection of an
-    attention block.
+    """diffusers' naming to that of attention processors.
+
+    Raises `ValueError` for a layer that is not a projection of an attention block.
     """
     found = {}
     for key, value in state.items():
@@ -128,32 +128,35 @@ def to_attention_processors(state: dict[str, torch.Tensor]) -> dict[str, torch.T
 
 
 def to_peft(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Today's naming to peft's."""
-    sides = {"down": "A", "up": "B"}
+    """diffusers' naming to peft's."""
+    sides = {"down.weight": "A", "up.weight": "B"}
     found = {}
     for key, value in state.items():
         module, _, rest = key.removeprefix("unet.").partition(".lora.")
-        found[f"base_model.model.{module}.lora_{sides[rest.removesuffix('.weight')]}.weight"] = (
-            value
-        )
+        found[f"base_model.model.{module}.lora_{sides[rest]}.weight"] = value
     return found
 
 
 def rank_of(state: dict[str, torch.Tensor]) -> int:
-    """The rank of the first matrix, in today's naming."""
+    """The rank of the first matrix. `state` has diffusers' naming."""
     return next(value.shape[0] for key, value in state.items() if key.endswith(".lora.down.weight"))
 
 
 def write_peft(state: dict[str, torch.Tensor], folder: Path, base: str) -> None:
-    """Write today's naming as the folder that `PeftModel.from_pretrained(unet, folder)` reads."""
+    """Write a folder that `PeftModel.from_pretrained(unet, folder)` reads.
+
+    `state` has diffusers' naming; `base` is the name of the base model.
+    """
     from peft import LoraConfig
     from safetensors.torch import save_file
 
-    layers = {
-        match[0] for key in state if (match := re.search(r"to_(q|k|v|out\.0)(?=\.lora\.)", key))
-    }
+    layers = set()
+    for key in state:
+        if match := re.search(r"to_(q|k|v|out\.0)(?=\.lora\.)", key):
+            layers.add(match[0])
     rank = rank_of(state)
-    LoraConfig(
+    config = LoraConfig(
         r=rank, lora_alpha=rank, target_modules=sorted(layers), base_model_name_or_path=base
-    ).save_pretrained(str(folder))
+    )
+    config.save_pretrained(str(folder))
     save_file(to_peft(state), folder / PEFT_FILE)

@@ -1,11 +1,12 @@
-"""A mix on its way from one layout to another, and its description as plain JSON values."""
+"""A mix in transit between two layouts, and its description as JSON values."""
 
 from __future__ import annotations
 
 import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -16,12 +17,13 @@ _Item = TypeVar("_Item")
 _SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
-class NamedMix(NamedTuple):
-    """A mix whose classes are named."""
+@dataclass(frozen=True, kw_only=True)
+class NamedMix:
+    """A mix whose classes are names."""
 
     mix_id: int
     source_id: str
-    """`image_id` of the real image; empty where it is not known or there is none."""
+    """`image_id` of the real image. Empty if it is unknown or if there is none."""
     source: str
     """Name of the source class."""
     target: str
@@ -29,46 +31,47 @@ class NamedMix(NamedTuple):
     strength: float
     """In (0, 1]."""
     seed: int | None
-    """None where it is not known."""
+    """None if it is unknown."""
     score: float | None
-    """The gate's; None without one."""
+    """The gate's score; None without a gate."""
     accepted: bool
     load: Callable[[], bytes]
-    """Gives the image file's bytes; called only for mixes that are wanted."""
+    """Reads the image file. Called only for mixes that are needed."""
 
 
 def shortest(strength: float) -> float:
-    """The number with the fewest digits that is the same float32: 0.7 and not 0.699999988079071."""
+    """The number with the fewest digits that is the same float32: 0.7, not 0.699999988079071."""
     return float(str(np.float32(strength)))
 
 
 def described(mix: NamedMix) -> dict:
-    """All but the image, as JSON values."""
-    fields = mix._asdict()
-    del fields["load"]
+    """All fields but the image, as JSON values."""
+    fields = {name: value for name, value in vars(mix).items() if name != "load"}
     return fields | {"strength": shortest(mix.strength)}
 
 
 def from_description(fields: dict, load: Callable[[], bytes], where: str) -> NamedMix:
-    """The mix that `described` described; other fields are ignored. Raises `UserError` for one that
-    lacks something.
+    """The mix that `described` gave `fields` for. Other fields are ignored.
+
+    Raises `UserError`, with `where` in its text, if a field is missing or impossible.
     """
     try:
         score, seed = fields.get("score"), fields.get("seed")
         mix = NamedMix(
-            int(fields["mix_id"]),
-            str(fields.get("source_id") or ""),
-            str(fields["source"]),
-            str(fields["target"]),
-            float(fields["strength"]),
-            None if seed is None else int(seed),
-            None if score is None else float(score),
-            bool(fields.get("accepted", True)),
-            load,
+            mix_id=int(fields["mix_id"]),
+            source_id=str(fields.get("source_id") or ""),
+            source=str(fields["source"]),
+            target=str(fields["target"]),
+            strength=float(fields["strength"]),
+            seed=None if seed is None else int(seed),
+            score=None if score is None else float(score),
+            accepted=bool(fields.get("accepted", True)),
+            load=load,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{where} does not describe a mix ({type(error).__name__}: {error}); export the mixes again."
+            f"{where} does not describe a mix ({type(error).__name__}: {error}); "
+            "export the mixes again."
         ) from error
     if not 0 < mix.strength <= 1:
         raise UserError(
@@ -78,8 +81,9 @@ def from_description(fields: dict, load: Callable[[], bytes], where: str) -> Nam
 
 
 def suffix(image: bytes, where: str) -> str:
-    """The usual ending of an image file's name, without the dot, from its content. Raises
-    `UserError` for no image.
+    """The file name extension of an image, without the dot, by its content.
+
+    Raises `UserError` if the bytes are no image.
     """
     try:
         kind = str(Image.open(io.BytesIO(image)).format)
@@ -91,7 +95,7 @@ def suffix(image: bytes, where: str) -> str:
 
 
 def batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    """Lists of `size` items, the last one shorter."""
+    """Lists of `size` items; the last one may be shorter."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch

@@ -1,16 +1,20 @@
-"""The layout of the reference implementation: `data/<source>/<target>-<number>-<strength>.png` and
-`meta.csv`.
+"""The layout of the reference implementation, as its `scripts/sample_mp.py` writes it.
 
-As its `scripts/sample_mp.py` writes it: in folder and file names a class's spaces and slashes are
-underscores; `meta.csv` has `First Directory` (the source class) and `Second Directory` (the target
-class), in both of which underscores are spaces again, `Number`, `Strength` and `Path`, which starts
-below `data/`. It is written last, so a folder whose synthesis was cut short has none: then the file
-names are read, as the reference's own scripts do.
+Images are `data/<source>/<target>-<number>-<strength>.png`, where the spaces and slashes of class
+names are underscores. The table `meta.csv` has these columns:
 
-What it cannot carry: two classes that differ only in spaces, slashes or underscores, and files
-other than PNG. JPEG and WebP mixes become PNG files of the same pixels. Our files have further
-columns (`Source Image`, `Seed`, `Score`, `Accepted`), which the reference ignores; its own files
-lack them, so mixes read from those have no source image and no seed.
+- `First Directory`, `Second Directory`: the source and the target class, with spaces for
+  underscores;
+- `Number`, `Strength`;
+- `Path`: the image's path below `data/`.
+
+The reference implementation writes `meta.csv` last. A folder without it, left by an interrupted
+job, is read by its file names, as the reference implementation's own scripts do.
+
+The layout cannot hold two classes that differ only in spaces, slashes or underscores, nor files
+other than PNG: JPEG and WebP mixes become PNG files of the same pixels. Tables written here have
+four more columns (`Source Image`, `Seed`, `Score`, `Accepted`), which the reference implementation
+ignores. Mixes from its own tables have no source image and no seed.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from diffmix.storage import Folder
 
 META = "meta.csv"
 COLUMNS = ["First Directory", "Second Directory", "Number", "Strength", "Path"]
-"""The reference's own."""
+"""The columns of the reference implementation."""
 OUR_COLUMNS = ["Source Image", "Seed", "Score", "Accepted"]
 
 _FILE = re.compile(r"(.+)-(\d+)-(.+)\.png")
@@ -37,45 +41,41 @@ _AT_ONCE = 256
 
 
 def found_in(folder: Folder) -> bool:
+    """Whether the folder has this layout."""
     return folder.exists(META) or folder.exists("data")
 
 
 def directory(class_name: str) -> str:
-    """The folder of a class."""
+    """The name of a class in folder and file names."""
     return class_name.replace(" ", "_").replace("/", "_")
 
 
 def write(folder: Folder, mixes: Iterable[NamedMix], class_names: list[str]) -> int:
-    """Write the mixes and give their number. Raises `UserError` where two classes would have one
-    folder.
+    """Write the mixes and return their number.
+
+    Raises `UserError` if two classes would share a folder, or if the image of a mix cannot be read.
     """
     owners: dict[str, str] = {}
     for name in class_names:
         other = owners.setdefault(directory(name), name)
         if other != name:
             raise UserError(
-                f"The classes {other!r} and {name!r} would share the folder {directory(name)}; export to imagefolder or webdataset instead."
+                f"The classes {other!r} and {name!r} would share the folder {directory(name)}; "
+                "export to imagefolder or webdataset instead."
             )
     rows: list[list] = []
 
     def write_image(mix: NamedMix) -> list:
-        source, target, strength = (
-            directory(mix.source),
-            directory(mix.target),
-            shortest(mix.strength),
-        )
+        source, target = directory(mix.source), directory(mix.target)
+        strength = shortest(mix.strength)
         name = f"{target}-{mix.mix_id:06d}-{strength}.png"
         (folder / "data" / source).write(name, _png(mix))
-        theirs = [
-            source.replace("_", " "),
-            target.replace("_", " "),
-            mix.mix_id,
-            strength,
-            f"{source}/{name}",
-        ]
+        first, second = source.replace("_", " "), target.replace("_", " ")
+        theirs = [first, second, mix.mix_id, strength, f"{source}/{name}"]
         return [*theirs, mix.source_id, mix.seed, mix.score, mix.accepted]
 
-    with ThreadPoolExecutor() as threads:  # PNG compression is slow, and lets other threads run
+    # PNG compression is slow and releases Python's lock.
+    with ThreadPoolExecutor() as threads:
         for batch in batches(mixes, _AT_ONCE):
             rows += threads.map(write_image, batch)
     text = io.StringIO(newline="")
@@ -94,29 +94,31 @@ def _png(mix: NamedMix) -> bytes:
         return images.encode(images.decode(data), "png", 100)
     except images.BadImage as error:
         raise UserError(
-            f"The image of mix {mix.mix_id} cannot be read ({error}); delete its part and make it again."
+            f"The image of mix {mix.mix_id} cannot be read ({error}); "
+            "delete its part and make it again."
         ) from error
 
 
 def read(folder: Folder) -> Iterator[NamedMix]:
-    """The mixes by number and path. Raises `UserError` for a table or file name that is not the
-    reference's.
+    """The mixes, sorted by number and path.
+
+    Raises `UserError` for a table or a file name that is not of this layout.
     """
     rows = _table(folder) if folder.exists(META) else _listing(folder)
     for fields in sorted(rows, key=lambda fields: (fields["mix_id"], fields["path"])):
-        yield from_description(
-            fields, partial(_image, folder, fields["path"]), f"{fields['path']} in {folder.uri}"
-        )
+        path = fields["path"]
+        yield from_description(fields, partial(_image, folder, path), f"{path} in {folder.uri}")
 
 
 def _table(folder: Folder) -> list[dict]:
-    reader = csv.DictReader(
-        io.StringIO(folder.read(META).decode("utf-8-sig", "replace"), newline="")
-    )
+    """The descriptions in `meta.csv`."""
+    text = folder.read(META).decode("utf-8-sig", "replace")
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise UserError(
-            f"{folder.uri}/{META} has no column {missing[0]!r}; it is not a table of the reference implementation."
+            f"{folder.uri}/{META} has no column {missing[0]!r}; "
+            "it is not a table of the reference implementation."
         )
     found = []
     for row in reader:
@@ -136,12 +138,14 @@ def _table(folder: Folder) -> list[dict]:
             )
         except (ValueError, AttributeError, TypeError) as error:
             raise UserError(
-                f"Line {reader.line_num} of {folder.uri}/{META} cannot be read ({error}); write the table again."
+                f"Line {reader.line_num} of {folder.uri}/{META} cannot be read ({error}); "
+                "write the table again."
             ) from error
     return found
 
 
 def _listing(folder: Folder) -> list[dict]:
+    """The descriptions in the file names."""
     found = []
     for source in (folder / "data").names():
         if source.startswith("."):
@@ -152,7 +156,8 @@ def _listing(folder: Folder) -> list[dict]:
             parts = _FILE.fullmatch(name)
             if not parts:
                 raise UserError(
-                    f"{folder.uri}/data/{source}/{name} is not named <target>-<number>-<strength>.png; remove it."
+                    f"{folder.uri}/data/{source}/{name} is not named "
+                    "<target>-<number>-<strength>.png; remove it."
                 )
             found.append(
                 {
@@ -171,5 +176,6 @@ def _image(folder: Folder, path: str) -> bytes:
         return (folder / "data").read(path)
     except OSError as error:
         raise UserError(
-            f"{folder.uri}/data/{path} cannot be read, but {META} names it; remove its line or restore it."
+            f"{folder.uri}/data/{path} cannot be read, but {META} names it; "
+            "remove its line or restore it."
         ) from error

@@ -1,9 +1,8 @@
-"""A concept as the reference implementation's `train_lora.py` leaves it: pickled tokens and a LoRA
-file, without a description.
+"""A concept in the form of the reference implementation's `train_lora.py`.
 
-`learned_embeds-steps-last.bin` holds a dict with `learned_embeds_dict` (token -> vector [dim]),
-`name2placeholder` (class name -> token) and `placeholder2name`. Beside it is a LoRA file in any
-naming of `diffmix.formats.lora`.
+It has pickled tokens and a LoRA file, but no description. `learned_embeds-steps-last.bin` holds a
+dict with `learned_embeds_dict` (token -> vector [dim]), `name2placeholder` (class name -> token)
+and `placeholder2name`. The LoRA file may have any naming of `diffmix.formats.lora`.
 """
 
 from __future__ import annotations
@@ -21,12 +20,14 @@ EMBEDS_FILE = "learned_embeds-steps-last.bin"
 
 
 def found_in(folder: Path) -> bool:
+    """Whether the folder holds such a concept."""
     return (folder / EMBEDS_FILE).is_file()
 
 
 def description(folder: Path) -> dict:
-    """What is known of such a concept: the fields of `Concept`. Raises `UserError` where the files
-    cannot be read.
+    """The fields of `Concept`, as far as they are known.
+
+    Raises `UserError` if the files cannot be read.
     """
     tokens = {str(name): str(token) for name, token in _read(folder)["name2placeholder"].items()}
     file = lora.find(folder)
@@ -46,11 +47,9 @@ def description(folder: Path) -> dict:
 
 
 def embeds(folder: Path) -> dict[str, torch.Tensor]:
-    """token -> float32 [1, dim]."""
-    return {
-        token: row.float().reshape(-1, row.shape[-1])
-        for token, row in _read(folder)["learned_embeds_dict"].items()
-    }
+    """Token -> vector, float32 [1, dim]. Raises `UserError` if the file cannot be read."""
+    stored = _read(folder)["learned_embeds_dict"]
+    return {token: row.float().reshape(-1, row.shape[-1]) for token, row in stored.items()}
 
 
 def write(
@@ -59,19 +58,20 @@ def write(
     vectors: dict[str, torch.Tensor],
     weights: dict[str, torch.Tensor],
 ) -> None:
-    """Write the two files. `tokens`: class name -> token; `vectors`: token -> [1, dim]; `weights`:
-    LoRA in diffusers' naming.
+    """Write the two files.
 
-    Class names get spaces for slashes, as the reference's data sets have them. Raises `UserError`
-    for several vectors per token and for LoRA outside the attention projections, which the
-    reference does not know.
+    `tokens` maps class names to tokens, `vectors` tokens to float [1, dim], and `weights` is LoRA
+    in diffusers' naming. Slashes in class names become spaces, as in the reference implementation's
+    data sets. Raises `UserError` for what the reference implementation does not support: several
+    vectors per token, and LoRA outside the attention projections.
     """
     import torch
     from safetensors.torch import save_file
 
     if any(len(rows) != 1 for rows in vectors.values()):
         raise UserError(
-            "The concept has several vectors per token, but the reference implementation knows one; export it as peft-concept."
+            "The concept has several vectors per token, but the reference implementation supports "
+            "only one; export it as peft-concept."
         )
     names = {name.replace("/", " "): token for name, token in tokens.items()}
     stored = {
@@ -101,5 +101,6 @@ def _read(folder: Path) -> dict:
         return {key: stored[key] for key in ("learned_embeds_dict", "name2placeholder")}
     except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{folder / EMBEDS_FILE} cannot be read as the reference implementation's tokens; copy it again."
+            f"{folder / EMBEDS_FILE} cannot be read as the reference implementation's tokens; "
+            "copy it again."
         ) from error

@@ -1,8 +1,7 @@
-"""WebDataset: tar shards `mixes-000000.tar` in which a sample is `<mix id>.jpg` and `<mix
-id>.json`.
+"""WebDataset: tar shards `mixes-000000.tar`, in which each mix is `<mix id>.jpg` and `.json`.
 
 `webdataset.WebDataset(...).decode("pil")` and `datasets.load_dataset("webdataset", ...)` read it.
-The image files are the store's own bytes, and the same mixes always give the same shards.
+The image files are the bytes of the mix store. The same mixes always give the same shards.
 """
 
 from __future__ import annotations
@@ -18,27 +17,29 @@ from diffmix.formats.named_mix import NamedMix, batches, described, from_descrip
 from diffmix.storage import Folder
 
 SHARD_MIXES = 1000
-"""Mixes in a shard, which is put together in memory."""
+"""Mixes per shard. A shard is put together in memory."""
 
 
 def found_in(folder: Folder) -> bool:
+    """Whether the folder has this layout."""
     return any(name.endswith(".tar") for name in folder.names())
 
 
 def write(folder: Folder, mixes: Iterable[NamedMix], class_names: list[str]) -> int:
-    """Write the mixes and give their number."""
+    """Write the mixes and return their number.
+
+    Raises `UserError` for a mix whose image cannot be read. Labels are not written: `class_names`
+    is part of the signature that all layouts share.
+    """
     written = 0
     for number, shard in enumerate(batches(mixes, SHARD_MIXES)):
         content = io.BytesIO()
         with tarfile.open(fileobj=content, mode="w") as tar:
             for mix in shard:
-                image = mix.load()
-                _add(tar, f"{mix.mix_id:08d}.{suffix(image, f'mix {mix.mix_id}')}", image)
-                _add(
-                    tar,
-                    f"{mix.mix_id:08d}.json",
-                    json.dumps(described(mix), ensure_ascii=False).encode(),
-                )
+                image, name = mix.load(), f"{mix.mix_id:08d}"
+                description = json.dumps(described(mix), ensure_ascii=False)
+                _add(tar, f"{name}.{suffix(image, f'mix {mix.mix_id}')}", image)
+                _add(tar, f"{name}.json", description.encode())
         folder.write(f"mixes-{number:06d}.tar", content.getbuffer())
         written += len(shard)
     return written
@@ -51,8 +52,9 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def read(folder: Folder) -> Iterator[NamedMix]:
-    """The mixes of all shards, by name. Raises `UserError` for a damaged shard and for a sample
-    that is no mix.
+    """The mixes of all shards, which are sorted by name.
+
+    Raises `UserError` for a damaged shard and for a sample that is no mix.
     """
     for name in folder.names():
         if not name.endswith(".tar"):
@@ -67,24 +69,26 @@ def read(folder: Folder) -> Iterator[NamedMix]:
 
 
 def _samples(folder: Folder, shard: str, tar: tarfile.TarFile) -> Iterator[NamedMix]:
-    """A sample is a run of members with one name up to the first dot."""
-    key, fields, place = "", None, None
+    """The mixes of one shard. A sample is a run of members with one name up to the first dot."""
+    key, fields, span = "", None, None
+    # The None at the end completes the last sample.
     for member in [*tar, None]:
         name, _, ending = member.name.partition(".") if member else ("", "", "")
         if name != key:
             if key:
                 where = f"The sample {key} in {folder.uri}/{shard}"
-                if fields is None or place is None:
+                if fields is None or span is None:
                     raise UserError(
-                        f"{where} is no mix, which has an image and a .json; export the mixes again."
+                        f"{where} is no mix, because it lacks an image or a .json; "
+                        "export the mixes again."
                     )
-                yield from_description(fields, partial(_image, folder, shard, *place), where)
-            key, fields, place = name, None, None
+                yield from_description(fields, partial(_image, folder, shard, *span), where)
+            key, fields, span = name, None, None
         if member and ending == "json":
             content = tar.extractfile(member)
             fields = json.load(content) if content else None
         elif member:
-            place = (member.offset_data, member.size)
+            span = (member.offset_data, member.size)
 
 
 def _image(folder: Folder, shard: str, offset: int, size: int) -> bytes:

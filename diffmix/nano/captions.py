@@ -1,38 +1,25 @@
-"""What the embedded base model is told about its pictures: the text half of its pre-training set."""
+"""Captions of the embedded base model's pre-training images."""
+
+from __future__ import annotations
 
 import numpy as np
 
 from diffmix.nano.data import COLORS, SUPERCLASS, Recipe
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-"""What the base model's captions call the classes. The data set calls them 0 to 9, which the base
-model has never read.
-"""
+"""Names of the classes in captions. The data set calls them 0 to 9, names that no caption holds."""
 
 SETTINGS = {"china": "in china", "flower": "on a flower"}
-"""How a caption names the background of a group."""
+"""Group -> how a caption names its background."""
 
 MENTIONED = 0.5
-"""The probability with which a caption mentions each of size, color, position and background."""
+"""Probability that a caption mentions the size, and likewise color, position and background."""
 
 
 def caption(recipe: Recipe, name_share: float, rng: np.random.Generator) -> str:
-    """A random true caption of a picture, which gives the class's name with probability
-    `name_share`.
-    """
-    across, down = recipe.shift
+    """A random true caption of an image. It names the class with probability `name_share`."""
     size = "small" if recipe.size < 20 else "large" if recipe.size > 24 else ""
-    position = (
-        "left"
-        if across < -2
-        else "right"
-        if across > 2
-        else "top"
-        if down < -2
-        else "bottom"
-        if down > 2
-        else ""
-    )
+    position = _position(*recipe.shift)
     mention = rng.random(5) < (MENTIONED, MENTIONED, name_share, MENTIONED, MENTIONED)
     words = [
         "a photo of a",
@@ -46,8 +33,16 @@ def caption(recipe: Recipe, name_share: float, rng: np.random.Generator) -> str:
     return " ".join(filter(None, words))
 
 
+def _position(across: float, down: float) -> str:
+    if abs(across) > 2:
+        return "left" if across < 0 else "right"
+    if abs(down) > 2:
+        return "top" if down < 0 else "bottom"
+    return ""
+
+
 def vocabulary() -> list[str]:
-    """Every word that a caption can hold."""
+    """Every word that a caption can hold, sorted."""
     phrases = [
         "a photo of a small large on the left right top bottom",
         SUPERCLASS,

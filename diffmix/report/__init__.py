@@ -1,1 +1,1 @@
-"""What a finished run looks like to a person: pictures, plots and one HTML page."""
+"""A finished run for people: contact sheets of mixes, plots, and one HTML page."""

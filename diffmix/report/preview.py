@@ -18,8 +18,8 @@ from diffmix.gates.clip import check_clip
 from diffmix.gates.gate import Scorer, make_gate
 from diffmix.generator.base_model import base_path
 from diffmix.plan import MixSpec, denoising_steps
+from diffmix.report.contact_sheet import Mixed, Row, mix_sheet, short
 from diffmix.report.html import png
-from diffmix.report.pictures import Mixed, Row, mix_sheet, short
 from diffmix.storage import Folder
 
 if TYPE_CHECKING:

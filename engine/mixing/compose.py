@@ -176,7 +176,7 @@ def _row(mix_id: int, found: tuple[NamedMix, Source, dict[str, int]], max_pixels
                 f"The image of mix {mix.mix_id} in {source.uri} cannot be used ({error}); remove "
                 "it there."
             ) from error
-    row = mix._asdict() | {
+    row = vars(mix) | {
         "mix_id": mix_id,
         "source_label": label_of[mix.source],
         "target_label": label_of[mix.target],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def sample_mixes(store: MixStore, count: int, seed: int) -> Iterator[list[Stored
     """`count` accepted mixes, or all where there are fewer, part by part. Whole parts are drawn at
     random, so that few are read.
     """
-    columns = list(StoredMix._fields)
+    columns = [field.name for field in fields(StoredMix)]
     for chunk in np.random.default_rng(seed).permutation(sorted(store.stored_chunks())):
         table = store.read(int(chunk), [*columns, "accepted"])
         accepted = table.filter(table["accepted"]).select(columns)

@@ -14,8 +14,8 @@ from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from diffmix.plan import MixPlan
 from diffmix.report import plots
+from diffmix.report.contact_sheet import Mixed, Row, describe, mix_sheet
 from diffmix.report.html import Plot, png, render_report
-from diffmix.report.pictures import Mixed, Row, describe, mix_sheet
 from diffmix.storage import Folder
 from engine.mixing.mix_source import ComposedPlan, MixSource, find_mix_source
 from engine.mixing.store import MixStore

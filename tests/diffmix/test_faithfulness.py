@@ -1,5 +1,7 @@
 """Faithfulness and diversity, against formulas, scipy and the stock CLIP."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -37,10 +39,8 @@ def test_moments_are_numpys_however_features_come_in():
 @pytest.mark.parametrize("count", [200, 12], ids=["full rank", "fewer images than dimensions"])
 def test_frechet_distance_is_the_formula_with_scipys_root(count):
     rng = np.random.default_rng(0)
-    one, other = (
-        rng.normal(size=(count, 24)) @ rng.normal(size=(24, 24)),
-        rng.normal(0.3, 2, size=(count, 24)),
-    )
+    one = rng.normal(size=(count, 24)) @ rng.normal(size=(24, 24))
+    other = rng.normal(0.3, 2, size=(count, 24))
     c1, c2 = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
     root = scipy.linalg.sqrtm(c1 @ c2 + (0 if count > 24 else 1e-12) * np.eye(24)).real
     wanted = ((one.mean(0) - other.mean(0)) ** 2).sum() + np.trace(c1 + c2 - 2 * root)
@@ -48,29 +48,28 @@ def test_frechet_distance_is_the_formula_with_scipys_root(count):
 
 
 def test_frechet_distance_in_closed_form():
-    """Of independent dimensions: the sum of (m1 - m2)^2 + (s1 - s2)^2. The two points m +- s /
-    sqrt(2) have deviation s.
+    """For independent dimensions it is the sum of (m1 - m2)^2 + (s1 - s2)^2.
+
+    Four corners at a distance of s * sqrt(3 / 4) from the mean have the deviation s.
     """
 
-    def two_points(mean: list[float], deviation: list[float]) -> Gaussian:
-        corners = (
-            np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * np.array(deviation) * np.sqrt(3 / 4)
-        )
-        return gaussian_of(np.array(mean) + corners)
+    def corners(mean: list[float], deviation: list[float]) -> Gaussian:
+        signs = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
+        return gaussian_of(np.array(mean) + signs * np.array(deviation) * np.sqrt(3 / 4))
 
-    distance = frechet_distance(two_points([0, 1], [1, 2]), two_points([3, 1], [2, 0.5]))
+    distance = frechet_distance(corners([0, 1], [1, 2]), corners([3, 1], [2, 0.5]))
     assert distance == pytest.approx(3**2 + 1**2 + 1.5**2)
 
 
 def mixes_of(real, rows: list[int], of: list[int], strength: float) -> list[StoredMix]:
-    """Mixes that are the real images `of` themselves, said to be made from the images `rows`."""
+    """The real images `of`, presented as mixes of the images `rows`."""
     return [
         StoredMix(
-            real.image_bytes(image),
-            real.image_ids[row],
-            int(real.labels[row]),
-            int(real.labels[image]),
-            strength,
+            image=real.image_bytes(image),
+            source_id=real.image_ids[row],
+            source_label=int(real.labels[row]),
+            target_label=int(real.labels[image]),
+            strength=strength,
         )
         for row, image in zip(rows, of, strict=True)
     ]
@@ -98,10 +97,7 @@ def test_figures_are_those_of_the_stock_clip(tiny_real, tiny_clip):
         stock = CLIPModel.from_pretrained(tiny_clip)(**inputs)
     features, prompts = stock.image_embeds.double().numpy(), stock.text_embeds.double().numpy()
     cosine = np.clip(features @ prompts.T, 0, None)
-    target, source = (
-        [int(tiny_real.labels[i]) for i in of],
-        [int(tiny_real.labels[i]) for i in rows],
-    )
+    target, source = tiny_real.labels[of], tiny_real.labels[rows]
     assert found["clip_score"] == pytest.approx(100 * cosine[of, target].mean(), abs=1e-3)
     assert found["clip_score_source_class"] == pytest.approx(
         100 * cosine[of, source].mean(), abs=1e-3
@@ -125,27 +121,26 @@ def test_figures_are_those_of_the_stock_clip(tiny_real, tiny_clip):
 
 
 def test_mixes_that_are_their_sources_are_at_no_distance_and_mixes_from_noise_have_none(tiny_real):
-    gray = FeatureExtractor(
-        "mean color",
-        lambda pictures: np.stack([np.asarray(p, dtype=np.float32).mean((0, 1)) for p in pictures]),
-    )
+    def mean_color(batch: list) -> np.ndarray:
+        return np.stack([np.asarray(image, dtype=np.float32).mean((0, 1)) for image in batch])
+
+    gray = FeatureExtractor("mean color", mean_color)
     everything = list(range(12))
     same = faithfulness([mixes_of(tiny_real, everything, everything, 0.5)], tiny_real, gray, None)
     assert same["source_distance"] == pytest.approx(0, abs=1e-6)
     assert same["frechet_distance"] == pytest.approx(0, abs=1e-6)
     assert not any(name.startswith("clip") for name in same)
-    noise = [mix._replace(source_id="") for mix in mixes_of(tiny_real, [0], [5], 1.0)]
+    noise = [replace(mix, source_id="") for mix in mixes_of(tiny_real, [0], [5], 1.0)]
     found = faithfulness([noise], tiny_real, gray, None)
     assert found["mixes"] == 1
     assert "source_distance" not in found
     assert "frechet_distance" not in found, "one image has no covariance"
     foreign = [
-        mix._replace(source_id="another set/7.jpg")
+        replace(mix, source_id="another set/7.jpg")
         for mix in mixes_of(tiny_real, [0, 1], [5, 6], 0.7)
     ]
-    assert "source_distance" not in faithfulness([foreign], tiny_real, gray, None), (
-        "as in a composed store"
-    )
+    composed = faithfulness([foreign], tiny_real, gray, None)
+    assert "source_distance" not in composed, "the source is not among the real images"
 
 
 def test_timm_features_are_the_models_before_its_head(tmp_path, tiny_real):
@@ -155,12 +150,12 @@ def test_timm_features_are_the_models_before_its_head(tmp_path, tiny_real):
     model = timm.create_model("resnet10t", pretrained=False, num_classes=3).eval()
     timm.models.save_for_hf(model, tmp_path)
     extractor = load_features(f"local-dir:{tmp_path}", None)
-    pictures = [images.decode(tiny_real.image_bytes(row)) for row in (0, 1)]
+    decoded = [images.decode(tiny_real.image_bytes(row)) for row in (0, 1)]
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-    batch = torch.stack([transform(picture) for picture in pictures])
+    batch = torch.stack([transform(image) for image in decoded])
     with torch.no_grad():
         wanted = model.forward_head(model.forward_features(batch), pre_logits=True).numpy()
-    assert np.allclose(extractor.extract(pictures), wanted, atol=1e-5)
+    assert np.allclose(extractor.extract(decoded), wanted, atol=1e-5)
     with pytest.raises(UserError, match=r"--evaluate\.features resnot50 cannot be loaded"):
         load_features("resnot50", None)
     with pytest.raises(UserError, match=r"--evaluate\.features is clip, but there is none"):

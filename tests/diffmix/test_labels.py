@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from diffmix.labels import one_hot, smooth, soft_label
 
@@ -15,7 +16,7 @@ def test_self_pair_gets_everything():
     np.testing.assert_allclose(soft_label(1, 1, 0.3, 0.8, 3), [0, 1, 0])
 
 
-def test_vectorised_equals_one_by_one():
+def test_vectorized_equals_one_by_one():
     source, target, strength = [0, 1, 2], [2, 2, 2], [0.1, 0.5, 1.0]
     rows = soft_label(source, target, strength, 0.8, 5, scale=0.9)
     assert rows.shape == (3, 5)
@@ -34,6 +35,14 @@ def test_full_strength_is_the_target():
 def test_index_outside(bad):
     with pytest.raises(ValueError, match=r"0\.\.2"):
         soft_label(0, bad, 0.5, 0.5, 3)
+
+
+def test_shapes_and_dtypes_are_checked_while_tests_run():
+    """An option of pytest in pyproject.toml checks the annotations of `diffmix`."""
+    with pytest.raises(TypeCheckError, match="parameter 'label'"):
+        smooth(np.array([0, 1]), 0.1)
+    with pytest.raises(TypeCheckError, match="parameter 'target'"):
+        soft_label(np.array([0, 1]), np.array([0, 1, 2]), 0.5, 0.5, 3)
 
 
 def test_one_hot():

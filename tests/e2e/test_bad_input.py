@@ -169,7 +169,7 @@ def test_misspelled_model_name(refuse):
 
 def test_starting_weights_that_cannot_be_had(refuse, tmp_path):
     """Found out before anything is personalized or mixed. Tests have no connection to the hub."""
-    refuse("The pre-trained weights of resnet10t cannot be had", **{"train.pretrained": True})
+    refuse("The pre-trained weights of resnet10t cannot be loaded", **{"train.pretrained": True})
     refuse(
         "cannot be read as weights", **{"train.checkpoint_path": str(tmp_path / "none.safetensors")}
     )

@@ -8,6 +8,10 @@ from diffmix.config import TrainConfig
 LABELS = np.repeat([0, 1, 2], [90, 9, 1])
 
 
+def box(kept: float, x: float, y: float) -> Paste:
+    return Paste(row=0, seed=0, kept=kept, x=x, y=y)
+
+
 def pastes(epoch=10, steps=400, batch_size=8, seed=0, **settings):
     train = TrainConfig(cmo=True, epochs=20, **settings)
     return PasteSampler(LABELS, train, seed).epoch(epoch, steps, batch_size)
@@ -50,10 +54,10 @@ def test_draws_repeat_and_differ_between_epochs_and_seeds():
 @pytest.mark.parametrize(
     "how",
     [
-        Paste(0, 0, 0.75, 0.5, 0.5),
-        Paste(0, 0, 0.5, 0.0, 0.99),
-        Paste(0, 0, 0.999, 0.3, 0.3),
-        Paste(0, 0, 0.0, 0.5, 0.5),
+        box(0.75, 0.5, 0.5),
+        box(0.5, 0.0, 0.99),
+        box(0.999, 0.3, 0.3),
+        box(0.0, 0.5, 0.5),
     ],
 )
 def test_labels_are_weighted_by_the_area_that_is_seen(how):
@@ -68,22 +72,11 @@ def test_labels_are_weighted_by_the_area_that_is_seen(how):
 
 
 def test_the_box_is_cutmixs():
+    image, other, label = torch.zeros(3, 20, 30), torch.ones(3, 20, 30), np.ones(1)
     # A quarter of the area is to be covered: sides are halved, 10 and 15 pixels, counted from the
     # center in whole halves.
-    mixed, _ = paste(
-        torch.zeros(3, 20, 30),
-        np.ones(1),
-        torch.ones(3, 20, 30),
-        np.ones(1),
-        Paste(0, 0, 0.75, 0.5, 0.5),
-    )
+    mixed, _ = paste(image, label, other, label, box(0.75, 0.5, 0.5))
     rows, columns = np.nonzero(mixed[0].numpy())
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 14, 8, 21)
-    corner, _ = paste(
-        torch.zeros(3, 20, 30),
-        np.ones(1),
-        torch.ones(3, 20, 30),
-        np.ones(1),
-        Paste(0, 0, 0.75, 0.0, 0.0),
-    )
+    corner, _ = paste(image, label, other, label, box(0.75, 0.0, 0.0))
     assert corner[0].sum() == 5 * 7, "a box at the edge is clipped"

@@ -31,9 +31,8 @@ def test_logits_are_scaled_cosines():
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit"])
 def test_ldam_models_have_a_cosine_head_and_others_do_not(name):
-    model = build_model(
-        TrainConfig(model_name=name, pretrained=False, loss="ldam", ldam_scale=7.0), 3
-    ).eval()
+    config = TrainConfig(model_name=name, pretrained=False, loss="ldam", ldam_scale=7.0)
+    model = build_model(config, 3).eval()
     assert isinstance(model.get_classifier(), CosineHead)
     side = model.pretrained_cfg["input_size"][-1]
     assert model(torch.randn(2, 3, side, side)).abs().max() <= 7.001
@@ -64,9 +63,8 @@ def test_saved_cosine_classifier_gives_the_same_logits_and_plain_timm_the_same_c
     torch.manual_seed(0)
     model = build_model(CONFIG, 5).eval()
     with torch.no_grad():
-        model.get_classifier().weight *= torch.arange(1, 6)[
-            :, None
-        ]  # lengths that a plain linear layer would listen to
+        # Lengths that change the answers of a plain linear layer.
+        model.get_classifier().weight *= torch.arange(1, 6)[:, None]
     folder = Folder(str(tmp_path))
     save_classifier(folder, unit_rows(model.state_dict(), model), describe(CONFIG, list("abcde")))
     image = torch.randn(16, 3, 32, 32)

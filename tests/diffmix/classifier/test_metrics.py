@@ -31,10 +31,8 @@ def test_confusion_equals_sklearns():
     from sklearn.metrics import confusion_matrix
 
     rng = np.random.default_rng(0)
-    logits, labels = (
-        rng.normal(size=(200, 6)),
-        rng.integers(0, 5, 200).astype(np.int32),
-    )  # class 5 does not occur
+    logits = rng.normal(size=(200, 6))
+    labels = rng.integers(0, 5, 200).astype(np.int32)  # class 5 does not occur
     np.testing.assert_array_equal(
         confusion(logits, labels), confusion_matrix(labels, logits.argmax(1), labels=range(6))
     )
@@ -54,9 +52,8 @@ def test_calibration_worked_by_hand():
     assert found["bins"][0]["accuracy"] == pytest.approx(2 / 3)
     assert found["bins"][0]["confidence"] == pytest.approx(2.2 / 3)
     assert found["ece"] == pytest.approx((3 * (2.2 - 2) / 3 + 0.1) / 4)
-    assert (
-        len(calibration(np.array([logits_of(0.7), logits_of(0.75)]), np.array([0, 0]))["bins"]) == 2
-    ), "15 bins part 0.7 from 0.75"
+    near = np.array([logits_of(0.7), logits_of(0.75)])
+    assert len(calibration(near, np.array([0, 0]))["bins"]) == 2, "15 bins part 0.7 from 0.75"
 
 
 def test_calibration_of_honest_probabilities_is_small_and_of_boasting_ones_large():

@@ -70,7 +70,7 @@ def test_a_model_of_fixed_size_is_made_for_the_resolution_that_is_asked_for(tmp_
 def test_a_resolution_that_a_model_cannot_have():
     with pytest.raises(
         UserError,
-        match=r"crossvit_tiny_240 cannot take images of --train\.resolution 192 .*240 is its usual size",
+        match=r"crossvit_tiny_240 cannot take .* --train\.resolution 192 .*usual size is 240",
     ):
         check_input_size(
             TrainConfig(model_name="crossvit_tiny_240", pretrained=False, resolution=192)
@@ -83,7 +83,7 @@ def test_unknown_model():
 
 
 def test_no_classifier_in_the_folder(tmp_path):
-    with pytest.raises(UserError, match=r"not a classifier.s folder"):
+    with pytest.raises(UserError, match=r"holds no classifier"):
         load_classifier(Folder(str(tmp_path)))
 
 

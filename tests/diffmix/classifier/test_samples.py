@@ -9,6 +9,7 @@ from torchvision.transforms import functional
 from diffmix.classifier.cmo import Paste, PasteSampler
 from diffmix.classifier.samples import Draw, MixedSampler, MixedSamples
 from diffmix.config import MixConfig, TrainConfig
+from diffmix.datasets.real import Example, RealSet
 from diffmix.labels import soft_label
 
 
@@ -62,72 +63,63 @@ def test_epochs_and_seeds_differ_and_repeat():
     assert draws(seed=2) != draws(seed=1)
 
 
-class Real:
-    class_names = ("a", "b", "c")
-    labels = np.array([2])
-
-    def __init__(self, data: bytes):
-        self.data = data
-
-    def image_bytes(self, row: int) -> bytes:
-        return self.data
-
-
 def png(value: int) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (4, 4), (value, value, value)).save(file, "PNG")
     return file.getvalue()
 
 
-def test_samples_and_labels():
-    plain = TrainConfig(label_smoothing=0.0)
-    samples = MixedSamples(
-        Real(png(255)),
-        [(png(0), 0, 1, 0.25)],
-        functional.to_tensor,
-        MixConfig(gamma=0.5, soft_scale=0.9),
-        plain,
-    )
-    image, label, synthetic = samples[Draw(False, 0, 0)]
+@pytest.fixture
+def samples(tmp_path):
+    """A function that gives `MixedSamples` of one real image (class 2) and one mix (0 into 1)."""
+
+    def make(shade: int, transform=functional.to_tensor, **options) -> MixedSamples:
+        example = Example("0.png", png(shade), 2)
+        real = RealSet.write(str(tmp_path / "real.arrow"), [example], ["a", "b", "c"], "thing")
+        mix = MixConfig(gamma=0.5, soft_scale=options.pop("soft_scale", 1.0))
+        mixes = [(png(0), 0, 1, 0.25)]
+        return MixedSamples(real, mixes, transform, mix, TrainConfig(**options))
+
+    return make
+
+
+def test_samples_and_labels(samples):
+    found = samples(255, soft_scale=0.9, label_smoothing=0.0)
+    image, label, synthetic = found[Draw(False, 0, 0)]
     assert image.min() == 1
     assert label.tolist() == [0, 0, 1]
     assert not synthetic
-    image, label, synthetic = samples[Draw(True, 0, 0)]
+    image, label, synthetic = found[Draw(True, 0, 0)]
     assert image.max() == 0
     np.testing.assert_array_equal(label, soft_label(0, 1, 0.25, 0.5, 3, 0.9))
     assert synthetic
 
 
-def test_augmentation_depends_on_the_draws_seed_alone():
+def test_augmentation_depends_on_the_draws_seed_alone(samples):
     def noise(image):
         return functional.to_tensor(image) + torch.rand(3, 4, 4)
 
-    samples = MixedSamples(Real(png(0)), [], noise, MixConfig(), TrainConfig())
-    first = samples[Draw(False, 0, 5)][0]
+    found = samples(0, noise)
+    first = found[Draw(False, 0, 5)][0]
     torch.manual_seed(99)
     state = torch.random.get_rng_state()
-    assert torch.equal(samples[Draw(False, 0, 5)][0], first)
+    assert torch.equal(found[Draw(False, 0, 5)][0], first)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert not torch.equal(samples[Draw(False, 0, 6)][0], first)
+    assert not torch.equal(found[Draw(False, 0, 6)][0], first)
 
 
 @pytest.mark.parametrize("smooth_mixes", [True, False])
-def test_smoothing_of_real_images_and_of_mixes(smooth_mixes):
-    train = TrainConfig(label_smoothing=0.3, smooth_mixes=smooth_mixes)
-    mixes = [(png(0), 0, 1, 0.25)]
-    samples = MixedSamples(
-        Real(png(255)), mixes, functional.to_tensor, MixConfig(gamma=0.5, soft_scale=0.9), train
-    )
-    np.testing.assert_allclose(samples[Draw(False, 0, 0)][1], [0.1, 0.1, 0.8], rtol=1e-6)
+def test_smoothing_of_real_images_and_of_mixes(samples, smooth_mixes):
+    found = samples(255, soft_scale=0.9, label_smoothing=0.3, smooth_mixes=smooth_mixes)
+    np.testing.assert_allclose(found[Draw(False, 0, 0)][1], [0.1, 0.1, 0.8], rtol=1e-6)
     # By hand: 0.9 * (0.5, 0.5, 0), then 0.7 of it and 0.3 * 0.9 / 3 for each class.
     expected = [0.405, 0.405, 0.09] if smooth_mixes else [0.45, 0.45, 0.0]
-    np.testing.assert_allclose(samples[Draw(True, 0, 0)][1], expected, rtol=1e-6)
+    np.testing.assert_allclose(found[Draw(True, 0, 0)][1], expected, rtol=1e-6)
 
 
-def test_cmo_pastes_a_real_image_into_a_mix():
-    mixes, plain = [(png(0), 0, 1, 0.25)], TrainConfig(label_smoothing=0.0)
-    samples = MixedSamples(Real(png(255)), mixes, functional.to_tensor, MixConfig(gamma=0.5), plain)
-    image, label, synthetic = samples[Draw(True, 0, 0, Paste(0, 0, 0.75, 0.5, 0.5))]
+def test_cmo_pastes_a_real_image_into_a_mix(samples):
+    middle = Paste(row=0, seed=0, kept=0.75, x=0.5, y=0.5)
+    image, label, synthetic = samples(255, label_smoothing=0.0)[Draw(True, 0, 0, middle)]
     assert image.mean() == 0.25
     np.testing.assert_allclose(label, [0.375, 0.375, 0.25])
     assert synthetic

@@ -1,4 +1,4 @@
-"""Each option of the training transform changes what comes out."""
+"""Each option of the training transform changes its result."""
 
 import numpy as np
 import pytest
@@ -18,26 +18,26 @@ PLAIN = {
 }
 
 
-def crops(picture: Image.Image, **settings) -> torch.Tensor:
+def crops(image: Image.Image, **settings) -> torch.Tensor:
     config = TrainConfig(**PLAIN, **settings)
     transform = train_transform(config, describe(config, ["a"]))
     torch.manual_seed(0)
-    return torch.stack([transform(picture) for _ in range(50)])
+    return torch.stack([transform(image) for _ in range(50)])
 
 
 def test_resized_crops_differ_in_size_and_padded_ones_only_in_place():
-    # A white disc on gray: its area in the crop says how much the picture was enlarged. No crop of
-    # 32 of 40 pixels cuts it.
+    # A white disc on gray. Its area in the crop shows how much the image was enlarged: no crop of
+    # 32 out of 40 pixels cuts the disc.
     y, x = np.mgrid[:40, :40]
     disc = np.where((x - 20) ** 2 + (y - 20) ** 2 < 25, 255, 128).astype(np.uint8)
-    picture = Image.fromarray(disc).convert("RGB")
-    areas = {
-        resized: (crops(picture, resized_crop=resized, crop_padding=0)[:, 0] > 1.5).sum((1, 2))
-        for resized in (True, False)
-    }
+    image = Image.fromarray(disc).convert("RGB")
+    areas = {}
+    for resized in (True, False):
+        found = crops(image, resized_crop=resized, crop_padding=0)
+        areas[resized] = (found[:, 0] > 1.5).sum((1, 2))
     assert areas[False].min() == areas[False].max()
     assert areas[True].max() > 3 * areas[False].max()
-    assert crops(picture, resized_crop=True).shape == (50, 3, 32, 32)
+    assert crops(image, resized_crop=True).shape == (50, 3, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,12 @@ def test_resized_crops_differ_in_size_and_padded_ones_only_in_place():
     ],
 )
 def test_hue(settings, moves):
-    """Of a red picture only another hue makes blue more than green: brightness, contrast and
-    saturation keep the two alike.
+    """Only another hue makes a red image more blue than green.
+
+    Brightness, contrast and saturation keep blue and green alike.
     """
     red = crops(Image.new("RGB", (40, 40), (200, 40, 40)), crop_padding=0, **settings)
-    config = TrainConfig(**PLAIN)
-    mean, std = (
-        torch.tensor(v)[:, None, None]
-        for v in (describe(config, ["a"]).mean, describe(config, ["a"]).std)
-    )
-    pixels = red * std + mean
+    description = describe(TrainConfig(**PLAIN), ["a"])
+    mean, std = torch.tensor(description.mean), torch.tensor(description.std)
+    pixels = red * std[:, None, None] + mean[:, None, None]
     assert ((pixels[:, 1] - pixels[:, 2]).abs().max() > 0.02) == moves

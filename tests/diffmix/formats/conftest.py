@@ -1,4 +1,4 @@
-"""Mixes with awkward class names, and what a round trip must keep of them."""
+"""Mixes of awkward class names, and what a round trip must keep of them."""
 
 import io
 
@@ -20,7 +20,7 @@ CLASS_NAMES = [
 ]
 
 
-def picture(seed: int, format: str) -> bytes:
+def image_file(seed: int, format: str) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (12, 10, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format)
@@ -34,14 +34,15 @@ def class_names() -> list[str]:
 
 @pytest.fixture
 def make_mixes():
-    """`make_mixes(image format)`: 23 mixes; all classes occur, one in five is rejected, some have
-    no source, seed or score.
+    """`make_mixes(image format)` gives 23 mixes.
+
+    All classes occur, one mix in five is rejected, and some have no source, seed or score.
     """
 
     def make(format: str = "PNG") -> list[NamedMix]:
         made = []
         for i in range(23):
-            image = picture(i, format)
+            image = image_file(i, format)
             source_id = f"{CLASS_NAMES[i % 8]}/{i}.jpg" if i % 4 else ""
             strength = float(np.float32([0.3, 0.7, 1.0][i % 3]))
             seed = None if i % 6 == 5 else 2**62 - 1 - i
@@ -49,15 +50,15 @@ def make_mixes():
             source, target = CLASS_NAMES[i % 8], CLASS_NAMES[(3 * i + 1) % 8]
             made.append(
                 NamedMix(
-                    7 * i,
-                    source_id,
-                    source,
-                    target,
-                    strength,
-                    seed,
-                    score,
-                    i % 5 != 0,
-                    lambda image=image: image,
+                    mix_id=7 * i,
+                    source_id=source_id,
+                    source=source,
+                    target=target,
+                    strength=strength,
+                    seed=seed,
+                    score=score,
+                    accepted=i % 5 != 0,
+                    load=lambda image=image: image,
                 )
             )
         return made
@@ -70,7 +71,7 @@ def kept():
     """What a round trip must keep: all fields, the strength as a float32, and the image's bytes."""
 
     def fields(mix: NamedMix) -> dict:
-        return mix._asdict() | {
+        return vars(mix) | {
             "load": mix.load(),
             "strength": np.float32(mix.strength),
             "score": mix.score and np.float32(mix.score),

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -32,9 +33,8 @@ def test_hugging_faces_loader_reads_it(tmp_path, class_names, make_mixes):
     assert len(rows) == 23
     for mix in mixes:
         row = rows[mix.mix_id]
-        assert np.array_equal(
-            np.asarray(row["image"]), np.asarray(Image.open(io.BytesIO(mix.load())))
-        )
+        expected = Image.open(io.BytesIO(mix.load()))
+        assert np.array_equal(np.asarray(row["image"]), np.asarray(expected))
         for name in ("source_id", "source", "target", "seed", "accepted"):
             assert row[name] == getattr(mix, name)
         assert np.float32(row["strength"]) == np.float32(mix.strength)
@@ -70,6 +70,6 @@ def test_what_is_no_mix(tmp_path, class_names, make_mixes, change, sentence):
 
 
 def test_a_broken_image_is_named(tmp_path, class_names, make_mixes):
-    mixes = [mix._replace(load=lambda: b"no image") for mix in make_mixes()]
+    mixes = [replace(mix, load=lambda: b"no image") for mix in make_mixes()]
     with pytest.raises(UserError, match="The image of mix 0 cannot be read"):
         imagefolder.write(Folder(str(tmp_path)), mixes, class_names)

@@ -1,6 +1,4 @@
-"""LoRA in three namings: each is read here, and each that is written here is read by diffusers and
-peft, with one outcome.
-"""
+"""LoRA in three namings: all of them can be read, and diffusers and peft read what is written."""
 
 import json
 
@@ -22,7 +20,7 @@ def unet(tiny_base):
 
 @pytest.fixture(scope="module")
 def weights(unet) -> dict[str, torch.Tensor]:
-    """Random LoRA of rank 3 on every attention projection, in today's naming."""
+    """Random LoRA of rank 3 on every attention projection, in diffusers' naming."""
     generator = torch.Generator().manual_seed(0)
     found = {}
     for name, module in unet.named_modules():
@@ -47,7 +45,7 @@ def output(unet) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def expected(tiny_base, weights) -> torch.Tensor:
-    """The formula worked out by hand: W + up @ down."""
+    """The output by the formula W + up @ down."""
     unet = fresh(tiny_base)
     before = output(unet)
     for key, down in weights.items():
@@ -73,12 +71,10 @@ def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_diffusers_reads_the_old_naming(tiny_base, weights, expected):
+def test_diffusers_reads_the_naming_of_attention_processors(tiny_base, weights, expected):
     old = lora.to_attention_processors(weights)
-    assert (
-        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.up.weight"
-        in old
-    )
+    block = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+    assert f"{block}.processor.to_out_lora.up.weight" in old
     unet = fresh(tiny_base)
     unet.load_lora_adapter(old, prefix=None)
     assert close(output(unet), expected)
@@ -86,7 +82,7 @@ def test_diffusers_reads_the_old_naming(tiny_base, weights, expected):
     assert same(lora.to_diffusers({f"unet.{key}": value for key, value in old.items()}), weights)
 
 
-def test_diffusers_reads_todays_naming(tiny_base, weights, expected):
+def test_diffusers_reads_its_own_naming(tiny_base, weights, expected):
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(tiny_base)
@@ -126,16 +122,13 @@ def test_what_peft_writes_is_read_with_its_scale(tmp_path, tiny_base, alpha, rsl
 
 
 def test_a_pickled_file(tmp_path, weights):
-    torch.save(
-        {key: value.half() for key, value in lora.to_attention_processors(weights).items()},
-        tmp_path / "pytorch_lora_weights.bin",
-    )
+    halved = {key: value.half() for key, value in lora.to_attention_processors(weights).items()}
+    torch.save(halved, tmp_path / "pytorch_lora_weights.bin")
     found = lora.read(lora.find(tmp_path))
     assert found.keys() == weights.keys()
-    assert all(
-        value.dtype == torch.float32 and torch.allclose(value, weights[key], atol=1e-2)
-        for key, value in found.items()
-    )
+    for key, value in found.items():
+        assert value.dtype == torch.float32
+        assert torch.allclose(value, weights[key], atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -159,25 +152,21 @@ def test_broken_files_are_refused(tmp_path, weights):
         with pytest.raises(UserError, match=f"{name} cannot be read as LoRA weights"):
             lora.read(tmp_path / name)
     lora.write_peft(weights, tmp_path, "base")
-    settings = json.loads((tmp_path / "adapter_config.json").read_text()) | {
-        "alpha_pattern": {"to_q": 8}
-    }
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    settings["alpha_pattern"] = {"to_q": 8}
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match="alpha_pattern"):
         lora.read(tmp_path / "adapter_model.safetensors")
 
 
 def test_layers_that_attention_processors_lack():
+    state = {"unet.down_blocks.0.resnets.0.conv1.lora.down.weight": torch.zeros(3, 3)}
     with pytest.raises(ValueError, match="is no attention projection"):
-        lora.to_attention_processors(
-            {"unet.down_blocks.0.resnets.0.conv1.lora.down.weight": torch.zeros(3, 3)}
-        )
+        lora.to_attention_processors(state)
 
 
 def test_the_files_are_what_the_names_say(tmp_path, weights):
     lora.write_peft(weights, tmp_path, "base")
-    assert all(
-        key.startswith("base_model.model.")
-        for key in load_file(tmp_path / "adapter_model.safetensors")
-    )
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    assert all(key.startswith("base_model.model.") for key in stored)
     assert lora.rank_of(weights) == 3

@@ -1,4 +1,4 @@
-"""The reference implementation's folder: ours read as its code reads it, its own read by us."""
+"""The reference implementation's folder: its code can read ours, and we can read its own."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from diffmix.storage import Folder
 
 @pytest.fixture
 def their_names(class_names) -> list[str]:
-    """Without the one that is spelled with underscores, which the reference turns into spaces."""
+    """All but the name with underscores, which the reference implementation turns into spaces."""
     return [name for name in class_names if "_" not in name]
 
 
@@ -34,40 +34,30 @@ def test_round_trip(tmp_path, class_names, make_mixes, kept, format):
         }
         if format == "JPEG":  # other bytes, the same pixels
             assert got["load"].startswith(b"\x89PNG")
-            before, after = (
-                np.asarray(Image.open(io.BytesIO(fields.pop("load")))) for fields in (expected, got)
-            )
-            assert np.array_equal(before, after)
+            before, after = (Image.open(io.BytesIO(mix.pop("load"))) for mix in (expected, got))
+            assert np.array_equal(np.asarray(before), np.asarray(after))
         assert got == expected
 
 
 def test_the_references_data_set_finds_everything(tmp_path, their_names, make_mixes):
-    """What `dataset/base.py` does with a folder, on the columns and the class names that its data
-    sets have.
-    """
+    """`dataset/base.py` reads these columns and finds these class names."""
     mixes = [mix for mix in make_mixes() if {mix.source, mix.target} <= set(their_names)]
     reference.write(Folder(str(tmp_path)), mixes, their_names)
     class2label = {name.replace("/", " "): label for label, name in enumerate(their_names)}
     rows = list(csv.DictReader((tmp_path / "meta.csv").open(encoding="utf-8", newline="")))
     assert len(rows) == len(mixes) > 10
     for row, mix in zip(rows, mixes, strict=True):
-        source, target, strength = (
-            class2label[row["First Directory"]],
-            class2label[row["Second Directory"]],
-            float(row["Strength"]),
-        )
+        source, target = (class2label[row[f"{which} Directory"]] for which in ("First", "Second"))
         image = Image.open(os.path.join(tmp_path, "data", row["Path"])).convert("RGB")
         assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(mix.load()))))
         assert (their_names[source], their_names[target]) == (mix.source, mix.target)
-        assert math.isclose(strength, mix.strength, rel_tol=1e-6)
+        assert math.isclose(float(row["Strength"]), mix.strength, rel_tol=1e-6)
 
 
 def test_the_references_own_table_can_be_written_again_from_the_names(
     tmp_path, class_names, make_mixes
 ):
-    """`scripts/sample_mp.py` makes meta.csv from the file names with this pattern; a table made so
-    says what ours says.
-    """
+    """`scripts/sample_mp.py` makes meta.csv from file names by this pattern: it gives our table."""
     reference.write(Folder(str(tmp_path)), make_mixes(), class_names)
     rows = list(csv.DictReader((tmp_path / "meta.csv").open(encoding="utf-8", newline="")))
     for row in rows:
@@ -75,14 +65,15 @@ def test_the_references_own_table_can_be_written_again_from_the_names(
         match = re.match(r"(.+)-(\d+)-(.+).png", file)
         assert directory.replace("_", " ") == row["First Directory"]
         assert match.group(1).replace("_", " ") == row["Second Directory"]
-        assert (int(match.group(2)), float(match.group(3))) == (
-            int(row["Number"]),
-            float(row["Strength"]),
-        )
+        assert int(match.group(2)) == int(row["Number"])
+        assert float(match.group(3)) == float(row["Strength"])
 
 
 def theirs(folder, table: bool) -> None:
-    """A folder as the reference leaves it; two files have one number, as after its compose script."""
+    """A folder as the reference implementation writes it.
+
+    Two files have the same number, as after its compose script.
+    """
     files = [
         "F_A-18/707-320-000002-0.7.png",
         "F_A-18/F_A-18-000001-0.3.png",
@@ -135,9 +126,8 @@ def test_rows_that_a_filter_removed_stay_out(tmp_path):
     ],
 )
 def test_a_broken_table(tmp_path, line, sentence):
-    (tmp_path / "meta.csv").write_text(
-        "First Directory,Second Directory,Number,Strength,Path\n" + line
-    )
+    head = "First Directory,Second Directory,Number,Strength,Path"
+    (tmp_path / "meta.csv").write_text(f"{head}\n{line}")
     with pytest.raises(UserError, match=sentence):
         [mix.load() for mix in reference.read(Folder(str(tmp_path)))]
 

@@ -1,6 +1,4 @@
-"""A concept as the reference implementation writes it makes the same images as ours, and the way
-back.
-"""
+"""A concept in the reference implementation's form makes the same images, in both directions."""
 
 import pytest
 import torch
@@ -76,10 +74,8 @@ def test_the_files_of_the_reference_make_the_same_image(tmp_path, tiny_model, ti
         "learned_embeds-steps-last.bin",
         "pytorch_lora_weights.safetensors",
     ]
-    assert all(
-        ".processor.to_" in key
-        for key in load_file(tmp_path / "reference" / "pytorch_lora_weights.safetensors")
-    )
+    weights = load_file(tmp_path / "reference" / "pytorch_lora_weights.safetensors")
+    assert all(".processor.to_" in key for key in weights)
     concept = Concept.load(tmp_path / "reference")
     assert (concept.class_names, concept.lora_rank) == (tiny_real.class_names, 3)
     expected = image(tiny_model, tiny_real, ours.folder)
@@ -87,16 +83,13 @@ def test_the_files_of_the_reference_make_the_same_image(tmp_path, tiny_model, ti
     assert expected != decode(tiny_real.image_bytes(0)).tobytes()
     assert without_lora(tiny_model, tiny_real, ours, tmp_path / "tokens") != expected
 
-    lora.write_peft(
-        ours.lora_weights(), tmp_path / "tokens", "base"
-    )  # peft's files beside the reference's tokens
+    # peft's files beside the reference implementation's tokens.
+    lora.write_peft(ours.lora_weights(), tmp_path / "tokens", "base")
     assert image(tiny_model, tiny_real, tmp_path / "tokens") == expected
 
 
 def test_what_the_references_loader_finds(tmp_path, ours, tiny_real):
-    """`load_diffmix_embeddings` takes these keys, one vector for each token, and names with spaces
-    for slashes.
-    """
+    """`load_diffmix_embeddings` needs these keys, one vector per token, and no slash in a name."""
     slashed = {f"F/A {name}": token for name, token in ours.tokens.items()}
     reference_concept.write(tmp_path, slashed, ours.embeds(), ours.lora_weights())
     stored = torch.load(tmp_path / "learned_embeds-steps-last.bin", weights_only=True)
@@ -107,10 +100,8 @@ def test_what_the_references_loader_finds(tmp_path, ours, tiny_real):
     assert stored["placeholder2name"] == {
         token: name for name, token in stored["name2placeholder"].items()
     }
-    assert all(
-        torch.equal(row, ours.embeds()[token][0])
-        for token, row in stored["learned_embeds_dict"].items()
-    )
+    for token, row in stored["learned_embeds_dict"].items():
+        assert torch.equal(row, ours.embeds()[token][0])
 
 
 def test_classes_are_found_under_other_spellings(tmp_path, tiny_model, tiny_real, ours):
@@ -122,23 +113,17 @@ def test_classes_are_found_under_other_spellings(tmp_path, tiny_model, tiny_real
     assert concept.token("moose") is None
     with pytest.raises(UserError, match="it has no 'moose'"):
         concept.check_matches([*spelled, "moose"], "any base", "here")
-    assert image(tiny_model, tiny_real, tmp_path, spelled) == image(
-        tiny_model, tiny_real, ours.folder
-    )
+    expected = image(tiny_model, tiny_real, ours.folder)
+    assert image(tiny_model, tiny_real, tmp_path, spelled) == expected
 
 
 def test_what_the_reference_cannot_hold(tmp_path, ours):
+    two = {token: torch.zeros(2, 32) for token in ours.tokens.values()}
     with pytest.raises(UserError, match="several vectors per token"):
-        reference_concept.write(
-            tmp_path, ours.tokens, {token: torch.zeros(2, 32) for token in ours.tokens.values()}, {}
-        )
+        reference_concept.write(tmp_path, ours.tokens, two, {})
+    other = {"unet.conv_in.lora.down.weight": torch.zeros(3, 3)}
     with pytest.raises(UserError, match="cannot be written for the reference"):
-        reference_concept.write(
-            tmp_path,
-            ours.tokens,
-            ours.embeds(),
-            {"unet.conv_in.lora.down.weight": torch.zeros(3, 3)},
-        )
+        reference_concept.write(tmp_path, ours.tokens, ours.embeds(), other)
 
 
 def test_tokens_that_are_none(tmp_path):

@@ -1,6 +1,4 @@
-"""WebDataset shards, read back by us, by the webdataset library and by Hugging Face's loader for
-them.
-"""
+"""WebDataset shards, read back by us, by the webdataset library and by Hugging Face's loader."""
 
 import io
 import json
@@ -20,12 +18,11 @@ from diffmix.storage import Folder
 
 @pytest.fixture
 def shards(tmp_path, class_names, make_mixes, monkeypatch):
-    """Three shards of at most 8 mixes, written twice: the second time to compare."""
+    """Three shards of at most 8 mixes, and the same again in the folder `again`."""
     monkeypatch.setattr(layout, "SHARD_MIXES", 8)
     for name in ("shards", "again"):
-        assert (
-            layout.write(Folder(str(tmp_path / name)), iter(make_mixes("JPEG")), class_names) == 23
-        )
+        folder = Folder(str(tmp_path / name))
+        assert layout.write(folder, iter(make_mixes("JPEG")), class_names) == 23
     return sorted((tmp_path / "shards").iterdir())
 
 

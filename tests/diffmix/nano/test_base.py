@@ -1,4 +1,4 @@
-"""The shipped base model, through stock diffusers."""
+"""The shipped base model in stock diffusers, its tokenizer and its oracle."""
 
 from pathlib import Path
 
@@ -38,14 +38,11 @@ def test_it_is_shaped_like_stable_diffusion(pipeline):
     assert pipeline.unet.config.cross_attention_dim == pipeline.text_encoder.config.hidden_size
     assert isinstance(pipeline.scheduler, DPMSolverMultistepScheduler)
     assert pipeline.scheduler.config.algorithm_type == "dpmsolver++"
-    assert {
-        p.dtype
-        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)
-        for p in part.parameters()
-    } == {torch.float32}
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        assert {parameter.dtype for parameter in part.parameters()} == {torch.float32}
 
 
-def test_it_makes_pictures_from_pictures(pipeline):
+def test_it_makes_images_from_images(pipeline):
     source = Image.fromarray(data.render(next(data.recipes("train"))))
     made = pipeline(
         "a photo of a digit",
@@ -56,10 +53,10 @@ def test_it_makes_pictures_from_pictures(pipeline):
     )
     assert made.images[0].size == (32, 32)
     difference = np.abs(np.asarray(made.images[0], dtype=float) - np.asarray(source)).mean()
-    assert 0 < difference < 80  # gray levels; unrelated pictures of the set differ by about 85
+    assert 0 < difference < 80  # gray levels; unrelated images of the set differ by about 85
 
 
-def test_it_makes_pictures_from_text():
+def test_it_makes_images_from_text():
     text_to_image = StableDiffusionPipeline.from_pretrained(BASE)
     text_to_image.set_progress_bar_config(disable=True)
     made = text_to_image("a photo of a red digit", num_inference_steps=2, output_type="np").images
@@ -70,12 +67,11 @@ def test_the_autoencoder_keeps_digits_recognizable(pipeline):
     from diffmix.nano.oracle import judge
 
     recipes = list(data.recipes("test"))
-    pictures = np.stack([data.render(recipe) for recipe in recipes])
+    images = np.stack([data.render(recipe) for recipe in recipes])
     with torch.no_grad():
-        batch = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1
-        rebuilt = pipeline.vae.decode(pipeline.vae.encode(batch).latent_dist.mean).sample.clamp(
-            -1, 1
-        )
+        batch = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+        latents = pipeline.vae.encode(batch).latent_dist.mean
+        rebuilt = pipeline.vae.decode(latents).sample.clamp(-1, 1)
     rebuilt = ((rebuilt + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     assert (judge(rebuilt) == [recipe.label for recipe in recipes]).mean() >= 0.95
 
@@ -92,9 +88,8 @@ def test_any_text_can_be_tokenized(pipeline, text):
     ids = tokenizer(text).input_ids
     assert len(ids) > 2
     assert tokenizer.unk_token_id not in ids[1:-1]
-    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.lower().replace(
-        " ", ""
-    )
+    decoded = tokenizer.decode(ids, skip_special_tokens=True)
+    assert decoded.replace(" ", "") == text.lower().replace(" ", "")
 
 
 def test_words_of_the_captions_are_single_tokens(pipeline):

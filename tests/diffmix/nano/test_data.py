@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -18,33 +19,27 @@ def test_no_digit_is_in_two_splits_and_none_is_left_out():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_pictures_use_only_what_their_split_owns(seed):
-    """Every digit and every photograph pixel that goes into a picture, whatever the seed."""
+def test_images_use_only_what_their_split_owns(seed):
+    """No digit and no pixel of a photograph is used by two splits, whatever the seed."""
     digits: dict[str, set[int]] = {}
     columns: dict[str, set[int]] = {}
     for split in data.SPLITS:
         made = list(data.recipes(split, seed))
         digits[split] = {recipe.digit for recipe in made}
-        columns[split] = {
-            column for recipe in made for column in range(recipe.box[0], recipe.box[2])
-        }
-        assert sorted(recipe.digit for recipe in made) == sorted(
-            data.digit_indices(split) * data.PICTURES_PER_DIGIT[split]
-        )
+        columns[split] = {c for recipe in made for c in range(recipe.box[0], recipe.box[2])}
+        repeated = data.digit_indices(split) * data.IMAGES_PER_DIGIT[split]
+        assert sorted(recipe.digit for recipe in made) == sorted(repeated)
         assert all(0 <= recipe.box[1] < recipe.box[3] <= 427 for recipe in made)
-        assert columns[split] <= {
-            column for start, stop in data.photo_columns(split) for column in range(start, stop)
-        }
+        owned = {c for start, stop in data.photo_columns(split) for c in range(start, stop)}
+        assert columns[split] <= owned
     for one, other in combinations(data.SPLITS, 2):
         assert not digits[one] & digits[other]
         assert not columns[one] & columns[other]
 
 
-def test_a_picture_depends_on_its_recipe_alone():
-    """No pixel outside the recipe's box reaches the picture: with the digit made invisible only the
-    crop is left.
-    """
-    recipe = next(data.recipes("test"))._replace(opacity=0.0, mirrored=False)
+def test_an_image_depends_on_its_recipe_alone():
+    """No pixel outside the recipe's box is used: with an invisible digit, only the crop is left."""
+    recipe = replace(next(data.recipes("test")), opacity=0.0, mirrored=False)
     from sklearn.datasets import load_sample_image
 
     left, top, right, bottom = recipe.box
@@ -53,15 +48,15 @@ def test_a_picture_depends_on_its_recipe_alone():
     assert np.array_equal(data.render(recipe), expected)
 
 
-def test_examples_are_small_rgb_pictures_of_all_classes():
+def test_examples_are_small_rgb_images_of_all_classes():
     for split, count in {"pretrain": 897, "train": 1800, "val": 600, "test": 1200}.items():
         made = list(data.examples(split))
         assert len(made) == count
         assert {example.label for example in made} == set(LABELS)
         assert {example.group for example in made} == set(data.GROUPS)
         assert len({example.image_id for example in made}) == count
-        picture = Image.open(io.BytesIO(made[0].image))
-        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (32, 32))
+        image = Image.open(io.BytesIO(made[0].image))
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (32, 32))
 
 
 def test_same_seed_same_bytes_other_seed_other_bytes():

@@ -1,3 +1,7 @@
+"""Pre-training (`pretrain.py`, `pipeline.py`) and the captions (`captions.py`)."""
+
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,7 @@ from diffmix.nano import data
 from diffmix.nano.captions import NAMES, caption, vocabulary
 from diffmix.nano.pretrain import Settings, compositions, pretrain
 
-TINY = Settings(pictures=12, vae_steps=2, vae_batch_size=2, unet_steps=2, unet_batch_size=2)
+TINY = Settings(images=12, vae_steps=2, vae_batch_size=2, unet_steps=2, unet_batch_size=2)
 
 
 def weights(folder):
@@ -22,7 +26,7 @@ def test_two_steps_are_reproducible_to_the_bit(tmp_path):
     first, again, other = (tmp_path / name for name in ("first", "again", "other"))
     pretrain(first, TINY)
     pretrain(again, TINY)
-    pretrain(other, Settings(**{**TINY.__dict__, "seed": 1}))
+    pretrain(other, replace(TINY, seed=1))
     one, two, three = weights(first), weights(again), weights(other)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -32,9 +36,7 @@ def test_two_steps_are_reproducible_to_the_bit(tmp_path):
 
 def test_it_sees_the_pre_training_part_only():
     mine = set(data.digit_indices("pretrain"))
-    columns = {
-        column for start, stop in data.photo_columns("pretrain") for column in range(start, stop)
-    }
+    columns = {c for start, stop in data.photo_columns("pretrain") for c in range(start, stop)}
     for recipe in compositions(200, seed=5):
         assert recipe.digit in mine
         assert set(range(recipe.box[0], recipe.box[2])) <= columns
@@ -58,18 +60,14 @@ def test_captions_are_true():
         assert words & {"china", "flower"} <= {recipe.group}
 
 
-def test_it_goes_on_from_an_earlier_result(tmp_path):
+def test_it_continues_from_an_earlier_result(tmp_path):
     pretrain(tmp_path / "first", TINY)
-    pretrain(
-        tmp_path / "second",
-        Settings(**{**TINY.__dict__, "seed": 1, "unet_ink_weight": 4.0}),
-        start=tmp_path / "first",
-    )
+    other = replace(TINY, seed=1, unet_ink_weight=4.0)
+    pretrain(tmp_path / "second", other, start=tmp_path / "first")
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
     kept = {name for name in first if torch.equal(first[name], second[name])}
     assert {name for name in first if name.startswith("vae/")} <= kept
     assert any(name.startswith("unet/") and name not in kept for name in first)
     assert any(name.startswith("text_encoder/") and name not in kept for name in first)
-    assert str(tmp_path) not in "".join(
-        file.read_text() for file in (tmp_path / "second").rglob("*.json")
-    )
+    for file in (tmp_path / "second").rglob("*.json"):
+        assert str(tmp_path) not in file.read_text()

@@ -1,4 +1,4 @@
-"""The page is complete, well formed and self-contained."""
+"""The page (`html.py`) is complete, well formed and self-contained; tests `headline.py` too."""
 
 import base64
 import io
@@ -30,11 +30,11 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Tags that are left open, attributes of pictures, and the text."""
+    """The tags, the attributes of images, and the text. Asserts that every tag is closed."""
 
     def __init__(self, text: str):
         super().__init__()
-        self.open, self.pictures, self.tags, self.words = [], [], [], []
+        self.open, self.images, self.tags, self.words = [], [], [], []
         self.feed(text)
         self.close()
         assert not self.open
@@ -42,7 +42,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         if tag == "img":
-            self.pictures.append(dict(attributes))
+            self.images.append(dict(attributes))
         if tag not in VOID:
             self.open.append(tag)
 
@@ -53,7 +53,7 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_page_has_figures_pictures_configuration_and_needs_nothing_else():
+def test_page_has_figures_images_configuration_and_needs_nothing_else():
     sheet = Image.new("RGB", (60, 40), "red")
     figure = plots.group_accuracy({"per_group": {"land": 0.5}}, {})
     text = render_report(
@@ -79,7 +79,7 @@ def test_page_has_figures_pictures_configuration_and_needs_nothing_else():
     ):
         assert expected in words
     assert "xformers" not in words, "what is not installed has no version"
-    mixes, plot = page.pictures
+    mixes, plot = page.images
     kind, data = mixes["src"].split(",")
     assert kind == "data:image/png;base64"
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (60, 40)
@@ -92,7 +92,7 @@ def test_page_has_figures_pictures_configuration_and_needs_nothing_else():
 
 def test_page_of_a_run_with_nothing_to_show():
     page = Page(render_report("Empty", {}, ""))
-    assert page.pictures == []
+    assert page.images == []
 
 
 def test_headline_puts_the_comparison_first_and_leaves_out_what_is_not_there():
@@ -104,9 +104,9 @@ def test_headline_puts_the_comparison_first_and_leaves_out_what_is_not_there():
         ("accuracy in the worst group with mixes", "60.0 %"),
     ]
     assert dict(rows)["seconds"] == "personalize 90, generate 30, train 40, wall 130"
-    assert headline(
-        {"plan": {"planned": 0, "stored": 0, "rejected": 0}, "accuracy": {"top1": 0.5}}
-    ) == [("accuracy", "50.0 %")]
+    no_mixes = {"planned": 0, "stored": 0, "rejected": 0}
+    plain = headline({"plan": no_mixes, "accuracy": {"top1": 0.5}})
+    assert plain == [("accuracy", "50.0 %")]
     assert headline({}) == []
 
 
@@ -116,9 +116,8 @@ def test_the_references_protocol_is_said_in_the_table_and_on_the_page():
     assert "epoch picked on" not in dict(headline(honest))
     assert dict(headline(optimistic))["epoch picked on"].startswith("the test set")
     assert "picked on the test set" not in render_report("x", honest, "")
-    assert "The epoch was picked on the test set" in "".join(
-        Page(render_report("x", optimistic, "")).words
-    )
+    words = "".join(Page(render_report("x", optimistic, "")).words)
+    assert "The epoch was picked on the test set" in words
     assert headline({"accuracy": {"top1": 0.5, "chosen": None}}) == [("accuracy", "50.0 %")]
 
 

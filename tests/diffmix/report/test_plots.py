@@ -1,4 +1,4 @@
-"""Plots show what the events and figures say, and nothing where there is nothing."""
+"""Plots show what events and figures say, and are None if there is nothing to show."""
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def test_timeline_counts_mixes_and_leaves_out_the_time_between_attempts():
         "training with mixes",
     ]
     np.testing.assert_allclose(lines(bottom)["made"], [[0, 0], [3, 16], [6, 32]])
-    np.testing.assert_allclose(lines(bottom)["at hand in training"], [[6, 20], [7, 32]])
+    np.testing.assert_allclose(lines(bottom)["available to training"], [[6, 20], [7, 32]])
 
 
 def test_many_mixers_share_one_lane():

@@ -1,4 +1,4 @@
-"""Contact sheets: real images and what they were mixed into."""
+"""Contact sheets: real images and their mixes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from diffmix.class_names import spoken
 MARGIN = 14
 """Pixels around the sheet, and between its rows."""
 GAP = 8
-"""Pixels between the pictures of a row; after the source it is twice as much."""
+"""Pixels between the images of a row; twice as many after the source."""
 SMALLEST_SIDE, LARGEST_SIDE = 96, 224
-"""Pictures below the first are enlarged by a whole factor, to at most 128 pixels; those above the
-second are reduced to it.
+"""Images with a longest side below the first are enlarged by a whole factor, to at most 128 pixels.
+Those above the second are reduced to it.
 """
 
 _TITLE, _NAME, _DETAIL = 16, 13, 12  # font sizes in pixels
 _INK, _GREY, _PAPER = "#1a1a1a", "#6a6a6a", "white"
-# DejaVu, which matplotlib brings along, has Europe's scripts. For others a font of the machine is
-# taken, if it has one of these.
+# DejaVu, which comes with matplotlib, has Europe's scripts. For other scripts one of these fonts is
+# used, if the machine has it.
 _MORE_FONTS = (
     "NotoSansCJK-Regular.ttc",
     "NotoSansCJKsc-Regular.otf",
@@ -36,7 +36,7 @@ _MORE_FONTS = (
 
 
 class Mixed(NamedTuple):
-    """One mix as it is shown."""
+    """One mix on the sheet."""
 
     image: Image.Image
     target: str
@@ -44,48 +44,44 @@ class Mixed(NamedTuple):
     strength: float
     """In (0, 1]."""
     score: float | None = None
-    """The gate's, 0 to 1; None without a gate."""
+    """The gate's score in [0, 1]; None without a gate."""
 
 
 class Row(NamedTuple):
-    """A real image and mixes of it, in the order in which they are shown."""
+    """A real image and its mixes, from left to right."""
 
     source: Image.Image | None
-    """None for mixes from noise, which have no source image."""
+    """None for mixes from noise."""
     source_class: str
     mixes: list[Mixed]
     source_score: float | None = None
-    """The gate's for the real image."""
+    """The gate's score of the real image."""
 
 
 def mix_sheet(rows: list[Row], title: str = "") -> Image.Image:
-    """An RGB contact sheet: a line of pictures for each row, the source first, each with its class
-    and strength below.
+    """An RGB contact sheet. Each row shows a source and its mixes, with class and strength below.
 
-    Pictures keep their proportions, in cells of one size: small ones are enlarged without
-    smoothing, so that what a 32 x 32 picture holds can be judged. A class name takes up to two
-    lines. Raises `ValueError` where there are no rows.
+    Images keep their proportions, in cells of one size. Small ones are enlarged without smoothing,
+    so that one can judge every pixel of a 32 x 32 image. A class name takes up to two lines. Raises
+    `ValueError` without rows.
     """
     if not rows:
         raise ValueError("a sheet needs at least one row")
     with_source = any(row.source is not None for row in rows)
-    pictures = [
-        image
-        for row in rows
-        for image in (row.source, *(mix.image for mix in row.mixes))
-        if image is not None
-    ]
-    sizes = [_shown_size(image.size) for image in pictures] or [(SMALLEST_SIDE, SMALLEST_SIDE)]
+    images: list[Image.Image] = []
+    names: list[str] = []
+    for row in rows:
+        images += [row.source] if row.source is not None else []
+        images += [mix.image for mix in row.mixes]
+        names += [spoken(row.source_class), *(_target(row, mix) for mix in row.mixes)]
+    sizes = [_shown_size(image.size) for image in images] or [(SMALLEST_SIDE, SMALLEST_SIDE)]
     side, height = max(max(size) for size in sizes), max(size[1] for size in sizes)
     indent = side + 2 * GAP if with_source else 0
-    width = 2 * MARGIN + indent + max(1, max(len(row.mixes) for row in rows)) * (side + GAP) - GAP
+    columns = max(1, max(len(row.mixes) for row in rows))
+    width = 2 * MARGIN + indent + columns * (side + GAP) - GAP
     head = _wrap(title, _TITLE, width - 2 * MARGIN, lines=3)
     line = _NAME + 4
-    name_lines = max(
-        len(_wrap(name, _NAME, side))
-        for row in rows
-        for name in (spoken(row.source_class), *(_target(row, mix) for mix in row.mixes))
-    )
+    name_lines = max(len(_wrap(name, _NAME, side)) for name in names)
     scored = any(mix.score is not None for row in rows for mix in row.mixes)
     height_of_row = height + GAP // 2 + (name_lines + 1 + scored) * line
     top = MARGIN + len(head) * (_TITLE + 6) + (GAP if head else 0)
@@ -94,7 +90,7 @@ def mix_sheet(rows: list[Row], title: str = "") -> Image.Image:
     for number, text in enumerate(head):
         _write(draw, (MARGIN, MARGIN + number * (_TITLE + 6)), text, _TITLE, _INK)
 
-    def place(
+    def paste_cell(
         image: Image.Image, x: int, y: int, name: str, detail: str, score: float | None
     ) -> None:
         shown = _scaled(image)
@@ -110,37 +106,30 @@ def mix_sheet(rows: list[Row], title: str = "") -> Image.Image:
     for number, row in enumerate(rows):
         y = top + number * (height_of_row + MARGIN)
         if row.source is not None:
-            place(row.source, MARGIN, y, spoken(row.source_class), "real image", row.source_score)
-        for column, mix in enumerate(row.mixes):
-            detail = "from noise" if row.source is None else f"strength {short(mix.strength)}"
-            place(
-                mix.image,
-                MARGIN + indent + column * (side + GAP),
-                y,
-                _target(row, mix),
-                detail,
-                mix.score,
+            paste_cell(
+                row.source, MARGIN, y, spoken(row.source_class), "real image", row.source_score
             )
+        for column, mix in enumerate(row.mixes):
+            x = MARGIN + indent + column * (side + GAP)
+            detail = "from noise" if row.source is None else f"strength {short(mix.strength)}"
+            paste_cell(mix.image, x, y, _target(row, mix), detail, mix.score)
     return sheet
 
 
 def describe(rows: list[Row]) -> str:
-    """The sheet in words, for those who cannot see it or whose machine lacks the script of a class
-    name.
-    """
+    """The sheet in words, for people who cannot see it or lack a font for the class names."""
 
     def words(row: Row) -> str:
         if row.source is None:
             return ", ".join(_target(row, mix) for mix in row.mixes)
-        return f"{spoken(row.source_class)} " + ", ".join(
-            f"{_target(row, mix)} at strength {short(mix.strength)}" for mix in row.mixes
-        )
+        mixes = [f"{_target(row, mix)} at strength {short(mix.strength)}" for mix in row.mixes]
+        return f"{spoken(row.source_class)} {', '.join(mixes)}"
 
     return "; ".join(map(words, rows))
 
 
 def short(number: float) -> str:
-    """A strength with at most two decimals: 0.7 for float32's 0.69999999."""
+    """A strength with at most two decimals: 0.7 for the float32 0.69999999."""
     return f"{round(number, 2):g}"
 
 
@@ -170,8 +159,10 @@ def _write(
 
 
 def _wrap(text: str, size: int, width: int, lines: int = 2) -> list[str]:
-    """The text in at most `lines` lines of `width` pixels, broken between words, or anywhere in
-    words that are too long.
+    """The text in at most `lines` lines of `width` pixels.
+
+    Lines break between words, or within words that are too long. Text that does not fit ends in an
+    ellipsis.
     """
     font = _font_for(text, size)
     found: list[str] = []
@@ -191,14 +182,11 @@ def _wrap(text: str, size: int, width: int, lines: int = 2) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def _font_for(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The first font that has all of the text's characters, else the usual one, which shows boxes
-    for the others.
-    """
+    """The first font with all characters of the text, else DejaVu, which shows boxes for some."""
     import matplotlib
 
-    usual = ImageFont.truetype(
-        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size
-    )
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    usual = ImageFont.truetype(str(path), size)
     if _has(usual, text):
         return usual
     fonts = (font for name in _MORE_FONTS if (font := _machine_font(name, size)))

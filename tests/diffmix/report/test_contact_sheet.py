@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffmix.report.pictures import GAP, MARGIN, Mixed, Row, describe, mix_sheet
+from diffmix.report.contact_sheet import GAP, MARGIN, Mixed, Row, describe, mix_sheet
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -13,12 +13,11 @@ def plain(color, size=(32, 32)) -> Image.Image:
     return Image.new("RGB", size, color)
 
 
-def test_small_pictures_are_enlarged_by_a_whole_factor_and_stand_where_they_belong():
+def test_small_images_are_enlarged_by_a_whole_factor_and_stand_where_they_belong():
     left = plain(RED)
     left.putpixel((31, 31), GREEN)
-    sheet = mix_sheet(
-        [Row(left, "one", [Mixed(plain(GREEN), "two", 0.5), Mixed(plain(BLUE), "three", 0.7)])]
-    )
+    mixes = [Mixed(plain(GREEN), "two", 0.5), Mixed(plain(BLUE), "three", 0.7)]
+    sheet = mix_sheet([Row(left, "one", mixes)])
     side = 128
     assert sheet.width == 2 * MARGIN + side + 2 * GAP + 2 * side + GAP
     assert sheet.getpixel((MARGIN, MARGIN)) == RED
@@ -33,10 +32,9 @@ def test_small_pictures_are_enlarged_by_a_whole_factor_and_stand_where_they_belo
     assert captions.min() < 100, "there is text below a mix"
 
 
-def test_large_pictures_are_reduced_and_keep_their_proportions():
-    sheet = mix_sheet(
-        [Row(plain(RED, (600, 300)), "one", [Mixed(plain(BLUE, (600, 300)), "two", 0.7)])]
-    )
+def test_large_images_are_reduced_and_keep_their_proportions():
+    source, mix = plain(RED, (600, 300)), plain(BLUE, (600, 300))
+    sheet = mix_sheet([Row(source, "one", [Mixed(mix, "two", 0.7)])])
     assert sheet.width == 2 * MARGIN + 2 * 224 + 2 * GAP
     assert sheet.getpixel((MARGIN + 223, MARGIN + 111)) == RED
     assert sheet.getpixel((MARGIN + 100, MARGIN + 114)) == (255, 255, 255)
@@ -57,10 +55,9 @@ def test_long_names_take_a_second_line_and_a_title_makes_room():
     def row(name: str) -> Row:
         return Row(plain(RED), "one", [Mixed(plain(BLUE), name, 0.7)])
 
-    short, long, longer = (
-        mix_sheet([row(name)])
-        for name in ("two", "two of very many classes", "two of very many classes " * 9)
-    )
+    short = mix_sheet([row("two")])
+    long = mix_sheet([row("two of very many classes")])
+    longer = mix_sheet([row("two of very many classes " * 9)])
     assert short.height < long.height == longer.height
     assert mix_sheet([row("two")], "What it shows").height > short.height
 
