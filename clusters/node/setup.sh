@@ -19,7 +19,7 @@ if ! command -v uv > /dev/null; then
 fi
 uv venv --quiet --clear --python 3.11 "$venv"
 uv pip install --quiet --python "$venv/bin/python" --constraint "$project/constraints.txt" \
-    --editable "$project[attention,8bit,clip,cloud]"
+    --editable "${project}[attention,8bit,clip,cloud]"
 
 # `ray up`, `ray exec` and `ray attach` open login shells, which read this file.
 line="export PATH=$venv/bin:\$PATH RAY_AUTH_MODE=token"
