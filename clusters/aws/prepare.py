@@ -21,9 +21,7 @@ from botocore.exceptions import ClientError
 
 TEMPLATE = Path(__file__).with_name("cluster.yaml")
 # An Ubuntu with NVIDIA's driver; the newest one of this kind in the region.
-IMAGE = (
-    "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
-)
+IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
 NAME = "diffmix"
 
 
@@ -37,7 +35,7 @@ def filled(region: str, image: str, security_group: str) -> str:
 
 
 def security_group(ec2: Any, ssh_from: str) -> str:
-    """The id of the group `diffmix` in the default VPC, with exactly the two rules it should have."""
+    """The id of the group `diffmix` in the default VPC, with the two rules and no other."""
     vpcs = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
     if not vpcs:
         raise SystemExit("The region has no default VPC: `aws ec2 create-default-vpc` makes one.")
@@ -115,19 +113,26 @@ def spot_role(iam: Any) -> None:
     try:
         iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")
     except ClientError as error:
-        if error.response["Error"]["Code"] != "InvalidInput":  # it is there already
+        # AWS says "has been taken in this account" with InvalidInput.
+        if error.response["Error"]["Code"] not in {"InvalidInput", "EntityAlreadyExists"}:
             raise
 
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--region", required=True)
-    parser.add_argument("--ssh-from", required=True, help="who may log in: your address as N.N.N.N/32")
+    parser.add_argument(
+        "--ssh-from", required=True, help="who may log in: your address as N.N.N.N/32"
+    )
     parser.add_argument("--bucket", required=True, help="the bucket of data and run folders")
-    parser.add_argument("--image", help="a machine image with NVIDIA's driver, instead of AWS's own")
+    parser.add_argument(
+        "--image", help="a machine image with NVIDIA's driver, instead of AWS's own"
+    )
     options = parser.parse_args(words)
     if ipaddress.ip_network(options.ssh_from).prefixlen < 8:
-        raise SystemExit(f"--ssh-from {options.ssh_from} is most of the world; give your own range.")
+        raise SystemExit(
+            f"--ssh-from {options.ssh_from} is most of the world; give your own range."
+        )
 
     image = options.image
     if image is None:

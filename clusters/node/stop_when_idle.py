@@ -22,7 +22,7 @@ ACTIVE = {"PENDING", "RUNNING"}
 
 
 def head_is_busy(dashboard: str = DASHBOARD) -> bool:
-    """Whether a job runs or a worker node is alive; see the module's text for a silent dashboard."""
+    """Whether a job runs or a worker node is alive."""
     from ray.job_submission import JobSubmissionClient
     from ray.util.state import list_nodes
 
