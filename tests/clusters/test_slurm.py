@@ -68,15 +68,17 @@ def test_a_job_on_two_nodes(tmp_path, code):
     """
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name, text in {
+    programs = {
         "srun": SRUN,
         "scontrol": SCONTROL,
         "diffmix": DIFFMIX.format(python=sys.executable),
-    }.items():
+    }
+    for name in ("python", "ray"):
+        program = Path(sys.executable).with_name(name)
+        programs[name] = f'#!/bin/bash\nexec {program} "$@"\n'
+    for name, text in programs.items():
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
-    for name in ("python", "ray"):
-        (tools / name).symlink_to(Path(sys.executable).with_name(name))
     seen = tmp_path / "seen.json"
     job = f"{os.getpid()}{code}"
     environment = {
