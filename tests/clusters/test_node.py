@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -139,3 +142,47 @@ def test_the_service_runs_the_program_with_the_roles_words(tmp_path):
     assert f"ExecStart={tmp_path}/venv/bin/python {program}\n" in text
     assert f"RAY_AUTH_TOKEN_PATH={tmp_path}/.ray/auth_token" in text
     assert "systemctl restart diffmix-stop-when-idle" in (tmp_path / "seen").read_text()
+
+
+@pytest.mark.slow
+def test_a_real_head_with_a_token_ends_after_its_job(tmp_path):
+    """The program reaches Ray's dashboard with the token, waits for a job and then ends."""
+    sockets = [socket.socket() for _ in range(3)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    port, dashboard, client = (one.getsockname()[1] for one in sockets)
+    for one in sockets:
+        one.close()
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    environment.pop("RAY_ADDRESS", None)
+    ray = Path(sys.executable).with_name("ray")
+    temporary = f"/tmp/idle{os.getpid()}"
+    start = [ray, "start", "--head", "--block", "--num-cpus=0", "--num-gpus=0"]
+    start += [f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={temporary}"]
+    start += [f"--ray-client-server-port={client}", "--dashboard-agent-listen-port=0"]
+    start += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
+    start += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
+    address = f"http://127.0.0.1:{dashboard}"
+    head = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL)
+    done = tmp_path / "done"
+    try:
+        command = [ray, "job", "submit", "--address", address, "--no-wait", "--", "sleep", "25"]
+        for _ in range(30):
+            submitted = subprocess.run(command, env=environment, capture_output=True, check=False)
+            if submitted.returncode == 0:
+                break
+            time.sleep(2)
+        began = time.monotonic()
+        words = ["--role", "head", "--minutes", "0.1", "--pause", "1", "--dashboard", address]
+        subprocess.run(
+            [sys.executable, NODE / "stop_when_idle.py", *words, "--", "touch", done],
+            env=environment,
+            check=True,
+            timeout=120,
+        )
+        assert done.exists()
+        assert time.monotonic() - began > 20  # the job's time, less what submitting took
+    finally:
+        head.terminate()
+        head.wait(30)
+        shutil.rmtree(temporary, ignore_errors=True)
