@@ -5,12 +5,13 @@
 It does what `make demo` does, and takes as long.
 """
 
+from dataclasses import replace
+
 from engine.run import run
 from jobs.options import load
 
 if __name__ == "__main__":
-    config = load("jobs/recipes/nano/demo.yaml")
-    config.out = "runs/ten_lines"
+    config = replace(load("jobs/recipes/nano/demo.yaml"), out="runs/ten_lines")
     summary = run(config)
     print(f"{summary['plan']['stored']} mixes are in {config.out}/mixes.")
     print(f"top-1 without mixes: {summary['baseline']['top1']:.3f}")

@@ -21,9 +21,12 @@ from jobs.options import load
 
 def main(mixes: str, out: str, epochs: int) -> None:
     config = load("jobs/recipes/nano/demo.yaml")
-    config.out = out
-    config.compose.stores = (mixes,)
-    config.train = replace(config.train, epochs=epochs, eval_every=epochs, baseline=False)
+    config = replace(
+        config,
+        out=out,
+        compose=replace(config.compose, stores=(mixes,)),
+        train=replace(config.train, epochs=epochs, eval_every=epochs, baseline=False),
+    )
     composed = compose(config)
     print(f"{composed['planned']} mixes of {composed['composed'][0]['format']} layout.")
 

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -39,6 +41,17 @@ def test_mixing_without_a_cluster(by_hand, monkeypatch, capsys):
     assert (by_hand / "concept" / "concept.json").exists()
 
 
+def test_a_strategy_of_ones_own(by_hand, monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    sheet = tmp_path / "away.png"
+    out = run(monkeypatch, capsys, "own_strategy.py", by_hand, sheet)
+    assert out == f"{sheet} shows 4 mixes with and without the strategy.\n"
+    pixels = np.asarray(Image.open(sheet).convert("RGB")).astype(int)
+    # Two columns of 128 px after the source's, 8 px apart: the same mixes, guided differently.
+    first, second = (pixels[:, left : left + 128] for left in (158, 294))
+    assert np.abs(first - second).max() > 20
+
+
 def test_mixing_without_a_cluster_imports_no_ray():
     code = "import sys; sys.argv = ['x', '-h']\nimport runpy, contextlib\n"
     code += "with contextlib.suppress(SystemExit):\n"
@@ -60,7 +73,7 @@ def test_training_on_foreign_mixes(by_hand, cluster, tmp_path, monkeypatch, caps
 def test_the_ten_line_job(monkeypatch, capsys, tmp_path):
     """In full size: it is what `make demo` runs."""
     code = (EXAMPLES / "ten_line_job.py").read_text()
-    assert 'config.out = "runs/ten_lines"' in code
+    assert 'out="runs/ten_lines"' in code
     script = tmp_path / "ten_line_job.py"
     script.write_text(code.replace("runs/ten_lines", str(tmp_path / "out")))
     monkeypatch.chdir(ROOT)
