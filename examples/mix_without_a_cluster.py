@@ -2,8 +2,8 @@
 
     .venv/bin/python examples/mix_without_a_cluster.py runs/by_hand
 
-The mixes go to `data/<source>/<target>-<number>-<strength>.png`, the layout of the paper's code,
-which `train_on_foreign_mixes.py` trains on. About two minutes on two CPU cores.
+The mixes go to `mixes/data/<source>/<target>-<number>-<strength>.png`, the layout of the paper's
+code, which `train_on_foreign_mixes.py` trains on. About two minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def main(out: str, steps: int, mixes: int) -> None:
         for spec, image in zip(specs, mixer.mix(specs, sources), strict=True):
             source = real.class_names[spec.source_label]
             target = real.class_names[spec.target_label]
-            folder = Path(out, "data", source)
+            folder = Path(out, "mixes", "data", source)
             folder.mkdir(parents=True, exist_ok=True)
             image.save(folder / f"{target}-{spec.mix_id:06d}-{round(spec.strength, 2)}.png")
-    print(f"{len(plan)} mixes of {len(real.class_names)} classes are in {out}/data.")
+    print(f"{len(plan)} mixes of {len(real.class_names)} classes are in {out}/mixes.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Train a classifier on mixes that were made elsewhere.
 
     .venv/bin/python examples/mix_without_a_cluster.py runs/by_hand
-    .venv/bin/python examples/train_on_foreign_mixes.py runs/by_hand runs/foreign
+    .venv/bin/python examples/train_on_foreign_mixes.py runs/by_hand/mixes runs/foreign
 
 The first argument is a folder in the layout of the paper's code
 (`data/<source>/<target>-<number>-<strength>.png`), a Hugging Face image folder with
@@ -32,7 +32,9 @@ def main(mixes: str, out: str, epochs: int) -> None:
 
     summary = train(config)
     print(f"share of mixes in training: {summary['trainer']['synthetic_share']:.2f}")
-    print(f"top-1 on {summary['accuracy']['images']} test images: {summary['accuracy']['top1']:.3f}")
+    print(
+        f"top-1 on {summary['accuracy']['images']} test images: {summary['accuracy']['top1']:.3f}"
+    )
 
 
 if __name__ == "__main__":

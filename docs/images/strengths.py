@@ -2,8 +2,8 @@
 
     .venv/bin/python docs/images/strengths.py runs/demo
 
-About a minute on two CPU cores. Nothing is picked by hand: sources are the first image of a class or
-drawn by a seed, targets follow by number.
+About a minute on two CPU cores. Nothing is picked by hand: sources are the first image of a
+class or drawn by a seed, targets follow by number.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def main(run: str) -> None:
     real = RealSet.open(f"{run}/data/train.arrow")
     # What jobs/recipes/nano/demo.yaml says, but for the strength.
     mix = MixConfig(guidance_scale=5.0, num_inference_steps=12, batch=CHUNK)
-    mixer = Mixer(ModelConfig(base="nano"), mix, real.class_names, real.superclass, f"{run}/concept")
+    mixer = Mixer(
+        ModelConfig(base="nano"), mix, real.class_names, real.superclass, f"{run}/concept"
+    )
     first = [int(np.flatnonzero(real.labels == label)[0]) for label in range(10)]
 
     pairs = [(first[label], (label + step) % 10) for label in range(4) for step in range(1, 6)]

@@ -7,7 +7,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = {".venv", "runs", "node_modules", "build", "dist", "shared"}
-TOP = (".ci", ".github", "benchmarks", "clusters", "diffmix", "docs", "engine", "examples", "jobs", "tests")
+TOP = (
+    ".ci",
+    ".github",
+    "benchmarks",
+    "clusters",
+    "diffmix",
+    "docs",
+    "engine",
+    "examples",
+    "jobs",
+    "tests",
+)
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```", re.DOTALL)

@@ -31,11 +31,10 @@ def by_hand(tmp_path_factory) -> Path:
 
 
 def test_mixing_without_a_cluster(by_hand, monkeypatch, capsys):
-    out = run(
-        monkeypatch, capsys, "mix_without_a_cluster.py", by_hand, "--steps", 2, "--mixes", 24
-    )
-    assert out == f"24 mixes of 10 classes are in {by_hand}/data.\n"
-    names = [path.relative_to(by_hand / "data") for path in (by_hand / "data").rglob("*.png")]
+    out = run(monkeypatch, capsys, "mix_without_a_cluster.py", by_hand, "--steps", 2, "--mixes", 24)
+    assert out == f"24 mixes of 10 classes are in {by_hand}/mixes.\n"
+    mixes = by_hand / "mixes" / "data"
+    names = [path.relative_to(mixes) for path in mixes.rglob("*.png")]
     assert len(names) == 24
     assert all(re.fullmatch(r"\d/\d-\d{6}-0\.[79]\.png", name.as_posix()) for name in names)
     assert (by_hand / "concept" / "concept.json").exists()
@@ -55,13 +54,15 @@ def test_a_strategy_of_ones_own(by_hand, monkeypatch, capsys, tmp_path):
 def test_mixing_without_a_cluster_imports_no_ray():
     code = "import sys; sys.argv = ['x', '-h']\nimport runpy, contextlib\n"
     code += "with contextlib.suppress(SystemExit):\n"
-    code += f"    runpy.run_path({str(EXAMPLES / 'mix_without_a_cluster.py')!r}, run_name='__main__')\n"
+    code += (
+        f"    runpy.run_path({str(EXAMPLES / 'mix_without_a_cluster.py')!r}, run_name='__main__')\n"
+    )
     code += "assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_training_on_foreign_mixes(by_hand, cluster, tmp_path, monkeypatch, capsys):
-    arguments = [by_hand, tmp_path / "out", "--epochs", 2]
+    arguments = [by_hand / "mixes", tmp_path / "out", "--epochs", 2]
     out = run(monkeypatch, capsys, "train_on_foreign_mixes.py", *arguments)
     assert "24 mixes of reference layout." in out
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
