@@ -15,7 +15,7 @@ import argparse
 from dataclasses import replace
 
 from engine.mixing.compose import compose
-from engine.run import train
+from engine.run import run_training
 from jobs.options import load
 
 
@@ -30,7 +30,7 @@ def main(mixes: str, out: str, epochs: int) -> None:
     composed = compose(config)
     print(f"{composed['planned']} mixes of {composed['composed'][0]['format']} layout.")
 
-    summary = train(config)
+    summary = run_training(config)
     print(f"share of mixes in training: {summary['trainer']['synthetic_share']:.2f}")
     print(
         f"top-1 on {summary['accuracy']['images']} test images: {summary['accuracy']['top1']:.3f}"
