@@ -1,0 +1,84 @@
+"""The examples run, in the order in which a reader would run them. They share one small folder of
+mixes, made without a cluster; training on it starts the only Ray.
+"""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def run(monkeypatch, capsys, name: str, *arguments: object) -> str:
+    """What an example prints, run in this process from the repository's root."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("examples") / "by_hand"
+
+
+def test_mixing_without_a_cluster(by_hand, monkeypatch, capsys):
+    out = run(monkeypatch, capsys, "mix_without_a_cluster.py", by_hand, "--steps", 2, "--mixes", 24)
+    assert out == f"24 mixes of 10 classes are in {by_hand}/mixes.\n"
+    mixes = by_hand / "mixes" / "data"
+    names = [path.relative_to(mixes) for path in mixes.rglob("*.png")]
+    assert len(names) == 24
+    assert all(re.fullmatch(r"\d/\d-\d{6}-0\.[79]\.png", name.as_posix()) for name in names)
+    assert (by_hand / "concept" / "concept.json").exists()
+
+
+def test_a_strategy_of_ones_own(by_hand, monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    sheet = tmp_path / "away.png"
+    out = run(monkeypatch, capsys, "own_strategy.py", by_hand, sheet)
+    assert out == f"{sheet} shows 4 mixes with and without the strategy.\n"
+    pixels = np.asarray(Image.open(sheet).convert("RGB")).astype(int)
+    # Two columns of 128 px after the source's, 8 px apart: the same mixes, guided differently.
+    first, second = (pixels[:, left : left + 128] for left in (158, 294))
+    assert np.abs(first - second).max() > 20
+
+
+def test_mixing_without_a_cluster_imports_no_ray():
+    code = "import sys; sys.argv = ['x', '-h']\nimport runpy, contextlib\n"
+    code += "with contextlib.suppress(SystemExit):\n"
+    code += (
+        f"    runpy.run_path({str(EXAMPLES / 'mix_without_a_cluster.py')!r}, run_name='__main__')\n"
+    )
+    code += "assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_training_on_foreign_mixes(by_hand, cluster, tmp_path, monkeypatch, capsys):
+    arguments = [by_hand / "mixes", tmp_path / "out", "--epochs", 2]
+    out = run(monkeypatch, capsys, "train_on_foreign_mixes.py", *arguments)
+    assert "24 mixes of reference layout." in out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["trainer"]["synthetic_share"] == pytest.approx(0.3, abs=0.1)
+    assert f"top-1 on 1200 test images: {summary['accuracy']['top1']:.3f}" in out
+
+
+@pytest.mark.slow
+def test_the_ten_line_job(monkeypatch, capsys, tmp_path):
+    """In full size: it is what `make demo` runs."""
+    code = (EXAMPLES / "ten_line_job.py").read_text()
+    assert 'out="runs/ten_lines"' in code
+    script = tmp_path / "ten_line_job.py"
+    script.write_text(code.replace("runs/ten_lines", str(tmp_path / "out")))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path(str(script), run_name="__main__")
+    found = re.findall(r"top-1 with(?:out)? mixes: (\S+)", capsys.readouterr().out)
+    without, with_mixes = map(float, found)
+    assert with_mixes > without > 0.5
