@@ -1,5 +1,5 @@
-"""The constants of docs/scale.md: what a task, a part, an event and a listing cost. Ray must be
-connected for some of them.
+"""The constants of docs/measurements/scale.md: what a task, a part, an event and a listing cost.
+Some of them need a connected Ray.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import ray
 
-from benchmarks.simulated import SleepingMixer, mix_job, session
 from diffmix.config import Config, MixConfig, PlacementConfig
 from engine import phases
 from engine.mixing import stages
-from engine.mixing.store import SCHEMA, MixStore, part_name
+from engine.mixing.store import MixStore, part_name
 from engine.results.figures import spans
+from engine.testing import SleepingMixer, mix_table, simulated_mix_job, temporary_session
 
 _LISTED = 20_000
 _PARTS = 100
@@ -25,40 +24,36 @@ _EVENTS = 10_000
 
 
 def chunks_per_second(chunks: int, most_chunks: int) -> float:
-    """Chunks of one tiny mix that two mixers and a store can be fed with, at most `most_chunks` in
+    """Chunks of one tiny mix that go through two mixers and a store, with at most `most_chunks` in
     a task: what a task costs.
     """
     config = Config(
         mix=MixConfig(strategy="real-mix", count=chunks, batch=1),
         placement=PlacementConfig(mixers=(2,), cpus_per_mixer=0.5),
     )
-    usual, stages.MOST_CHUNKS = stages.MOST_CHUNKS, most_chunks
+    usual, stages.MAX_CHUNKS = stages.MAX_CHUNKS, most_chunks
     try:
-        with session(config, 100) as opened:
-            phases.make_mixes(opened, mix_job(opened, SleepingMixer(0.0, 100)))
-            opened.telemetry.collect()
-            worked = spans(opened.telemetry.events, "mix")
+        with temporary_session(config, 100) as session:
+            phases.make_mixes(session, simulated_mix_job(session, SleepingMixer(0.0, 100)))
+            session.telemetry.collect()
+            worked = spans(session.telemetry.events, "mix")
             return steady_rate(worked, max(end for _, end in worked))
     finally:
-        stages.MOST_CHUNKS = usual
+        stages.MAX_CHUNKS = usual
 
 
 def steady_rate(worked: list[tuple[float, float]], end: float) -> float:
-    """Chunks per second to `end`, from when a quarter of them have begun: until then workers still
-    start.
+    """Chunks per second until `end`. It counts from the moment when a quarter of them have begun:
+    until then workers still start.
     """
     warm = len(worked) // 4
     return (len(worked) - warm) / (end - worked[warm][0])
 
 
 def part_seconds(mixes: int, image_bytes: int) -> float:
-    """To write one part durably, one after the other."""
-    rows = {
-        "mix_id": range(mixes),
-        "image": [np.random.default_rng(i).bytes(image_bytes) for i in range(mixes)],
-    }
-    nulls = {name: [None] * mixes for name in SCHEMA.names if name not in rows}
-    table = pa.table({**rows, **nulls}).select(SCHEMA.names).cast(SCHEMA)
+    """Seconds to write one part durably; parts are written one after the other."""
+    images = [np.random.default_rng(i).bytes(image_bytes) for i in range(mixes)]
+    table = mix_table(mixes, image=images)
     with tempfile.TemporaryDirectory(prefix="diffmix-benchmark-") as folder:
         store = MixStore(folder)
         start = time.perf_counter()
@@ -68,7 +63,7 @@ def part_seconds(mixes: int, image_bytes: int) -> float:
 
 
 def listing_seconds() -> float:
-    """To find out what is stored, a part."""
+    """Seconds to find out which parts are stored, for each part."""
     with tempfile.TemporaryDirectory(prefix="diffmix-benchmark-") as folder:
         for number in range(_LISTED):
             Path(folder, part_name(number)).touch()
@@ -78,9 +73,8 @@ def listing_seconds() -> float:
 
 
 def counting_seconds(mixes: int) -> float:
-    """To count what the gate let through, a part; images are not read."""
-    rows = {name: [None] * mixes for name in SCHEMA.names} | {"accepted": [True] * mixes}
-    table = pa.table(rows).cast(SCHEMA)
+    """Seconds to count accepted mixes, for each part. Images are not read."""
+    table = mix_table(mixes, image=None)
     with tempfile.TemporaryDirectory(prefix="diffmix-benchmark-") as folder:
         store = MixStore(folder)
         for number in range(_PARTS):
@@ -91,17 +85,17 @@ def counting_seconds(mixes: int) -> float:
 
 
 def events_per_second() -> float:
-    """Telemetry events through the collector and into `metrics.jsonl`, from two workers."""
-    with session(Config(), 100) as opened:
+    """Telemetry events from two workers through the collector into `metrics.jsonl`, a second."""
+    with temporary_session(Config(), 100) as session:
 
         @ray.remote(num_cpus=0.5)
         def send(reporter: object, events: int) -> None:
             for number in range(events):
                 reporter.send("mix", actor="mixer", start=0.0, end=1.0, mixes=16, chunk=number)  # type: ignore[attr-defined]
 
-        ray.get([send.remote(opened.telemetry.reporter, 1) for _ in range(2)])
+        ray.get([send.remote(session.telemetry.reporter, 1) for _ in range(2)])
         start = time.perf_counter()
-        ray.get([send.remote(opened.telemetry.reporter, _EVENTS // 2) for _ in range(2)])
-        while len(spans(opened.telemetry.events, "mix")) < _EVENTS:
-            opened.telemetry.collect()
+        ray.get([send.remote(session.telemetry.reporter, _EVENTS // 2) for _ in range(2)])
+        while len(spans(session.telemetry.events, "mix")) < _EVENTS:
+            session.telemetry.collect()
         return _EVENTS / (time.perf_counter() - start)

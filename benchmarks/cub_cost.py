@@ -1,16 +1,14 @@
-"""What the paper's full CUB experiment costs on this machine's GPU, added up from short runs of
-each phase at full size.
+"""What the paper's full CUB experiment costs on this machine's GPU, from short runs of each phase
+at full size. Needs a GPU.
 
-280,000 samples of personalizing at 224 px (35,000 steps of 8), 30,000 mixes at 512 px and strength
-0.7, 120 epochs of ResNet-50 at 448 px over 5,994 images. Stable Diffusion 1.5's architecture and
-ResNet-50 with random weights: the cost is the same. Rates are of steady work: loading, compiling
-and encoding the 5,994 images once are not in them. Needs a GPU.
+The experiment is 280,000 samples of personalizing at 224 px (35,000 steps of 8), 30,000 mixes at
+512 px and strength 0.7, and 120 epochs of ResNet-50 at 448 px over 5,994 images. Stable Diffusion
+1.5's architecture and ResNet-50 have random weights, which cost the same. Rates are of steady work:
+they leave out loading, compiling, and encoding the 5,994 images once.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
 import statistics
 import tempfile
 import time
@@ -18,18 +16,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks import record
 from benchmarks.mixer_throughput import CLASSES, SUPERCLASS, mix_all, paper_settings, tasks
 from benchmarks.random_base import write_sd15
+from benchmarks.random_images import random_file
 from diffmix.classifier.loss import cross_entropy, soft_mean
 from diffmix.classifier.model import input_layout
 from diffmix.config import ModelConfig, PersonalizeConfig, replace
 from diffmix.datasets.real import Example, RealSet
 from diffmix.generator.batch_size import saturating_batch
 from diffmix.generator.mixer import Mixer
-from diffmix.personalize.train import train_concept
+from diffmix.personalize.train import Attempt, train_concept
 
 PERSONALIZE_SAMPLES = 280_000
 MIXES = 30_000
@@ -40,11 +38,10 @@ CUB_CLASSES = 200
 def personalize_rate(model: ModelConfig, batch_size: int, steps: int) -> float:
     """Samples a second of personalizing, tokens and LoRA, after the first tenth of `steps`."""
     random = np.random.default_rng(0)
-    examples = []
-    for i in range(2 * len(CLASSES)):
-        buffer = io.BytesIO()
-        Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "PNG")
-        examples.append(Example(str(i), buffer.getvalue(), i % len(CLASSES)))
+    examples = [
+        Example(str(i), random_file(random, 64, form="PNG"), i % len(CLASSES))
+        for i in range(2 * len(CLASSES))
+    ]
     times: list[float] = []
     with tempfile.TemporaryDirectory(prefix="diffmix-cub-") as folder:
         real = RealSet.write(f"{folder}/train.arrow", examples, CLASSES, SUPERCLASS)
@@ -54,7 +51,8 @@ def personalize_rate(model: ModelConfig, batch_size: int, steps: int) -> float:
             loss.item()  # waits for the GPU
             times.append(time.perf_counter())
 
-        train_concept(model, settings, real, f"{folder}/concept", 0, on_step=step_done)
+        attempt = Attempt(on_step=step_done)
+        train_concept(model, settings, real, f"{folder}/concept", 0, attempt)
     first = steps // 10
     return batch_size * (steps - 1 - first) / (times[-1] - times[first])
 
@@ -72,10 +70,8 @@ def mix_rate(model: ModelConfig, batch: int | None, chunks: int) -> float:
 
 
 def train_rate(resolution: int, batch_size: int, steps: int, device: str) -> float:
-    """Images a second of ResNet-50's forward, backward and SGD step in bf16 autocast, as the engine
-    trains it, after the first tenth of `steps`.
-
-    Images are there already.
+    """Images a second of ResNet-50 after the first tenth of `steps`: forward, backward and SGD step
+    in bf16 autocast, as the engine trains it. Reading images is not in it.
     """
     import timm
 
@@ -102,7 +98,7 @@ def train_rate(resolution: int, batch_size: int, steps: int, device: str) -> flo
 
 
 def gpu_hours(personalize: float, mix: float, train: float) -> dict[str, float]:
-    """The figures from the rates of the phases, in samples or images a second."""
+    """The figures, from the rates of the three phases in samples or images a second."""
     hours = {
         "personalize_gpu_hours": PERSONALIZE_SAMPLES / personalize / 3600,
         "synthesize_gpu_hours": MIXES / mix / 3600,
@@ -117,10 +113,7 @@ def gpu_hours(personalize: float, mix: float, train: float) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", metavar="PATH", help="write the figures there")
+    parser = record.parser(__doc__)
     parser.add_argument(
         "--personalize-batch",
         type=int,
@@ -129,12 +122,13 @@ def main() -> None:
     )
     parser.add_argument("--compile", action="store_true", help="mix with --model.compile")
     parser.add_argument(
-        "--repeats", type=int, default=3, help="of each phase's short run; the median counts"
+        "--repeats", type=int, default=3, help="runs of each phase, of which the median counts"
     )
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print(
-            "There is no GPU here, so there are no figures: on a CPU this would take days and say nothing about GPUs."
+            "There is no GPU here, so there are no figures: on a CPU this would take days and say "
+            "nothing about GPUs."
         )
         record.write(options.json, {})
         return

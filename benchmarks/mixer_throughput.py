@@ -1,17 +1,15 @@
-"""The mixer against the usual way: stock diffusers, one image in a call, as the reference
+"""The mixer against the usual way: stock diffusers with one image in a call, as the reference
 implementation samples.
 
 Both turn the same source files into the same images: 25 steps of DPM-Solver++, guidance 7.5,
-strength 0.7, five mixes of each source image as a plan has them. The usual way encodes the prompt
-and the source for every image. Without a GPU the base is nano; with one it is Stable Diffusion
-1.5's architecture at 512 px with random weights, and the GPU's ceiling is what it reaches on a
-large matrix product in the same precision.
+strength 0.7, and five mixes of each source image, as in a plan. The usual way encodes the prompt
+and the source for every image. Without a GPU the base is nano. With one it is Stable Diffusion
+1.5's architecture at 512 px with random weights; the GPU's ceiling is then the speed of a large
+matrix product in the same precision.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
 import statistics
 import tempfile
 import time
@@ -25,6 +23,7 @@ from PIL import Image
 
 from benchmarks import record
 from benchmarks.random_base import write_sd15
+from benchmarks.random_images import random_file
 from diffmix.config import MixConfig, ModelConfig, replace
 from diffmix.generator.base_model import base_path, device_and_dtype
 from diffmix.generator.batch_size import saturating_batch
@@ -53,16 +52,11 @@ def paper_settings(batch: int | str = "auto") -> MixConfig:
 
 
 def tasks(count: int, side: int, repeat: int) -> tuple[list[MixSpec], list[bytes]]:
-    """`count` mixes and their sources' JPEG files, `side` px; no source of one repeat is one of
-    another, so no cache knows it.
+    """`count` mixes, and their sources' JPEG files of `side` px. Each repeat has sources of its
+    own, so that no cache knows them.
     """
     random = np.random.default_rng([repeat + 1, 0])
-    files = []
-    for _ in range(-(-count // MIXES_PER_SOURCE)):
-        small = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        buffer = io.BytesIO()
-        small.resize((side, side), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
-        files.append(buffer.getvalue())
+    files = [random_file(random, 8, side) for _ in range(-(-count // MIXES_PER_SOURCE))]
     order = random.permutation(MIXES_PER_SOURCE * len(files))[:count] // MIXES_PER_SOURCE
     specs = [
         MixSpec(
@@ -79,13 +73,11 @@ def tasks(count: int, side: int, repeat: int) -> tuple[list[MixSpec], list[bytes
 
 
 def mix_all(mixer: Mixer, specs: list[MixSpec], sources: list[bytes]) -> list[Image.Image]:
-    """Chunk by chunk."""
-    size = mixer.batch
-    return [
-        image
-        for i in range(0, len(specs), size)
-        for image in mixer.mix(specs[i : i + size], list(sources[i : i + size]))
-    ]
+    """All mixes, chunk by chunk."""
+    size, made = mixer.batch, []
+    for i in range(0, len(specs), size):
+        made += mixer.mix(specs[i : i + size], list(sources[i : i + size]))
+    return made
 
 
 class OneAtATime:
@@ -119,10 +111,9 @@ class OneAtATime:
 
 
 def psnr(one: Image.Image, other: Image.Image) -> float:
-    """Decibels; 100 for equal images."""
-    error = np.square(
-        np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
-    ).mean()
+    """The peak signal-to-noise ratio in dB; 100 for equal images."""
+    difference = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
+    error = np.square(difference).mean()
     return float(10 * np.log10(255**2 / max(error, 255**2 * 1e-10)))
 
 
@@ -138,7 +129,7 @@ def agreement(model: ModelConfig, mix: MixConfig, count: int) -> float:
 
 
 def matmul_flops(dtype: torch.dtype, size: int = 8192, repeats: int = 20) -> float:
-    """FLOP/s of a product of two square matrices on the GPU, the best of several."""
+    """FLOP/s of a product of two square matrices on the GPU, the best of `repeats`."""
     one, other = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(repeats):
@@ -153,8 +144,8 @@ def matmul_flops(dtype: torch.dtype, size: int = 8192, repeats: int = 20) -> flo
 
 @contextmanager
 def base_model(base: str | None) -> Iterator[str]:
-    """The folder of the base to measure: the given one, nano's without a GPU, else a temporary one
-    with random weights.
+    """The folder of the base to measure: the given one, or nano's without a GPU, or else a
+    temporary one with random weights.
     """
     if base or not torch.cuda.is_available():
         yield base_path(ModelConfig(base=base or "nano"))
@@ -166,9 +157,7 @@ def base_model(base: str | None) -> Iterator[str]:
 def measure(
     model: ModelConfig, mix: MixConfig, mixes: int, alone: int, repeats: int
 ) -> dict[str, float]:
-    """The figures. `mixes` and `alone`: images in each repeat, made by the mixer and by the usual
-    way.
-    """
+    """The figures. In each repeat the mixer makes `mixes` images, and the usual way `alone`."""
     if mix.batch == "auto":
         mix = replace(mix, batch=saturating_batch(model, mix))
     mixer = Mixer(model, mix, CLASSES, SUPERCLASS)
@@ -207,13 +196,10 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", metavar="PATH", help="write the figures there")
+    parser = record.parser(__doc__)
     parser.add_argument(
         "--base",
-        help="a diffusers folder or nano; default: nano, or with a GPU random weights of SD 1.5",
+        help="a diffusers folder or nano (default: nano; with a GPU SD 1.5 with random weights)",
     )
     parser.add_argument("--batch", default="auto", help="mixes in a chunk, or auto")
     parser.add_argument(
@@ -231,7 +217,8 @@ def main() -> None:
         figures = measure(model, mix, options.mixes, options.alone, options.repeats)
         figures["psnr_db_min"] = agreement(model, mix, min(16, options.mixes))
     device, dtype = device_and_dtype("auto")
-    title = f"{base if options.base else 'SD 1.5, random weights' if device == 'cuda' else 'nano'} on {device}, {dtype}, medians of {options.repeats}"
+    usual = "SD 1.5, random weights" if device == "cuda" else "nano"
+    title = f"{options.base or usual} on {device}, {dtype}, medians of {options.repeats}"
     record.show(title, ["figure", "value"], [[name, value] for name, value in figures.items()])
     record.write(options.json, figures)
 

@@ -1,19 +1,18 @@
-"""Overlapped against staged, with simulated costs on a cluster of 8 nodes with one logical GPU
+"""Overlapped against staged runs, with simulated costs on a cluster of 8 nodes with one logical GPU
 each.
 
-G:T is the cost of mixing to the cost of training in GPU-seconds. The split of the 8 GPUs is the one
-that the engine chooses for training that scales perfectly. Every wall time counts from the first
-chunk's begin to the end of the last chunk or epoch; all are divided by the longer of the two phases
-when each runs alone on the same split (the staged run's own spans).
+G:T is the cost of mixing : the cost of training, in GPU-seconds. The engine chooses the split of
+the 8 GPUs, for training that scales perfectly. A wall time counts from the begin of the first chunk
+to the end of the last chunk or epoch. It is divided by the length of the longer phase, as the
+staged run on the same split has it.
 
-"Staged on all GPUs" mixes on 8 and then trains on 8 GPUs, as if training scaled perfectly. "...
-training as it is" adds mixing on 8 GPUs to training on the split's own: what is left where training
-scales no further.
+"Staged, all GPUs" mixes on 8 GPUs and then trains on 8, as if training scaled perfectly. "...
+training as it is" mixes on 8 GPUs and then trains on those of the split, as where training scales
+no further.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -25,11 +24,11 @@ import ray
 from ray.cluster_utils import Cluster
 
 from benchmarks import record
-from benchmarks.simulated import SleepingLoop, SleepingMixer, mix_job, session
 from diffmix.config import Config, MixConfig, PlacementConfig, RunConfig, TrainConfig
 from engine import phases
 from engine.placement.split import Rates, choose
 from engine.results.figures import figures, length, spans, union
+from engine.testing import SleepingLoop, SleepingMixer, simulated_mix_job, temporary_session
 
 NODES = 8
 BATCH = 16
@@ -44,7 +43,7 @@ RATIOS = {"4_1": 4.0, "1_1": 1.0, "1_4": 0.25}
 
 @dataclass(frozen=True)
 class Costs:
-    """The simulated job: GPU-seconds of each phase."""
+    """The simulated job: the cost of each phase in GPU-seconds."""
 
     generate: float
     train: float
@@ -58,17 +57,16 @@ class Costs:
         return self.chunks * BATCH
 
     def time_steps(self, config: Config, num_classes: int, workers: list[int]) -> dict[int, float]:
-        """`calibrate.StepTimer` of a train step that sleeps."""
+        """A `calibrate.StepTimer`, of a train step that sleeps."""
         return {n: timed_sleep(self.loop().seconds / n) for n in workers}
 
     def loop(self) -> SleepingLoop:
         return SleepingLoop(self.train / (EPOCHS * REAL / TRAIN_BATCH))
 
     def split(self) -> tuple[int, int]:
-        """Mixers and train workers."""
-        rates = Rates(
-            BATCH / CHUNK_SECONDS, {n: self.train / n for n in (1, 2, 3, 4, 5, 6)}, "known"
-        )
+        """How many mixers and train workers the engine chooses."""
+        train_seconds = {n: self.train / n for n in (1, 2, 3, 4, 5, 6)}
+        rates = Rates(BATCH / CHUNK_SECONDS, train_seconds, "known")
         best = choose(config(1, 1, self.chunks), rates, self.mixes, NODES)
         return NODES - best.trainers, best.trainers
 
@@ -80,8 +78,8 @@ def timed_sleep(seconds: float) -> float:
 
 
 def costs(ratio: float, seconds: float) -> Costs:
-    """Costs of this ratio that keep all GPUs busy for `seconds`, so that at any ratio the longer
-    phase takes about as long.
+    """Costs of this ratio that together keep all GPUs busy for `seconds`. At any ratio the longer
+    phase then takes about so long.
     """
     whole = seconds * NODES
     return Costs(whole * ratio / (1 + ratio), whole / (1 + ratio))
@@ -92,33 +90,30 @@ def config(mixers: int, trainers: int, chunks: int, mode: str = "overlapped") ->
         mix=MixConfig(strategy="real-mix", count=chunks * BATCH, batch=BATCH, synthetic_p=0.3),
         train=TrainConfig(batch_size=TRAIN_BATCH, epochs=EPOCHS, loader_workers=0),
         placement=PlacementConfig(
-            mixers=(mixers,),
-            trainers=trainers,
-            cpus_per_mixer=0.5,
-            cpus_per_trainer=0.5,
+            mixers=(mixers,), trainers=trainers, cpus_per_mixer=0.5, cpus_per_trainer=0.5
         ),
         run=RunConfig(mode=mode, train_after=TRAIN_AFTER),  # type: ignore[arg-type]
     )
 
 
 def run(job_costs: Costs, mixers: int, trainers: int, mode: str) -> dict:
-    """Figures of one run: `engine.run.run`'s two phases with stand-ins for what costs; `wall` is as
-    the module defines it.
+    """The figures of one run: mixing and training with stand-ins for what costs. `wall` is as the
+    module defines it; `phases` are the seconds of mixing and training.
     """
-    with session(config(mixers, trainers, job_costs.chunks, mode), IMAGE_BYTES, REAL) as opened:
-        job = mix_job(opened, SleepingMixer(CHUNK_SECONDS, IMAGE_BYTES))
+    made = config(mixers, trainers, job_costs.chunks, mode)
+    with temporary_session(made, IMAGE_BYTES, REAL) as session:
+        job = simulated_mix_job(session, SleepingMixer(CHUNK_SECONDS, IMAGE_BYTES))
         if mode == "staged":
-            phases.make_mixes(opened, job)
-        phases.train_classifier(opened, job, streaming=mode == "overlapped", build=job_costs.loop())
-        phases.make_mixes(opened, job)
-        opened.telemetry.collect()
-        mixing, training = (
-            spans(opened.telemetry.events, "mix"),
-            spans(opened.telemetry.events, "train"),
+            phases.make_mixes(session, job)
+        phases.train_classifier(
+            session, job, streaming=mode == "overlapped", build=job_costs.loop()
         )
-        found = figures(opened.telemetry.events)
-        # Staged, the time between the phases is spent on starting train workers: that is start-up,
-        # not work.
+        phases.make_mixes(session, job)
+        session.telemetry.collect()
+        events = session.telemetry.events
+        mixing, training = spans(events, "mix"), spans(events, "train")
+        found = figures(events)
+        # Between the phases of a staged run train workers start. That does not count.
         busy = length(union(mixing, 5.0)), length(union(training, 5.0))
         last = max(end for _, end in [*mixing, *training])
         found["wall"] = sum(busy) if mode == "staged" else last - mixing[0][0]
@@ -128,7 +123,7 @@ def run(job_costs: Costs, mixers: int, trainers: int, mode: str) -> dict:
 
 @contextmanager
 def eight_nodes() -> Iterator[None]:
-    """8 raylets on this machine, with one logical GPU each."""
+    """Connect to 8 nodes on this machine, with one logical GPU each."""
     cluster = Cluster()
     common = {"num_gpus": 1, "num_cpus": 2, "object_store_memory": 150_000_000}
     settings = {"prestart_worker_first_driver": False, "worker_register_timeout_seconds": 600}
@@ -145,22 +140,19 @@ def eight_nodes() -> Iterator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", help="file to write the figures to")
+    parser = record.parser(__doc__)
     parser.add_argument(
         "--seconds",
         type=float,
         default=60.0,
-        help="work of both phases for all GPUs: about the length of the longer phase",
+        help="seconds that both phases together would keep all GPUs busy",
     )
     parser.add_argument(
         "--ratios",
         nargs="+",
         choices=list(RATIOS),
         default=list(RATIOS),
-        help="costs of mixing : training",
+        help="cost of mixing : cost of training",
     )
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
@@ -190,20 +182,15 @@ def main() -> None:
                 )
                 waits.append(overlapped["trainer"]["data_wait_fraction"])
                 busy.append(overlapped["mixer"]["busy_fraction"])
-                print(
-                    f"{name}: { ({kind: values[-1] for kind, values in kinds.items()}) }",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                last = {kind: values[-1] for kind, values in kinds.items()}
+                print(f"{name}: {last}", file=sys.stderr, flush=True)
             medians = {kind: statistics.median(values) for kind, values in kinds.items()}
             measured |= {f"{kind}_over_longer_{name}": value for kind, value in medians.items()}
             rows.append(
                 [name.replace("_", ":"), f"{mixers} + {trainers}", longer, *medians.values()]
             )
-    measured["trainer_wait_fraction"], measured["mixer_busy_fraction"] = (
-        statistics.median(waits),
-        statistics.median(busy),
-    )
+    measured["trainer_wait_fraction"] = statistics.median(waits)
+    measured["mixer_busy_fraction"] = statistics.median(busy)
     print(__doc__)
     columns = [
         "G:T",
@@ -215,8 +202,9 @@ def main() -> None:
         "... training as it is",
     ]
     record.show("wall time over the longer phase", columns, rows)
+    wait, worked = measured["trainer_wait_fraction"], measured["mixer_busy_fraction"]
     print(
-        f"trainer waits for data {measured['trainer_wait_fraction']:.2%}, mixers busy {measured['mixer_busy_fraction']:.1%} of the time"
+        f"Train workers wait for data {wait:.2%} of the time; mixers are busy {worked:.1%} of it."
     )
     record.write(chosen.json, measured)
 

@@ -1,5 +1,5 @@
-"""Personalization's samples per second against the usual way: same weights, same number of samples,
-same final loss.
+"""Personalization's samples per second against the usual way, with the same weights, the same
+number of samples and the same final loss.
 
     python -m benchmarks.personalize_throughput --json PATH
     python -m benchmarks.personalize_throughput --device cuda --architecture sd15 --json PATH
@@ -10,9 +10,9 @@ Three ways train on the same images from the same base, in turn, once for each r
 - same batch: ours, batches of 2
 - large batch: ours with `personalize.large_batch`, the opt-in preset
 
-A way's time is all of it: loading the base, encoding the images once or at every step, training.
-Losses are those of the trained concepts, on one fixed set of images, noise and time steps; the
-usual way's spread over the repeats says what is noise.
+A way's time includes all it does: loading the base, encoding the images once or at every step, and
+training. Losses are those of the trained concepts, on one fixed set of images, noise and timesteps.
+The spread of the usual way's losses over the repeats shows how much is noise.
 """
 
 from __future__ import annotations
@@ -29,13 +29,10 @@ from benchmarks import random_base, record
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, required=True, help="file to write the figures to")
+    parser = record.parser(__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
-        "--architecture", choices=("nano", "sd15"), default="nano", help="sd15 has random weights"
+        "--architecture", choices=("nano", "sd15"), default="nano", help="sd15: random weights"
     )
     parser.add_argument("--side", type=int, help="pixels; default: 32 for nano, 224 for sd15")
     parser.add_argument("--samples", type=int, default=1600, help="samples that each way trains on")
@@ -110,28 +107,20 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
             concept = train(seed, folder / f"{name} {seed}")
             rates[name].append(2 * config.steps / (time.perf_counter() - start))
             losses[name].append(evaluation.loss(concept))
-            print(
-                f"repeat {seed}, {name}: {rates[name][-1]:.1f} samples/s, loss {losses[name][-1]:.4f}",
-                flush=True,
-            )
-    print(
-        f"\n{2 * config.steps} samples, medians of {options.repeats}; loss before training {before:.4f}"
-    )
-    print(
-        f"{'way':<12} {'samples/s':>10} {'ratio':>6} {'loss (mean)':>12} {'least':>8} {'most':>8}"
-    )
+            speed = f"{rates[name][-1]:.1f} samples/s"
+            print(f"repeat {seed}, {name}: {speed}, loss {losses[name][-1]:.4f}", flush=True)
     rate = {name: statistics.median(values) for name, values in rates.items()}
-    # Within a repeat, so that a machine that slows down for a while does so for both.
-    ratio = {
-        name: statistics.median(
-            own / usual for own, usual in zip(rates[name], rates["usual"], strict=True)
-        )
-        for name in ways
-    }
+    ratio = {name: record.median_ratio(rates[name], rates["usual"]) for name in ways}
+    rows: list[list[object]] = []
     for name, seen in losses.items():
-        print(
-            f"{name:<12} {rate[name]:10.1f} {ratio[name]:6.2f} {statistics.mean(seen):12.4f} {min(seen):8.4f} {max(seen):8.4f}"
-        )
+        loss = [f"{value:.4f}" for value in (statistics.mean(seen), min(seen), max(seen))]
+        rows.append([name, rate[name], ratio[name], *loss])
+    record.show(
+        f"{2 * config.steps} samples, medians of {options.repeats}; "
+        f"loss before training {before:.4f}",
+        ["way", "samples/s", "ratio", "loss (mean)", "least", "most"],
+        rows,
+    )
     figures = {
         "ratio_to_usual_way": ratio["large batch"],
         "ratio_at_the_same_batch": ratio["same batch"],
@@ -145,8 +134,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
 
 
 def _photos(folder: Path, large: bool):
-    """Nano's training images, 10 of each class; `large` enlarges them to JPEG files of 500 x 375,
-    as photographs are.
+    """Nano's training images, 10 of each class; with `large` enlarged to JPEG files of 500 x 375, a
+    usual size of photographs.
     """
     from PIL import Image
 
@@ -160,9 +149,8 @@ def _photos(folder: Path, large: bool):
 
     def enlarged(index: int) -> Example:
         file = io.BytesIO()
-        Image.open(io.BytesIO(real.image_bytes(index))).convert("RGB").resize((500, 375)).save(
-            file, "JPEG"
-        )
+        image = Image.open(io.BytesIO(real.image_bytes(index))).convert("RGB")
+        image.resize((500, 375)).save(file, "JPEG")
         return Example(f"{index}.jpg", file.getvalue(), int(real.labels[index]))
 
     examples = (enlarged(index) for index in range(len(real)))
@@ -206,8 +194,8 @@ def _ours(model, config, real, out: Path, seed: int, **changes):
 
 
 class Evaluation:
-    """The denoising loss of a concept on 512 draws of image, noise and time step, the same for
-    every concept.
+    """The denoising loss of a concept on 512 draws of image, noise and timestep, which are the same
+    for every concept.
     """
 
     def __init__(self, model, config, real):

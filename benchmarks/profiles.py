@@ -1,16 +1,15 @@
-"""Fewer FLOPs by choice: what each option saves, what it does to the images, and what that does to
-the classifier.
+"""Options that make mixing cheaper: what each saves, what it does to the images, and what that does
+to the classifier.
 
-The demo's recipe on nano, with the paper's 25 steps, and a concept personalized for each seed.
-Speed against the exact profile; distance to the exact profile's images for the same noise, as mean
-PSNR; the share of mixes in which an oracle sees the target class; and the top-1 accuracy of the
-demo's classifier on the demo's number of mixes, over the seeds. The few-step samplers run without a
-distilled LoRA unless one is given: then they show what a base that was not made for them does.
+The demo's recipe on nano with the paper's 25 steps, and a concept for each seed. Four figures for
+each profile: its speed against the exact profile's; the mean PSNR to the exact profile's images of
+the same noise; the share of mixes in which an oracle sees the target class; and the top-1 accuracy
+of the demo's classifier on the demo's number of mixes, over the seeds. The few-step samplers run
+without a distilled LoRA unless one is given, and so show what an ordinary base does with them.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ import pyarrow as pa
 import torch
 
 from benchmarks import record
-from benchmarks.mixer_throughput import psnr
+from benchmarks.mixer_throughput import mix_all, psnr
 from benchmarks.strategies import RECIPE, config, interval, run_arm
 from benchmarks.tiny_vae import distil
 from diffmix import images
@@ -54,7 +53,7 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 
 def profiles(tiny_vae: str, sampler_lora: str | None) -> dict[str, dict[str, Any]]:
-    """`PROFILES`, with the files that two kinds of them need."""
+    """`PROFILES` with the files that they need."""
     made = {name: dict(changes) for name, changes in PROFILES.items()}
     made["tiny_vae"]["model.tiny_vae"] = tiny_vae
     for changes in made.values():
@@ -64,7 +63,7 @@ def profiles(tiny_vae: str, sampler_lora: str | None) -> dict[str, dict[str, Any
 
 
 def concept_of(recipe: Config, seed: int, folder: str) -> str:
-    """The concept folder of a seed's own ten shots a class; made where it is not there."""
+    """The concept folder of a seed's own ten shots a class, personalized where it is missing."""
     concept = Path(folder, f"seed-{seed}", "profiles-concept")
     if not (concept / "concept.json").exists():
         real = prepare(replace(recipe.data, seed=seed), f"{folder}/seed-{seed}/profiles-data").train
@@ -73,26 +72,24 @@ def concept_of(recipe: Config, seed: int, folder: str) -> str:
 
 
 def tasks(strength: float, count: int) -> tuple[list[MixSpec], list[bytes]]:
-    """Mixes of validation pictures into random other classes, and their files."""
+    """Mixes of validation images into random other classes, and their sources' files."""
     random = np.random.default_rng(0)
-    pictures = list(data.examples("val"))
+    examples = list(data.examples("val"))
     specs, sources = [], []
     for i in range(count):
-        picture = pictures[i % len(pictures)]
-        target = (picture.label + int(random.integers(1, 10))) % 10
+        source = examples[i % len(examples)]
+        target = (source.label + int(random.integers(1, 10))) % 10
         specs.append(
-            MixSpec(
-                i, picture.image_id, picture.label, target, float(np.float32(strength)), 1000 + i
-            )
+            MixSpec(i, source.image_id, source.label, target, float(np.float32(strength)), 1000 + i)
         )
-        sources.append(picture.image)
+        sources.append(source.image)
     return specs, sources
 
 
 def measure(
     recipe: Config, chosen: dict[str, dict[str, Any]], concept: str, count: int, repeats: int
 ) -> dict[str, float]:
-    """Speed and pictures: four figures for each profile; `count` mixes in each repeat."""
+    """Speed and images: four figures for each profile, from `count` mixes in each repeat."""
     specs, sources = tasks(recipe.mix.strength[0], count)
     mixers = {}
     for name, changes in chosen.items():
@@ -110,13 +107,7 @@ def measure(
 
     def run(name: str) -> None:
         mixer = mixers[name]
-        made[name] = [
-            image
-            for start in range(0, count, mixer.batch)
-            for image in mixer.mix(
-                specs[start : start + mixer.batch], list(sources[start : start + mixer.batch])
-            )
-        ]
+        made[name] = mix_all(mixer, specs, sources)
 
     def measured(name: str) -> Callable[[int], object]:
         return lambda repeat: run(name)
@@ -142,8 +133,8 @@ def measure(
 def accuracy(
     recipe: Config, chosen: dict[str, dict[str, Any]], seeds: list[int], folder: str
 ) -> dict[str, float]:
-    """What the classifier reaches on each profile's mixes, in percent, and its distance to the
-    exact profile's, in points.
+    """The classifier's accuracy on each profile's mixes in percent, and its distance in points to
+    that of the exact profile.
     """
     top1: dict[str, list[float]] = {name: [] for name in chosen}
     for seed in seeds:
@@ -162,15 +153,12 @@ def accuracy(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", metavar="PATH", help="write the figures there")
+    parser = record.parser(__doc__)
     parser.add_argument(
         "--mixes",
         type=int,
         default=128,
-        help="in each repeat of the measurement of speed and pictures",
+        help="in each repeat of the measurement of speed and images",
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
@@ -178,7 +166,7 @@ def main() -> None:
         type=int,
         nargs="*",
         default=[0, 1, 2],
-        help="of the classifier's accuracy; none: not measured",
+        help="that the classifier's accuracy is measured over; none: it is not measured",
     )
     parser.add_argument("--sampler-lora", metavar="PATH", help="LoRA for the few-step samplers")
     parser.add_argument(
@@ -187,7 +175,7 @@ def main() -> None:
     parser.add_argument(
         "--keep",
         metavar="FOLDER",
-        help="keep the runs there; the same command then goes on where it was stopped",
+        help="keep the runs there; the same command then resumes",
     )
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -211,9 +199,12 @@ def main() -> None:
     rows: list[list[object]] = [
         [name, *(figures[f"{name}_{column}"] for column in columns)] for name in PROFILES
     ]
-    title = f"nano, strength {recipe.mix.strength[0]}, medians of {options.repeats}, accuracy over {len(options.seeds)} seeds"
+    title = (
+        f"nano, strength {recipe.mix.strength[0]}, medians of {options.repeats}, "
+        f"accuracy over {len(options.seeds)} seeds"
+    )
     record.show(title, ["profile", *columns], rows)
-    print(f"The tiny VAE reconstructs nano's pictures with {reconstruction:.1f} dB.")
+    print(f"The tiny VAE reconstructs nano's images with {reconstruction:.1f} dB.")
     record.write(
         options.json, {**figures, "tiny_vae_reconstruction_db": reconstruction}, seeds=options.seeds
     )

@@ -1,5 +1,5 @@
-"""A base model of Stable Diffusion 1.5's architecture with random weights: as costly as the real
-one, from no download.
+"""A base model of Stable Diffusion 1.5's architecture with random weights: it costs what the real
+one does, without a download.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ VOCABULARY = 49_408
 
 
 def write_sd15(folder: Path) -> Path:
-    """Write it as a diffusers folder (4 GB). Its tokenizer has CLIP's size and nano's words."""
+    """Write it as a diffusers folder of 4 GB. Its tokenizer has CLIP's size and nano's words."""
     import torch
     from diffusers import (
         AutoencoderKL,
@@ -44,9 +44,8 @@ def write_sd15(folder: Path) -> Path:
         layers_per_block=2,
         sample_size=512,
     )
-    unet = UNet2DConditionModel(
-        sample_size=64, cross_attention_dim=768, attention_head_dim=8
-    )  # all else is SD 1.5's by default
+    # All else is SD 1.5's by default.
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
     scheduler = PNDMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -69,7 +68,7 @@ def write_sd15(folder: Path) -> Path:
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:
-    """Nano's tokenizer, filled up with words that never occur."""
+    """Nano's tokenizer, filled up to CLIP's size with words that never occur."""
     from transformers import CLIPTokenizer
 
     from diffmix.generator.base_model import NANO_FOLDER
@@ -78,13 +77,11 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
     vocabulary = json.loads((nano / "vocab.json").read_text(encoding="utf-8"))
     special = ["<|startoftext|>", "<|endoftext|>"]
     words = [word for word in sorted(vocabulary, key=vocabulary.__getitem__) if word not in special]
-    words += [
-        f"unused{number}</w>" for number in range(VOCABULARY - len(words) - len(special))
-    ] + special
+    unused = VOCABULARY - len(words) - len(special)
+    words += [f"unused{number}</w>" for number in range(unused)] + special
     folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(
-        json.dumps({word: number for number, word in enumerate(words)}), encoding="utf-8"
-    )
+    numbers = {word: number for number, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
     (folder / "merges.txt").write_bytes((nano / "merges.txt").read_bytes())
     names = {
         "bos_token": special[0],

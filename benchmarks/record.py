@@ -1,7 +1,8 @@
-"""What every benchmark writes: the machine, the versions, and flat figures."""
+"""What benchmarks have in common: their options, what they write, and how they time."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -15,6 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from diffmix.versions import versions
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A benchmark's options: `--json`, and what it adds."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--json", metavar="PATH", help="write the figures to this file")
+    return made
 
 
 def machine() -> dict:
@@ -35,37 +45,35 @@ def machine() -> dict:
 
 
 def write(path: str | None, figures: dict[str, float], **more: object) -> None:
-    """Write `{"machine", "versions", "figures", **more}` to a JSON file; nothing where `path` is
-    None.
+    """Write `{"machine", "versions", "figures", **more}` to a JSON file. With `path` None, write
+    nothing.
     """
     if path:
-        text = json.dumps(
-            {"machine": machine(), "versions": versions(), "figures": figures, **more}, indent=2
-        )
+        kept = {"machine": machine(), "versions": versions(), "figures": figures, **more}
+        text = json.dumps(kept, indent=2)
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 
 def show(title: str, columns: list[str], rows: list[list[object]]) -> None:
-    """Print a table; numbers are rounded to three digits."""
+    """Print a table. Numbers with a fraction are rounded to three digits."""
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(
-            *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row)
-        )
+        cells = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row]
+        table.add_row(*cells)
     console = Console(soft_wrap=True)
     if not console.is_terminal:
-        console.width = 200  # a file has no width, and should lose nothing
+        console.width = 200  # a file has no width of its own
     console.print(table)
 
 
 def interleaved(ways: dict[str, Callable[[int], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each way's `repeats` calls. They take turns, so that what else the machine does
-    meets them alike.
+    """Seconds of each way's `repeats` calls. The ways take turns, so that other work on the machine
+    slows them down alike.
 
-    A way is called with the number of its repeat, after one call with -1 that warms it up and does
-    not count.
+    A way is called with the number of the repeat. A first call, with -1, warms it up and does not
+    count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(-1, repeats):
@@ -78,7 +86,7 @@ def interleaved(ways: dict[str, Callable[[int], object]], repeats: int) -> dict[
 
 
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
-    """The median of the ratios of what was measured side by side."""
+    """The median of the ratios of values that were measured side by side."""
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 

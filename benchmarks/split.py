@@ -1,14 +1,13 @@
-"""The split that `placement.auto` chooses: what was predicted, and what then happened, beside the
-other ways to share out 8 GPUs.
+"""The split that `placement.auto` chooses: what was predicted, and what then happened, beside other
+ways to split 8 GPUs.
 
-Costs are simulated as in `benchmarks/overlap.py`; the engine's calibration times the stand-ins on
-the cluster before it predicts, as it would time the real ones. Walls count from the first chunk's
-begin.
+Costs are simulated as in `benchmarks/overlap.py`. The engine's calibration times the stand-ins on
+the cluster before it predicts, as it would time real mixers and train steps. Wall times count from
+the begin of the first chunk.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 
 from benchmarks import record
@@ -24,22 +23,22 @@ from benchmarks.overlap import (
     eight_nodes,
     run,
 )
-from benchmarks.simulated import SleepingMixer, mix_job, session
 from diffmix.config import Config, replace
 from engine.placement import calibrate
 from engine.placement.cluster import available_gpus
 from engine.placement.split import GpuShare, Rates, choose, predict
+from engine.testing import SleepingMixer, simulated_mix_job, temporary_session
 
 
 def calibrated(job_costs: Costs, made: Config) -> Rates:
-    """What the engine's own calibration finds on the cluster."""
-    with session(made, IMAGE_BYTES, REAL) as opened:
-        job = mix_job(opened, SleepingMixer(CHUNK_SECONDS, IMAGE_BYTES))
-        return calibrate.calibrate(opened, job, job_costs.time_steps)
+    """The rates that the engine's own calibration measures on the cluster."""
+    with temporary_session(made, IMAGE_BYTES, REAL) as session:
+        job = simulated_mix_job(session, SleepingMixer(CHUNK_SECONDS, IMAGE_BYTES))
+        return calibrate.calibrate(session, job, job_costs.time_steps)
 
 
 def others(made: Config, rates: Rates, planned: int, best: GpuShare) -> list[GpuShare]:
-    """Two other ways to use all GPUs: one with more and one with fewer train workers."""
+    """Other ways to use all GPUs: one with fewer train workers, and one with more."""
     all_ways = [
         predict(made, rates, planned, NODES - n, n) for n in rates.train_seconds if n < NODES
     ]
@@ -49,25 +48,22 @@ def others(made: Config, rates: Rates, planned: int, best: GpuShare) -> list[Gpu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", help="file to write the figures to")
+    parser = record.parser(__doc__)
     parser.add_argument(
         "--seconds",
         type=float,
         default=60.0,
-        help="work of both phases for all GPUs: about the length of the longer phase",
+        help="seconds that both phases together would keep all GPUs busy",
     )
     parser.add_argument(
         "--ratios",
         nargs="+",
         choices=list(RATIOS),
         default=list(RATIOS),
-        help="costs of mixing : training",
+        help="cost of mixing : cost of training",
     )
     parser.add_argument(
-        "--repeats", type=int, default=3, help="of each way's run; the median counts"
+        "--repeats", type=int, default=3, help="runs of each way, of which the median counts"
     )
     chosen = parser.parse_args()
     figures: dict[str, float] = {}

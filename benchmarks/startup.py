@@ -1,15 +1,14 @@
-"""From the command to the first mix and to the first train step: `diffmix run` on the embedded data
-and model.
+"""Seconds from the command to the first mix and to the first train step: `diffmix run` on the
+embedded data and model.
 
-Two commands are timed. The first trains on mixes of the base model alone, so that what stands
-between the command and the first mix is start-up and nothing else. The second personalizes for a
-few steps first; `seconds_personalized_to_first_mix` is then the time between the end of
-personalizing and the first mix. Processes are timed from outside, the interpreter's start included.
+Two commands are timed. The first makes mixes with the base model alone, so that only start-up comes
+before the first mix. The second personalizes for a few steps first; for it
+`seconds_personalized_to_first_mix` counts from the end of personalizing. Times include the start of
+the interpreter.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -21,42 +20,22 @@ from pathlib import Path
 from benchmarks import record
 
 RECIPE = Path(__file__).parent.parent / "jobs" / "recipes" / "nano" / "demo.yaml"
-SMALL = [
-    "--mix.count",
-    "64",
-    "--train.epochs",
-    "2",
-    "--train.baseline",
-    "False",
-    "--run.oracle",
-    "None",
-]
+SMALL = ["--mix.count", "64", "--train.epochs", "2"]
+SMALL += ["--train.baseline", "False", "--run.oracle", "None"]
 
 
 def run(out: str, *options: str) -> dict[str, float]:
-    """Seconds from the command to moments of one run."""
-    command = [
-        sys.executable,
-        "-m",
-        "jobs.cli",
-        "run",
-        "--config",
-        str(RECIPE),
-        *SMALL,
-        *options,
-        "--out",
-        out,
-    ]
+    """Run once; gives the seconds from the command to each moment."""
+    command = [sys.executable, "-m", "jobs.cli", "run", "--config", str(RECIPE)]
+    command += [*SMALL, *options, "--out", out]
     started = time.time()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ended = time.time()
     events = [json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
 
     def first(kind: str, moment: str) -> float:
-        return (
-            min((event[moment] for event in events if event["event"] == kind), default=float("nan"))
-            - started
-        )
+        times = [event[moment] for event in events if event["event"] == kind]
+        return min(times, default=float("nan")) - started
 
     return {
         "session": first("start", "time"),
@@ -70,7 +49,7 @@ def run(out: str, *options: str) -> dict[str, float]:
 
 
 def help_seconds() -> float:
-    """`diffmix --help`, from outside."""
+    """Seconds that `diffmix --help` takes."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "jobs.cli", "--help"], check=True, stdout=subprocess.DEVNULL
@@ -79,10 +58,7 @@ def help_seconds() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", help="file to write the figures to")
+    parser = record.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
     plain, personalized = [], []
@@ -92,15 +68,10 @@ def main() -> None:
             personalized.append(run(f"{folder}/personalized", "--personalize.steps", "20"))
     rows: list[list[object]] = []
     for name in plain[0]:
-        rows.append(
-            [
-                name.replace("_", " "),
-                *(
-                    statistics.median(found[name] for found in runs)
-                    for runs in (plain, personalized)
-                ),
-            ]
-        )
+        medians = []
+        for runs in (plain, personalized):
+            medians.append(statistics.median(found[name] for found in runs))
+        rows.append([name.replace("_", " "), *medians])
     figures = {
         f"seconds_to_{name}": statistics.median(found[name] for found in plain)
         for name in ("first_mix", "first_step")

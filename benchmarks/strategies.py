@@ -1,16 +1,15 @@
 """What mixes do for accuracy on nano: no mixes, MixUp, CutMix, real-mix, diff-aug and diff-mix,
 over several seeds.
 
-Every arm is the demo's recipe, which was tuned on the validation set for the classifier without
-mixes, with its augmentation and its number of training steps. A seed draws its own ten shots a
-class, personalizes on them, plans, mixes and trains; its arms share images and concept, so that
+Every arm is the demo's recipe with its augmentation and its number of train steps. The recipe was
+tuned on the validation set, for the classifier without mixes. Each seed draws its own ten shots a
+class, personalizes on them, plans, mixes and trains. Its arms share images and concept, so that
 they are compared in pairs. Intervals are Student's, at 95 %, over the seeds. Mixes are made before
-training starts (`--run.mode staged`), so that figures do not depend on who was faster.
+training starts (`--run.mode staged`), so that figures do not depend on how fast they are made.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -53,7 +52,7 @@ def config(arm: str, seed: int, out: str, concept: str | None, recipe: Config) -
 
 
 def run_arm(arm: str, chosen: Config) -> dict:
-    """The arm's `summary.json`; a finished one is not made again."""
+    """The arm's `summary.json`, read where the arm is finished already."""
     from engine.run import run, run_training
 
     out = Folder(chosen.out)
@@ -73,8 +72,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def figures_of(summaries: dict[str, list[dict]]) -> dict[str, float]:
-    """Figures of the arms' summaries, which are in the order of the seeds: accuracies in percent,
-    differences in points.
+    """The figures: accuracies in percent, differences in points. Each arm's summaries are in the
+    order of the seeds.
     """
     figures: dict[str, float] = {}
     accuracy = {
@@ -104,10 +103,7 @@ def figures_of(summaries: dict[str, list[dict]]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", metavar="PATH", help="write the figures there")
+    parser = record.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument(
@@ -116,7 +112,8 @@ def main() -> None:
     parser.add_argument(
         "--keep",
         metavar="FOLDER",
-        help="keep the runs there: the same command goes on where it was stopped, and commands for some of the seeds may run side by side",
+        help="keep the runs there; the same command then resumes, and commands for other seeds may "
+        "run at the same time",
     )
     chosen = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -134,9 +131,8 @@ def main() -> None:
                 summaries[arm].append(run_arm(arm, made))
                 if uses and concept is None:
                     concept = f"{made.out}/concept"
-                print(
-                    f"seed {seed}, {arm}: {summaries[arm][-1]['accuracy']['top1']:.4f}", flush=True
-                )
+                top1 = summaries[arm][-1]["accuracy"]["top1"]
+                print(f"seed {seed}, {arm}: {top1:.4f}", flush=True)
     figures = figures_of(summaries)
     print(__doc__)
     rows: list[list[object]] = []
@@ -150,15 +146,13 @@ def main() -> None:
         share = figures.get(f"{arm}_oracle_share")
         rows.append([arm.replace("_", " "), *cells, f"{share:.0f}" if share is not None else ""])
     columns = ["arm", "top-1 %", "over no mixes", "worst group %", "mixes that show their target %"]
-    record.show(
-        f"nano, {recipe.data.shots} shots a class, {len(chosen.seeds)} seeds, 1,200 test pictures",
-        columns,
-        rows,
-    )
-    top1 = {
-        arm: [summary["accuracy"]["top1"] for summary in found] for arm, found in summaries.items()
-    }
-    record.write(chosen.json, figures, seeds=chosen.seeds, top1=top1)
+    shots, seeds = recipe.data.shots, len(chosen.seeds)
+    title = f"nano, {shots} shots a class, {seeds} seeds, 1,200 test images"
+    record.show(title, columns, rows)
+    of_seeds = {}
+    for arm, found in summaries.items():
+        of_seeds[arm] = [summary["accuracy"]["top1"] for summary in found]
+    record.write(chosen.json, figures, seeds=chosen.seeds, top1=of_seeds)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""A tiny VAE for nano, distilled from nano's own in a minute, so that `model.tiny_vae` has
-something to be measured with.
-"""
+"""A tiny VAE for nano, distilled from nano's own in a minute, to measure `model.tiny_vae` with."""
 
 from __future__ import annotations
 
@@ -20,25 +18,19 @@ if TYPE_CHECKING:
 
 
 def distil(vae: AutoencoderKL, folder: str | Path, steps: int, seed: int = 0) -> float:
-    """Save an AutoencoderTiny whose latents are `vae`'s, scaled, and whose pictures are nano's;
-    gives its last reconstruction PSNR in dB.
+    """Save an AutoencoderTiny whose latents are those of `vae`, scaled, and whose images are
+    nano's. Gives its last reconstruction PSNR in dB.
 
-    Trained on nano's pre-training pictures with Adam and one cycle of the learning rate.
+    It is trained on nano's pre-training images with AdamW and one cycle of the learning rate.
     """
     from diffusers import AutoencoderTiny
 
     torch.manual_seed(seed)
-    pixels = torch.stack(
-        [
-            to_tensor(decode(example.image), data.RESOLUTION)
-            for example in data.examples("pretrain", seed)
-        ]
-    )
+    examples = data.examples("pretrain", seed)
+    pixels = torch.stack([to_tensor(decode(each.image), data.RESOLUTION) for each in examples])
     with torch.no_grad():
-        wanted = (
-            torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(128)])
-            * vae.config.scaling_factor
-        )
+        means = [vae.encode(part).latent_dist.mean for part in pixels.split(128)]
+        wanted = torch.cat(means) * vae.config.scaling_factor
     width = (32, 32, 32)
     tiny = AutoencoderTiny(
         encoder_block_out_channels=width,

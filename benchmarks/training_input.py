@@ -1,16 +1,14 @@
-"""The pool and its DataLoader against torchvision's ImageFolder and DataLoader: same JPEG files,
-same transforms, same workers.
+"""The pool and its DataLoader against torchvision's ImageFolder and DataLoader, with the same JPEG
+files, transforms and number of workers.
 
-Half of our samples come from the pool of mixes and half from the file of real images; both hold the
-files that the image folder holds. Then the pool grows to a million mixes. Memory is what the
-training process and its workers hold for themselves (`RssAnon`): pages of the pool's files that the
-kernel keeps mapped, and drops when it needs the memory, are counted apart.
+Half of our samples come from the pool of mixes and half from the file of real images; both have the
+image folder's files. Then the pool grows to a million mixes. Memory is what the training process
+and its workers hold for themselves (`RssAnon`). Pages of the pool's files are counted apart: the
+kernel maps them, and drops them when it needs the memory.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
 import statistics
 import tempfile
 from pathlib import Path
@@ -19,11 +17,11 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from benchmarks import record
+from benchmarks.random_images import random_file
 from diffmix.classifier.model import Classifier
 from diffmix.classifier.samples import MixedSampler, MixedSamples
 from diffmix.classifier.transforms import train_transform
@@ -36,23 +34,22 @@ SMALL_POOL = 10_000
 
 
 class Inputs:
-    """Both ways to feed a classifier, over `count` JPEG files of `side` px that are written to
-    `folder`.
-    """
+    """Both ways to feed a classifier, over `count` JPEG files of `side` px in `folder`."""
 
     def __init__(self, folder: Path, count: int, side: int, workers: int, batch_size: int):
         self.files = jpegs(count, side)
         resolution = side * 7 // 8
+        names = [f"{i:03d}" for i in range(CLASSES)]
         classifier = Classifier(
             model_name="resnet50",
-            class_names=[f"{i:03d}" for i in range(CLASSES)],
+            class_names=names,
             resolution=resolution,
             mean=[0.5] * 3,
             std=[0.25] * 3,
             resize=side,
         )
-        train = TrainConfig(resolution=resolution, resize=side)
-        transform = train_transform(train, classifier)
+        options = TrainConfig(resolution=resolution, resize=side)
+        transform = train_transform(options, classifier)
         for i, file in enumerate(self.files):
             (folder / "images" / f"{i % CLASSES:03d}").mkdir(parents=True, exist_ok=True)
             (folder / "images" / f"{i % CLASSES:03d}" / f"{i}.jpg").write_bytes(file)
@@ -60,8 +57,8 @@ class Inputs:
         real = RealSet.write(str(folder / "train.arrow"), examples, classifier.class_names, "thing")
         self.pool = PoolWriter(str(folder / "pool"))
         self.sampler = MixedSampler(count, 0.5, self.pool.__len__, batch_size, seed=0)
-        samples = MixedSamples(real, PoolReader(self.pool.folder), transform, MixConfig(), train)
-        # As engine/training/classifier_loop.py makes it.
+        samples = MixedSamples(real, PoolReader(self.pool.folder), transform, MixConfig(), options)
+        # As `engine.training.classifier_loop.ClassifierLoop` makes it.
         common = {
             "batch_size": batch_size,
             "num_workers": workers,
@@ -98,20 +95,14 @@ class Inputs:
 
 
 def jpegs(count: int, side: int) -> list[bytes]:
-    """Different files with the detail of a photograph."""
+    """Different files with the detail of photographs."""
     random = np.random.default_rng(0)
-    files = []
-    for _ in range(count):
-        buffer = io.BytesIO()
-        small = Image.fromarray(random.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8))
-        small.resize((side, side), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
-        files.append(buffer.getvalue())
-    return files
+    return [random_file(random, side // 8, side) for _ in range(count)]
 
 
 def memory_mb() -> tuple[float, float]:
-    """What this process and its children hold for themselves, and what they have mapped from files,
-    in MB.
+    """MB that this process and its children hold for themselves, and MB that they have mapped from
+    files.
     """
     process = psutil.Process()
     own = mapped = 0
@@ -127,8 +118,8 @@ def memory_mb() -> tuple[float, float]:
 def measure(
     folder: Path, images: int, side: int, workers: int, batch_size: int, repeats: int, largest: int
 ) -> dict[str, float]:
-    """The figures; `images` in an epoch, the pool grows from `SMALL_POOL` (or a tenth) to `largest`
-    mixes.
+    """The figures. `images` are in an epoch; the pool grows from `SMALL_POOL` mixes, or a tenth of
+    `largest` if that is less, to `largest`.
     """
     inputs = Inputs(folder, images, side, workers, batch_size)
     inputs.grow(min(SMALL_POOL, largest // 10))
@@ -136,7 +127,7 @@ def measure(
     seconds = record.interleaved(
         {"usual": inputs.epoch_of_usual, "ours": inputs.epoch_of_ours}, repeats
     )
-    # An epoch of ours is a whole number of batches, so a few images more.
+    # Our epochs are whole batches, and so have a few images more.
     usual = [images / taken for taken in seconds["usual"]]
     ours = [per_epoch / taken for taken in seconds["ours"]]
     own, mapped = memory_mb()
@@ -161,10 +152,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", metavar="PATH", help="write the figures there")
+    parser = record.parser(__doc__)
     parser.add_argument("--images", type=int, default=3200, help="files, and images in an epoch")
     parser.add_argument(
         "--side",

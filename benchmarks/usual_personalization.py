@@ -1,8 +1,8 @@
-"""Personalization the usual way, in stock diffusers and peft, as the paper's code does it: what
-ours is measured against.
+"""Personalization the usual way, in stock diffusers and peft, as the paper's code does it. Ours is
+measured against it.
 
-Images are decoded and encoded by the VAE at every step, prompts are encoded at every step, and the
-whole embedding table is in the optimizer; after each step the rows that are not new are put back.
+Every step decodes the images, and encodes images and prompts. The whole embedding table is in the
+optimizer; after each step the rows that are not new are put back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 class Photos(torch.utils.data.Dataset):
-    """Pixels float32 [3, side, side] in [-1, 1] and label of each image, decoded when asked for."""
+    """The pixels (float32 [3, side, side] in [-1, 1]) and the label of each image, which is decoded
+    when it is asked for.
+    """
 
     def __init__(self, real: RealSet, side: int, flip: bool):
         from torchvision import transforms
@@ -53,8 +55,8 @@ def train(
     device: str,
     dtype: torch.dtype,
 ) -> tuple[dict[str, str], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Train tokens and LoRA for `config.steps` of `config.batch_size`; gives class -> token, token
-    -> rows, and the LoRA.
+    """Train tokens and LoRA for `config.steps` of `config.batch_size`. Gives class name -> token,
+    token -> rows, and the LoRA.
     """
     from diffusers import DDPMScheduler
     from diffusers.utils import convert_state_dict_to_diffusers

@@ -24,13 +24,15 @@ from diffmix.generator.concept import concept_settings
 from diffmix.storage import Folder, filesystem
 from engine.failures import user_errors
 from engine.mixing.filter import Decision, gate_of
-from engine.mixing.stages import MixJob, build_mixer, execution_options, stream
+from engine.mixing.job import MixJob, build_mixer
+from engine.mixing.stages import execution_options, stream
 from engine.mixing.store import MixStore
 from engine.placement import cluster
 from engine.run_folder import find_concept
 from engine.session import Session
+from engine.training.job import TrainJob
 from engine.training.personalize_worker import PersonalizeJob, personalize_loop
-from engine.training.worker import TrainJob, build_loop, train_loop
+from engine.training.worker import build_loop, train_loop
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def personalize(session: Session) -> str | None:
     start = time.time()
     job = PersonalizeJob(
         config=config,
-        real=train_images.path,
+        real_path=train_images.path,
         concept=folder.uri,
         prior=(session.out / "prior").uri,
         reporter=session.telemetry.reporter,
@@ -81,7 +83,7 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
     store, train_images = session.source.store, session.data.train
     return MixJob(
         config=session.config,
-        real=train_images.path,
+        real_path=train_images.path,
         concept=concept,
         store=store.folder.uri,
         reporter=session.telemetry.reporter,
@@ -129,9 +131,9 @@ def train_classifier(
     best = session.out / "checkpoints" / f"{name}-{key}-best"
     train_job = TrainJob(
         config=config,
-        train=data.train.path,
-        val=data.val.path if data.val else None,
-        test=data.test.path if data.test else None,
+        train_path=data.train.path,
+        val_path=data.val.path if data.val else None,
+        test_path=data.test.path if data.test else None,
         store=job.store if job else None,
         planned=len(plan) if plan else 0,
         classifier=best.uri,

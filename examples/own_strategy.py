@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import sys
 
+from diffmix.report.pictures import Mixed, Row, mix_sheet
+from diffmix.strategies import MixSpec, PromptContext, Strategy
+
 from diffmix import images
 from diffmix.config import MixConfig, ModelConfig
 from diffmix.datasets.real import RealSet
 from diffmix.generator.mixer import Mixer
 from diffmix.plan import MixPlan
-from diffmix.report.pictures import Mixed, Row, mix_sheet
-from diffmix.strategies import MixSpec, PromptContext, Strategy
 
 
 def source_prompt(context: PromptContext, spec: MixSpec) -> str:

@@ -1,6 +1,4 @@
-"""The preset for large batches: the same samples in fewer steps, at the learning rate that goes
-with it.
-"""
+"""The preset for large batches: the same samples in fewer steps, at a higher learning rate."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ def folded(personalize: PersonalizeConfig) -> PersonalizeConfig:
     """The options with `large_batch` = k worked in: batches k times as large, 1/k of the steps,
     learning rates times sqrt(k).
 
-    The square root is Adam's scaling rule (Malladi et al. 2022, arXiv 2205.10287). Weight decay,
-    which acts at each step in proportion to the learning rate, is scaled by it too, so that all
-    steps together decay as before.
+    The square root is Adam's scaling rule (Malladi et al. 2022, arXiv 2205.10287). Weight decay
+    acts at each step in proportion to the learning rate. It is multiplied by sqrt(k) too, so that
+    all steps together decay as much as before.
     """
     k = personalize.large_batch
     return replace(

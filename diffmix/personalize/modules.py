@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor, nn
 from torch.nn import functional
 
 from diffmix.errors import UserError
@@ -25,7 +26,7 @@ LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 class ConceptEmbedding(nn.Module):
-    """A frozen token embedding and new rows behind it, which are a parameter of their own.
+    """A frozen token embedding, and new rows behind it that are a parameter of their own.
 
     Ids below `first_id` are looked up in `base`, the others in `rows` (float32 [new tokens, dim]).
     """
@@ -36,8 +37,8 @@ class ConceptEmbedding(nn.Module):
         self.rows = rows
         self.first_id = first_id
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """int64 [..., L] -> [..., L, dim] in the base embedding's dtype."""
+    def forward(self, ids: Int64[Tensor, "*batch length"]) -> Float[Tensor, "*batch length dim"]:
+        """The embeddings of token ids, in the dtype of `base`."""
         is_new = ids >= self.first_id
         old = self.base(ids.masked_fill(is_new, 0))
         new = functional.embedding((ids - self.first_id).clamp(min=0), self.rows).to(old.dtype)
@@ -45,10 +46,10 @@ class ConceptEmbedding(nn.Module):
 
 
 def add_rows(pipe: Pipeline, tokens: list[str], starts: list[str], vectors: int) -> None:
-    """Add tokens of `vectors` rows each to every text encoder; a token's rows start as the mean
+    """Add tokens to every text encoder, with `vectors` rows each. A token's rows start as the mean
     embedding of its text in `starts`.
 
-    Raises `UserError` for an empty text and for tokens that are there already.
+    Raises `UserError` for an empty text, and for tokens that the tokenizer has already.
     """
     names = [name for token in tokens for name in spell(token, vectors)]
     for tokenizer, encoder in text_parts(pipe):
@@ -58,12 +59,14 @@ def add_rows(pipe: Pipeline, tokens: list[str], starts: list[str], vectors: int)
             ids = tokenizer(text, add_special_tokens=False).input_ids
             if not ids:
                 raise UserError(
-                    "--personalize.initializer gives an empty text, so new tokens have nothing to start from; name a word."
+                    "--personalize.initializer gives an empty text, so new tokens have nothing to "
+                    "start from; name a word."
                 )
             rows += [embedding.weight[ids].float().mean(dim=0)] * vectors
         if tokenizer.add_tokens(names) != len(names):
             raise UserError(
-                f"The base model's tokenizer has tokens like {tokens[0]} already; choose a base that is not personalized."
+                f"The base model's tokenizer has tokens like {tokens[0]} already; choose a base "
+                "that is not personalized."
             )
         encoder.set_input_embeddings(
             ConceptEmbedding(embedding, nn.Parameter(torch.stack(rows)), first_id)
@@ -71,32 +74,28 @@ def add_rows(pipe: Pipeline, tokens: list[str], starts: list[str], vectors: int)
 
 
 def add_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> None:
-    """Add LoRA to the frozen UNet's attention projections in float32; B is zero, so the model
+    """Add LoRA in float32 to the attention projections of the frozen UNet. B is zero, so the model
     starts unchanged.
     """
     from peft import LoraConfig
 
-    # peft draws from the global generator: its state is put back, so that nothing else depends on
+    config = LoraConfig(
+        r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=LORA_TARGETS
+    )
+    # peft draws from the global generator. Its state is put back, so that nothing else depends on
     # this.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet.add_adapter(
-            LoraConfig(
-                r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=LORA_TARGETS
-            )
-        )
+        unet.add_adapter(config)
     for parameter in unet.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
 class DenoisingLoss(nn.Module):
-    """The diffusion model's training loss as one module, so that it can be wrapped for data
-    parallelism.
+    """The diffusion model's training loss, as one module that can be wrapped for data parallelism.
 
-    `prompts` are all that will be trained on; `side` is the images' in pixels; `trains_text` says
-    whether gradients flow into the text encoders' new rows, otherwise all prompts are encoded once,
-    here. `snr_gamma`: min-SNR weighting (Hang et al. 2023, arXiv 2303.09556), None is off.
+    With `snr_gamma` samples are weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556).
     """
 
     def __init__(
@@ -107,6 +106,11 @@ class DenoisingLoss(nn.Module):
         trains_text: bool,
         snr_gamma: float | None,
     ):
+        """`prompts` are all texts that will be trained on; `side` is the images' side in pixels.
+
+        With `trains_text` gradients flow into the text encoders' new rows. Without it all prompts
+        are encoded once, here.
+        """
         from diffusers import DDPMScheduler
 
         super().__init__()
@@ -116,41 +120,36 @@ class DenoisingLoss(nn.Module):
         self.num_timesteps = int(schedule.config.num_train_timesteps)
         self.predicts_v = schedule.config.prediction_type == "v_prediction"
         self.snr_gamma = snr_gamma
-        self.register_buffer(
-            "alphas_cumprod", schedule.alphas_cumprod.to(pipe.unet.device), persistent=False
-        )
+        alphas_cumprod = schedule.alphas_cumprod.to(pipe.unet.device)
+        self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
         self.register_buffer("prompt_ids", self.encoder.tokenize(prompts), persistent=False)
         self.text = None if trains_text else self.encoder.encode(prompts)
 
     def forward(
         self,
-        latents: torch.Tensor,
-        noise: torch.Tensor,
-        timesteps: torch.Tensor,
-        prompts: torch.Tensor,
-        weights: torch.Tensor,
-    ) -> torch.Tensor:
-        """The loss of a `Batch`'s tensors, the samples' losses times their weights, added up: a
-        float32 scalar.
-        """
+        latents: Float32[Tensor, "n channels height width"],
+        noise: Float32[Tensor, "n channels height width"],
+        timesteps: Int64[Tensor, " n"],
+        prompts: Int64[Tensor, " n"],
+        weights: Float32[Tensor, " n"],
+    ) -> Float32[Tensor, ""]:
+        """The loss of a `Batch`'s tensors: the sum of the samples' losses times their weights."""
         alpha_bar = self.alphas_cumprod[timesteps][:, None, None, None]
         alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         noisy = alpha * latents + sigma * noise
-        predicted = self.unet(
-            noisy.to(self.unet.dtype), timesteps, **self._conditioning(prompts).unet_inputs()
-        ).sample
+        text = self._conditioning(prompts).unet_inputs()
+        predicted = self.unet(noisy.to(self.unet.dtype), timesteps, **text).sample
         target = alpha * noise - sigma * latents if self.predicts_v else noise
-        losses = functional.mse_loss(predicted.float(), target, reduction="none").mean(
-            dim=(1, 2, 3)
-        )
+        errors = functional.mse_loss(predicted.float(), target, reduction="none")
+        losses = errors.mean(dim=(1, 2, 3))
         if self.snr_gamma is not None:
             snr = (alpha_bar / (1 - alpha_bar)).flatten()
             losses = losses * snr.clamp(max=self.snr_gamma) / (snr + 1 if self.predicts_v else snr)
         return (losses * weights).sum()
 
-    def _conditioning(self, prompts: torch.Tensor) -> Conditioning:
+    def _conditioning(self, prompts: Int64[Tensor, " n"]) -> Conditioning:
         """Each distinct prompt of the batch runs through the text encoders once."""
         if self.text is not None:
             return self.text.rows(prompts)
-        distinct, place = torch.unique(prompts, return_inverse=True)
-        return self.encoder(self.prompt_ids[distinct]).rows(place)
+        distinct, inverse = torch.unique(prompts, return_inverse=True)
+        return self.encoder(self.prompt_ids[distinct]).rows(inverse)

@@ -1,8 +1,7 @@
-"""Prior preservation (DreamBooth, Ruiz et al. 2023, arXiv 2208.12242, section 3.2): what the base
-model takes the superclass to be.
+"""Prior preservation (DreamBooth, Ruiz et al. 2023, arXiv 2208.12242, section 3.2).
 
-The base model paints images of the superclass once; training on them beside the real ones keeps it
-from painting the few real objects wherever the superclass is named.
+The base model makes images of the superclass once. Training on them beside the real images keeps
+the model from showing the few real objects wherever the superclass is named.
 """
 
 from __future__ import annotations
@@ -23,16 +22,14 @@ if TYPE_CHECKING:
     from diffmix.storage import Folder
 
 PRIOR_PROMPT = "a photo of a {superclass}"
-# images in one call; fixed, and never cut short, so that an image does not depend on how many there
-# are to be
+# Images in one call. The number is fixed and the last call is whole, so that an image does not
+# depend on how many are made.
 _CHUNK = 8
 _STREAM = 0x7072696F72  # keeps these seeds apart from the mix plan's under the same seed
 
 
 class PriorImages:
-    """`count` images of the superclass in a folder, PNG files that the base model made. Made by
-    `prior_images`.
-    """
+    """The first `count` prior images of a folder, as PNG files. `prior_images` makes it."""
 
     def __init__(self, folder: Folder, count: int):
         self.folder = folder
@@ -54,20 +51,19 @@ def prior_images(
     rank: int = 0,
     world_size: int = 1,
 ) -> PriorImages:
-    """The first `count` prior images of this base, superclass and seed, from `folder` or newly made
-    and kept there.
+    """The first `count` prior images of this base, superclass and seed. Those that `folder` lacks
+    are made and kept there.
 
-    Image i depends on base, resolution, superclass, seed and i alone. Images of other settings lie
-    beside them, each in a folder of their own. Each rank makes its share; all are there when the
-    call returns.
+    Image i depends only on base, resolution, superclass, seed and i; other settings have another
+    subfolder of `folder`. Each rank makes its share; when the call returns, all are there.
     """
     identity = [base_fingerprint(model), model.resolution, superclass, seed]
     own = folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-    there = set(own.names())
+    stored = set(own.names())
     mine = [range(first, first + _CHUNK) for first in range(0, count, _CHUNK)][rank::world_size]
-    missing = [chunk for chunk in mine if any(_name(index) not in there for index in chunk)]
+    missing = [chunk for chunk in mine if any(_name(index) not in stored for index in chunk)]
     if missing:
-        _paint(model, superclass, seed, own, missing)
+        _make(model, superclass, seed, own, missing)
     if world_size > 1:
         import torch.distributed as dist
 
@@ -75,7 +71,7 @@ def prior_images(
     return PriorImages(own, count)
 
 
-def _paint(
+def _make(
     model: ModelConfig, superclass: str, seed: int, folder: Folder, chunks: list[range]
 ) -> None:
     from diffmix.generator.mixer import Mixer
@@ -94,7 +90,7 @@ def _paint(
 
 
 def prior_prompt(superclass: str) -> str:
-    """The text that the prior images were made with, and are trained on."""
+    """The prompt that makes the prior images, and that they are trained with."""
     return prompt(PRIOR_PROMPT, None, superclass, superclass)
 
 

@@ -1,21 +1,21 @@
-"""The personalization run: plain torch, on one process or on each of several that
+"""The personalization run: plain torch, in one process or in each of several that
 `torch.distributed` connects.
 """
 
 from __future__ import annotations
 
 import contextlib
-import pickle
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from diffmix.config import ModelConfig, PersonalizeConfig
-from diffmix.errors import UserError
 from diffmix.generator.base_model import (
     base_fingerprint,
     device_and_dtype,
@@ -30,13 +30,39 @@ from diffmix.personalize.latents import LatentCache
 from diffmix.personalize.modules import DenoisingLoss, add_lora, add_rows
 from diffmix.personalize.optimizer import check_optimizer, make_optimizer
 from diffmix.personalize.prior import prior_images, prior_prompt
+from diffmix.personalize.state import TrainingState
 from diffmix.storage import Folder
 
 if TYPE_CHECKING:
     from diffmix.datasets.real import RealSet
     from diffmix.generator.base_model import Pipeline
 
-CHECKPOINT_FILE = "personalize.pt"
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """How this process takes part in a run. By default it is alone, and starts at the first step.
+
+    None of this changes the weights, except for rounding with another `world_size`.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    """With more than one process, torch's default process group has to be there already."""
+    prior: Folder | None = None
+    """Keeps prior preservation's images. None: `prior/` beside the concept folder."""
+    resume_from: str | Path | None = None
+    """A folder that `on_checkpoint` was given. The resumed run ends with the weights that the
+    uninterrupted run would have had.
+    """
+    on_step: Callable[[int, Tensor], None] | None = None
+    """Called as `on_step(done, loss)` on every rank after each step (`large_batch` makes them
+    fewer). `loss` is this rank's, a scalar on the device that may still be computing: reading it
+    waits.
+    """
+    on_checkpoint: Callable[[Path | None, int], None] | None = None
+    """Called as `on_checkpoint(folder, done)` on every rank after each `checkpoint_every` steps.
+    `folder` is a temporary one that is deleted after the call; it is None on all ranks but 0.
+    """
 
 
 def train_concept(
@@ -45,225 +71,234 @@ def train_concept(
     real: RealSet,
     out: str | Path,
     seed: int,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    prior: Folder | None = None,
-    resume_from: str | Path | None = None,
-    on_checkpoint: Callable[[Path | None, int], None] | None = None,
-    on_step: Callable[[int, torch.Tensor], None] | None = None,
+    attempt: Attempt | None = None,
 ) -> Concept:
-    """Train class tokens and LoRA on `real` and write the concept folder `out` on rank 0; every
-    rank gets its description.
+    """Train class tokens and LoRA on `real` (paper, section 3.2). Rank 0 writes the concept folder
+    `out`; every rank gets its description.
 
-    With `world_size` over 1 the default process group has to be there already. `prior` keeps prior
-    preservation's images, None: `prior/` beside `out`. `on_step(done, loss)` is called on every
-    rank after each step (`large_batch` makes them fewer) with this rank's loss, a scalar on the
-    device that may still be computing: reading it waits. `on_checkpoint(folder, done)` is called on
-    every rank after each `checkpoint_every` steps; `folder` is a temporary one that is gone after
-    the call, and None but on rank 0. A run resumed with `resume_from`, such a folder, ends with the
-    weights that the uninterrupted run would have had. Raises `UserError` for a base model, prompts
-    or a checkpoint that cannot be used.
+    Raises `UserError` for a base model, a prompt, an optimizer or a checkpoint that cannot be used.
     """
-    device, dtype = device_and_dtype(model.precision)
-    check_optimizer(personalize)
-    settings, personalize = concept_settings(personalize), folded(personalize)
-    painted = None
-    if personalize.prior_weight:
-        prior = prior or Folder(str(Path(out).absolute().parent / "prior"))
-        painted = prior_images(
-            model, real.superclass, personalize.prior_images, seed, prior, rank, world_size
-        )
-    pipe = load_base(model, "cpu", dtype)
-    tokens, module = _prepare(pipe, model, personalize, real, seed, device)
-    latents = [
-        LatentCache(
-            pipe.vae, images, resolution_of(model, pipe), personalize.flip, rank, world_size
-        )
-        for images in (real, painted)
-        if images is not None
-    ]
-    pipe.vae.to("cpu")  # not needed any more
-    batch_size, accumulation = personalize.batch_size, personalize.gradient_accumulation_steps
-    batches = Batches(
-        latents[0],
-        real.labels,
-        personalize,
-        module.num_timesteps,
-        seed,
-        batch_size * accumulation * world_size,
-        *latents[1:],
-    )
+    attempt = attempt or Attempt()
+    prior = attempt.prior or Folder(str(Path(out).absolute().parent / "prior"))
+    training = ConceptTraining(model, personalize, real, seed, attempt, prior)
+    training.run()
+    return training.save(out)
 
-    trained = {
-        name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
-    }
-    optimizer = make_optimizer(trained, personalize)
-    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
-    identity: dict[str, Any] = {
-        "settings": settings,
-        "seed": seed,
-        "data": real.fingerprint,
-        "base": base_fingerprint(model),
-    }
-    start = (
-        _load_checkpoint(Path(resume_from), identity, trained, optimizer, scaler)
-        if resume_from
-        else 0
-    )
 
-    parallel: nn.Module = module
-    if world_size > 1:
-        parallel = nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
-    for step in range(start, personalize.steps):
-        loss = torch.zeros((), device=device)
+class ConceptTraining:
+    """One process's part of a personalization run: the model, what is trained in it, and the steps.
+
+    `train_concept` makes it, runs it once, and drops it. The constructor loads the base and encodes
+    the images; it restores the checkpoint that the attempt resumes from.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        personalize: PersonalizeConfig,
+        real: RealSet,
+        seed: int,
+        attempt: Attempt,
+        prior: Folder,
+    ):
+        self.device, self.dtype = device_and_dtype(model.precision)
+        check_optimizer(personalize)
+        self.model, self.real, self.seed, self.attempt = model, real, seed, attempt
+        self.options = folded(personalize)
+        self.identity: dict[str, Any] = {
+            "settings": concept_settings(personalize),
+            "seed": seed,
+            "data": real.fingerprint,
+            "base": base_fingerprint(model),
+        }
+        sets: list[Any] = [real]
+        if self.options.prior_weight:
+            sets.append(self._prior_images(prior))
+        self.pipe = load_base(model, "cpu", self.dtype)
+        self.side = resolution_of(model, self.pipe)
+        self.tokens = self._add_what_is_trained()
+        self._move_to_device()
+        self.loss = self._loss()
+        self.batches = self._batches([self._encoded(images) for images in sets])
+        self.pipe.vae.to("cpu")  # not needed any more
+        self.state = self._state()
+        resume_from = attempt.resume_from
+        self.done = self.state.load(Path(resume_from), self.identity) if resume_from else 0
+        self.parallel: nn.Module = self.loss
+        if attempt.world_size > 1:
+            self.parallel = nn.parallel.DistributedDataParallel(self.loss, broadcast_buffers=False)
+
+    def run(self) -> None:
+        """Take the steps that are left."""
+        on_step, on_checkpoint = self.attempt.on_step, self.attempt.on_checkpoint
+        while self.done < self.options.steps:
+            loss = self.step(self.done)
+            self.done += 1
+            if on_step:
+                on_step(self.done, loss)
+            due = self.done % self.options.checkpoint_every == 0
+            if on_checkpoint and due and self.done < self.options.steps:
+                self._checkpoint(on_checkpoint)
+
+    def step(self, number: int) -> Float[Tensor, ""]:
+        """Take step `number`, the first of which is 0. Gives this rank's loss on the device."""
+        accumulation = self.options.gradient_accumulation_steps
+        loss = torch.zeros((), device=self.device)
         for micro in range(accumulation):
-            first = (micro * world_size + rank) * batch_size
-            batch = batches.draw(step, range(first, first + batch_size), len(real.class_names))
-            is_last = micro == accumulation - 1
-            # Gradients are exchanged once per step.
-            quiet = contextlib.nullcontext() if is_last or world_size == 1 else parallel.no_sync()  # type: ignore[operator]
-            with quiet:
-                with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-                    part = (
-                        parallel(*(tensor.to(device, non_blocking=True) for tensor in batch))
-                        / accumulation
-                    )
-                scaler.scale(part).backward()
-            loss += part.detach()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(trained.values(), personalize.max_grad_norm)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        done = step + 1
-        if on_step:
-            on_step(done, loss)
-        if on_checkpoint and done % personalize.checkpoint_every == 0 and done < personalize.steps:
-            with tempfile.TemporaryDirectory(prefix="diffmix-") as folder:
-                if rank == 0:
-                    state = {
-                        "weights": {name: value.detach().cpu() for name, value in trained.items()},
-                        "optimizer": optimizer.state_dict(),
-                    }
-                    torch.save(
-                        {
-                            **state,
-                            "scaler": scaler.state_dict(),
-                            "identity": identity,
-                            "step": done,
-                        },
-                        Path(folder) / CHECKPOINT_FILE,
-                    )
-                on_checkpoint(Path(folder) if rank == 0 else None, done)
+            with self._exchange(is_last=micro == accumulation - 1):
+                loss += self._backward(number, micro)
+        self.state.update(self.options.max_grad_norm)
+        return loss
 
-    concept = Concept(
-        class_names=list(real.class_names),
-        superclass=real.superclass,
-        tokens=tokens,
-        vectors_per_token=personalize.vectors_per_token if tokens else 0,
-        lora_rank=personalize.lora_rank if personalize.lora else 0,
-        base=model.base,
-        revision=model.revision,
-        base_fingerprint=identity["base"],
-        steps=personalize.steps,
-        seed=seed,
-        data_fingerprint=real.fingerprint,
-        settings=identity["settings"],
-    )
-    if rank != 0:
-        return concept
-    embeds, lora = _weights(pipe, tokens, personalize)
-    return concept.save(out, embeds[0], lora, *embeds[1:])
-
-
-def _prepare(
-    pipe: Pipeline,
-    model: ModelConfig,
-    personalize: PersonalizeConfig,
-    real: RealSet,
-    seed: int,
-    device: str,
-) -> tuple[dict[str, str], DenoisingLoss]:
-    """Freeze the base, add what is trained, and move it all to `device`. Gives class name -> token
-    (empty without) and the loss.
-    """
-    encoders = [encoder for _, encoder in text_parts(pipe)]
-    for part in (pipe.unet, pipe.vae, *encoders):
-        part.requires_grad_(False)
-    tokens: dict[str, str] = {}
-    if personalize.tokens:
-        tokens = {name: f"<class_{label}>" for label, name in enumerate(real.class_names)}
-        starts = [
-            prompt(personalize.initializer, None, name, real.superclass)
-            for name in real.class_names
-        ]
-        add_rows(pipe, list(tokens.values()), starts, personalize.vectors_per_token)
-    if personalize.lora:
-        add_lora(pipe.unet, personalize.lora_rank, seed)
-    if personalize.gradient_checkpointing:
-        pipe.unet.enable_gradient_checkpointing()
-    # gradient checkpointing works in this mode only; Stable Diffusion has no dropout
-    pipe.unet.train()
-    if personalize.compile:
-        pipe.unet.compile_repeated_blocks()
-    for part in (pipe.unet, pipe.vae, *encoders):
-        part.to(device)
-    texts = [
-        prompt(template, tokens.get(name), name, real.superclass)
-        for name in real.class_names
-        for template in personalize.prompts
-    ]
-    texts += ["", prior_prompt(real.superclass)]  # in the order of `Batch.prompts`
-    return tokens, DenoisingLoss(
-        pipe, texts, resolution_of(model, pipe), personalize.tokens, personalize.snr_gamma
-    )
-
-
-def _load_checkpoint(
-    folder: Path,
-    identity: dict,
-    trained: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> int:
-    """Restore a checkpoint in place; gives the number of steps done."""
-    try:
-        state = torch.load(folder / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
-        had = state["identity"]
-    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"The personalization checkpoint in {folder} cannot be read; delete it to start again."
-        ) from error
-    if had != identity:
-        raise UserError(
-            f"The personalization checkpoint in {folder} is of a run with other settings, data or base; choose another --out."
+    def save(self, out: str | Path) -> Concept:
+        """The concept as it is now. Rank 0 writes its folder `out`."""
+        options = self.options
+        concept = Concept(
+            class_names=list(self.real.class_names),
+            superclass=self.real.superclass,
+            tokens=self.tokens,
+            vectors_per_token=options.vectors_per_token if self.tokens else 0,
+            lora_rank=options.lora_rank if options.lora else 0,
+            base=self.model.base,
+            revision=self.model.revision,
+            base_fingerprint=self.identity["base"],
+            steps=options.steps,
+            seed=self.seed,
+            data_fingerprint=self.real.fingerprint,
+            settings=self.identity["settings"],
         )
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(state["weights"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
-    return int(state["step"])
+        if self.attempt.rank != 0:
+            return concept
+        embeds = self._embeds()
+        return concept.save(out, embeds[0], self._lora(), *embeds[1:])
 
+    def _prior_images(self, folder: Folder) -> Any:
+        return prior_images(
+            self.model,
+            self.real.superclass,
+            self.options.prior_images,
+            self.seed,
+            folder,
+            self.attempt.rank,
+            self.attempt.world_size,
+        )
 
-def _weights(
-    pipe: Pipeline, tokens: dict[str, str], personalize: PersonalizeConfig
-) -> tuple[list[dict], dict]:
-    """token -> rows [vectors, dim] of each text encoder, and the LoRA in diffusers' naming."""
-    from diffusers.utils import convert_state_dict_to_diffusers
-    from peft.utils import get_peft_model_state_dict
+    def _add_what_is_trained(self) -> dict[str, str]:
+        """Freeze the base, and add tokens and LoRA to it. Gives class name -> token, empty without
+        tokens.
+        """
+        options, real = self.options, self.real
+        for part in self._parts():
+            part.requires_grad_(False)
+        tokens: dict[str, str] = {}
+        if options.tokens:
+            tokens = {name: f"<class_{label}>" for label, name in enumerate(real.class_names)}
+            starts = [
+                prompt(options.initializer, None, name, real.superclass)
+                for name in real.class_names
+            ]
+            add_rows(self.pipe, list(tokens.values()), starts, options.vectors_per_token)
+        if options.lora:
+            add_lora(self.pipe.unet, options.lora_rank, self.seed)
+        return tokens
 
-    embeds: list[dict[str, torch.Tensor]] = [{}]
-    if tokens:
-        rows = [
-            encoder.get_input_embeddings().rows.detach().split(personalize.vectors_per_token)
-            for _, encoder in text_parts(pipe)
-        ]
-        embeds = [dict(zip(tokens.values(), part, strict=True)) for part in rows]
-    lora = (
-        convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))
-        if personalize.lora
-        else {}
-    )
-    return embeds, lora
+    def _move_to_device(self) -> None:
+        """Make the model ready to be trained, on its device."""
+        unet = self.pipe.unet
+        if self.options.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        # Gradient checkpointing works in training mode only. Stable Diffusion has no dropout, so
+        # the mode changes nothing else.
+        unet.train()
+        if self.options.compile:
+            unet.compile_repeated_blocks()
+        for part in self._parts():
+            part.to(self.device)
+
+    def _parts(self) -> list[nn.Module]:
+        pipe: Pipeline = self.pipe
+        return [pipe.unet, pipe.vae, *(encoder for _, encoder in text_parts(pipe))]
+
+    def _loss(self) -> DenoisingLoss:
+        texts = []  # in the order of `Batch.prompts`
+        for name in self.real.class_names:
+            for template in self.options.prompts:
+                texts.append(prompt(template, self.tokens.get(name), name, self.real.superclass))
+        texts += ["", prior_prompt(self.real.superclass)]
+        return DenoisingLoss(
+            self.pipe, texts, self.side, self.options.tokens, self.options.snr_gamma
+        )
+
+    def _encoded(self, images: Any) -> LatentCache:
+        rank, world_size = self.attempt.rank, self.attempt.world_size
+        return LatentCache(self.pipe.vae, images, self.side, self.options.flip, rank, world_size)
+
+    def _batches(self, caches: list[LatentCache]) -> Batches:
+        """`caches` are of the real images and, with prior preservation, of the prior images."""
+        options = self.options
+        per_step = (
+            options.batch_size * options.gradient_accumulation_steps * self.attempt.world_size
+        )
+        real, *prior = caches
+        return Batches(
+            real,
+            self.real.labels,
+            options,
+            self.loss.num_timesteps,
+            self.seed,
+            per_step,
+            *prior,
+        )
+
+    def _state(self) -> TrainingState:
+        parameters = {
+            name: parameter
+            for name, parameter in self.loss.named_parameters()
+            if parameter.requires_grad
+        }
+        scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
+        return TrainingState(parameters, make_optimizer(parameters, self.options), scaler)
+
+    def _exchange(self, is_last: bool) -> contextlib.AbstractContextManager:
+        """Ranks exchange gradients once in a step: after its last part."""
+        if is_last or self.attempt.world_size == 1:
+            return contextlib.nullcontext()
+        return self.parallel.no_sync()  # type: ignore[operator]
+
+    def _backward(self, step: int, micro: int) -> Float[Tensor, ""]:
+        """Add the gradients of part `micro` of a step; gives its share of the loss."""
+        size, world_size = self.options.batch_size, self.attempt.world_size
+        first = (micro * world_size + self.attempt.rank) * size
+        slots = range(first, first + size)
+        batch = self.batches.draw(step, slots, len(self.real.class_names))
+        with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
+            on_device = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+            loss = self.parallel(*on_device) / self.options.gradient_accumulation_steps
+        self.state.scaler.scale(loss).backward()
+        return loss.detach()
+
+    def _checkpoint(self, on_checkpoint: Callable[[Path | None, int], None]) -> None:
+        with tempfile.TemporaryDirectory(prefix="diffmix-") as folder:
+            if self.attempt.rank == 0:
+                self.state.save(Path(folder), self.identity, self.done)
+            on_checkpoint(Path(folder) if self.attempt.rank == 0 else None, self.done)
+
+    def _embeds(self) -> list[dict[str, Float[Tensor, "vectors dim"]]]:
+        """Token -> its rows, of each text encoder."""
+        if not self.tokens:
+            return [{}]
+        embeds = []
+        for _, encoder in text_parts(self.pipe):
+            rows = encoder.get_input_embeddings().rows.detach()
+            of_tokens = rows.split(self.options.vectors_per_token)
+            embeds.append(dict(zip(self.tokens.values(), of_tokens, strict=True)))
+        return embeds
+
+    def _lora(self) -> dict[str, Tensor]:
+        """The LoRA in diffusers' naming; empty without."""
+        from diffusers.utils import convert_state_dict_to_diffusers
+        from peft.utils import get_peft_model_state_dict
+
+        if not self.options.lora:
+            return {}
+        return convert_state_dict_to_diffusers(get_peft_model_state_dict(self.pipe.unet))

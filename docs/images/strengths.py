@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from diffmix.report.pictures import Mixed, Row, mix_sheet
 from PIL import Image
 
 from diffmix import images
@@ -21,7 +22,6 @@ from diffmix.config import MixConfig, ModelConfig
 from diffmix.datasets.real import RealSet
 from diffmix.generator.mixer import Mixer
 from diffmix.plan import MixSpec
-from diffmix.report.pictures import Mixed, Row, mix_sheet
 
 HERE = Path(__file__).parent
 SHOWN = 0.5

@@ -1,5 +1,6 @@
-"""`mix.batch: auto`, resolved once: from the run folder's store, or else by a measurement where
-mixers will run.
+"""`mix.batch: auto`: the number that it stands for.
+
+It is the stored one where the run folder has mixes. Otherwise it is measured where mixers will run.
 """
 
 from __future__ import annotations
@@ -14,55 +15,48 @@ from engine.failures import user_errors
 from engine.mixing.store import MixStore
 from engine.placement.cluster import MIX_LABEL
 
-_CHUNKS_PER_MIXER = (
-    4  # fewer would leave mixers idle at the end, and training without mixes at the start
-)
+# With fewer chunks, mixers would be idle at the end, and training without mixes at the start.
+_CHUNKS_PER_MIXER = 4
 
 
 def stored_batch(out: Folder) -> int | None:
-    """The batch that the mixes in the run folder `out` were planned with; None where there are
-    none, or composed ones.
-
-    Raises the `UserError` of a damaged store.
+    """The batch that the mixes in the run folder `out` were planned with. None where there are no
+    mixes, and for composed ones. `UserError` for a damaged store.
     """
     return MixStore((out / "mixes").uri).identity.get("plan", {}).get("batch")
 
 
 def with_stored_batch(config: Config, out: Folder) -> Config:
-    """`config` with the number that `mix.batch auto` means in the run folder `out`, if it has mixes
-    already.
-    """
+    """The configuration with the number for `mix.batch auto`, if the run folder `out` has mixes."""
     batch = stored_batch(out) if config.mix.batch == "auto" else None
     return replace(config, **{"mix.batch": batch}) if batch else config
 
 
 def with_measured_batch(config: Config, planned: int) -> Config:
-    """`config` with the number that `mix.batch auto` means for a plan of `planned` mixes; see
-    `measure_batch`.
-    """
+    """The configuration with the number for `mix.batch auto`, as `measure_batch` finds it."""
     if config.mix.batch != "auto":
         return config
     return replace(config, **{"mix.batch": measure_batch(config, planned)})
 
 
 def measure_batch(config: Config, planned: int) -> int:
-    """Mixes in a chunk, for a plan of `planned`: measured by a task that gets a mixer's resources,
-    on a node of the mixers'.
+    """The number of mixes in a chunk for a plan of `planned` mixes. A task with a mixer's resources
+    measures it on a mixer's node.
 
-    Raises the `UserError` of a base that cannot be used.
+    `UserError` for a base model that cannot be used.
     """
-    place = config.placement
-    most = max(1, min(LARGEST, planned // (_CHUNKS_PER_MIXER * place.mixers[-1])))
+    placement = config.placement
+    largest = max(1, min(LARGEST, planned // (_CHUNKS_PER_MIXER * placement.mixers[-1])))
     task = ray.remote(_measure).options(
         name="mix.batch auto",
-        num_gpus=place.gpus_per_mixer,
-        num_cpus=place.cpus_per_mixer,
-        label_selector=MIX_LABEL if place.separate else None,
+        num_gpus=placement.gpus_per_mixer,
+        num_cpus=placement.cpus_per_mixer,
+        label_selector=MIX_LABEL if placement.separate else None,
     )
     with user_errors():
-        return ray.get(task.remote(config, most))
+        return ray.get(task.remote(config, largest))
 
 
-def _measure(config: Config, most: int) -> int:
+def _measure(config: Config, largest: int) -> int:
     limit_threads(config.placement.cpus_per_mixer)
-    return saturating_batch(config.model, config.mix, most)
+    return saturating_batch(config.model, config.mix, largest)

@@ -31,7 +31,7 @@ from diffmix.gates.clip import check_clip
 from diffmix.gates.gate import Gate, Scorer, make_gate, quantile_cut
 from diffmix.storage import Folder
 from engine.failures import user_errors
-from engine.mixing.stages import set_context
+from engine.mixing.stages import configure_ray_data
 from engine.mixing.store import MixStore
 from engine.placement import cluster
 from engine.placement.room import check_room
@@ -270,7 +270,7 @@ def _over_parts(
         )
         resources = {"num_gpus": place.gpus_per_mixer, "num_cpus": place.cpus_per_mixer}
         options = {"fn_constructor_kwargs": arguments, "compute": actors, **resources}
-    set_context(place)
+    configure_ray_data(place)
     numbers = ray.data.from_items(
         [{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks)
     )

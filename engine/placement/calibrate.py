@@ -17,7 +17,7 @@ from diffmix.devices import inference_device, limit_threads
 from diffmix.errors import UserError
 from diffmix.plan import make_plan
 from engine.failures import user_errors
-from engine.mixing.stages import MixJob
+from engine.mixing.job import MixJob
 from engine.placement import cluster
 from engine.placement.split import Rates, choose, from_calibration, measured
 from engine.session import Session
@@ -97,7 +97,7 @@ def time_mixer(job: MixJob) -> float:
     """Mixes per second of one mixer on the plan's first chunk, after a first call that warms it up.
     Runs on a mixer's node.
     """
-    real = RealSet.open(job.real)
+    real = RealSet.open(job.real_path)
     specs = make_plan(job.config, real).chunk(0)
     sources: list[bytes | None] = []
     for spec in specs:

@@ -16,6 +16,8 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffmix.classifier import metrics
@@ -40,15 +42,17 @@ from diffmix.devices import limit_threads
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder
+from engine.training.arrivals import Arrivals
 from engine.training.deepspeed_config import prepare_environment, training_dtype
 from engine.training.deepspeed_engine import full_weights, start_engine, thaw
+from engine.training.job import TrainJob
 from engine.training.pool import PoolReader, PoolWriter
-from engine.training.worker import Arrivals, TrainJob
 
 
 class ClassifierLoop:
-    """One rank's training: epochs, validation, checkpoints, and at the end the test set. Owned by
-    `train_loop`.
+    """One rank's training: epochs, validation, checkpoints, and at the end the test set.
+
+    `worker.train_loop` owns it.
     """
 
     def __init__(self, job: TrainJob, pool: PoolWriter, arrivals: Arrivals):
@@ -56,105 +60,96 @@ class ClassifierLoop:
         limit_threads(job.config.placement.cpus_per_trainer)
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.job, self.arrivals, self.train = job, arrivals, job.config.train
-        self.real = RealSet.open(job.train)
-        self.on_test = self.train.protocol == "reference"
-        picking = job.test if self.on_test else job.val
-        self.val = RealSet.open(picking) if picking else None
-        self.classifier: Classifier = describe(self.train, self.real.class_names)
+        self.job, self.arrivals, self.options = job, arrivals, job.config.train
+        self.real = RealSet.open(job.train_path)
+        self.on_test = self.options.protocol == "reference"
+        picks_epoch = job.test_path if self.on_test else job.val_path
+        self.val = RealSet.open(picks_epoch) if picks_epoch else None
+        self.classifier: Classifier = describe(self.options, self.real.class_names)
         torch.manual_seed(job.config.run.seed)
-        self.dtype = training_dtype(self.train.precision)
+        self.dtype = training_dtype(self.options.precision)
         self.best = -1.0
         self.first_epoch = 0
-        self.frozen = self.train.freeze_epochs > 0
+        self.frozen = self.options.freeze_epochs > 0
         self.engine = self._start()
-        class_sizes = np.bincount(self.real.labels, minlength=len(self.real.class_names))
-        self.loss = Loss(self.train, class_sizes, self.engine.device)
-        self.batch_mix = BatchMix(self.train, len(self.real.class_names))
-        self.seed = (job.config.run.seed, self.rank)
-        mix = job.config.mix
-        self.sampler = MixedSampler(
+        num_classes = len(self.real.class_names)
+        class_sizes = np.bincount(self.real.labels, minlength=num_classes)
+        self.loss = Loss(self.options, class_sizes, self.engine.device)
+        self.batch_mix = BatchMix(self.options, num_classes)
+        self.sampler = self._sampler(pool)
+        self.loader = self._loader(pool)
+        self.total_steps = self.options.epochs * self.sampler.steps
+        self.lr_drops = [epoch * self.sampler.steps for epoch in self.options.lr_drop_epochs]
+
+    def _sampler(self, pool: PoolWriter) -> MixedSampler:
+        seed = self.job.config.run.seed
+        pastes = PasteSampler(self.real.labels, self.options, seed) if self.options.cmo else None
+        return MixedSampler(
             len(self.real),
-            mix.synthetic_p if job.store else 0.0,
+            self.job.config.mix.synthetic_p if self.job.store else 0.0,
             pool.__len__,
-            self.train.batch_size,
-            job.config.run.seed,
+            self.options.batch_size,
+            seed,
             self.rank,
             self.world_size,
-            PasteSampler(self.real.labels, self.train, job.config.run.seed)
-            if self.train.cmo
-            else None,
+            pastes,
         )
-        transform = train_transform(self.train, self.classifier)
-        self.samples = MixedSamples(self.real, PoolReader(pool.folder), transform, mix, self.train)
-        workers = self.train.loader_workers
-        self.loader = DataLoader(
-            self.samples,
-            batch_size=self.train.batch_size // self.world_size,
+
+    def _loader(self, pool: PoolWriter) -> DataLoader:
+        transform = train_transform(self.options, self.classifier)
+        mixes = PoolReader(pool.folder)
+        samples = MixedSamples(self.real, mixes, transform, self.job.config.mix, self.options)
+        workers = self.options.loader_workers
+        return DataLoader(
+            samples,
+            batch_size=self.options.batch_size // self.world_size,
             sampler=self.sampler,
             num_workers=workers,
-            # A Ray worker is full of threads, which fork would copy in the middle of what they do.
+            # Not fork: a Ray worker has many threads, and fork copies their locks as they are.
             multiprocessing_context="forkserver" if workers else None,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
-        self.total_steps = self.train.epochs * self.sampler.steps
-        self.lr_drops = [epoch * self.sampler.steps for epoch in self.train.lr_drop_epochs]
 
     def run(self) -> None:
-        config = self.job.config
-        self.arrivals.wait_for(
-            int(config.run.train_after * self.job.planned / self.world_size)
-            if self.job.store
-            else 0
-        )
-        for epoch in range(self.first_epoch, self.train.epochs):
+        """Train from the first epoch, or from the last checkpoint, to the last epoch; then test."""
+        first_mixes = self.job.config.run.train_after * self.job.planned / self.world_size
+        self.arrivals.wait_for(int(first_mixes) if self.job.store else 0)
+        for epoch in range(self.first_epoch, self.options.epochs):
             self.arrivals.check()
-            if self.frozen and epoch == self.train.freeze_epochs:
-                self.engine = thaw(
-                    self.engine,
-                    bare_model(self.classifier),
-                    self.train,
-                    self.world_size,
-                    self.dtype,
-                )
-                self.frozen = False
+            if self.frozen and epoch == self.options.freeze_epochs:
+                self._thaw()
             seen = self._epoch(epoch)
-            if (epoch + 1) % self.train.eval_every == 0 or epoch + 1 == self.train.epochs:
+            done = epoch + 1
+            if done % self.options.eval_every == 0 or done == self.options.epochs:
                 self._validate_and_save(epoch, seen)
         self.arrivals.finish()
         self._test()
 
+    def _thaw(self) -> None:
+        model = bare_model(self.classifier)
+        self.engine = thaw(self.engine, model, self.options, self.world_size, self.dtype)
+        self.frozen = False
+
     def _epoch(self, epoch: int) -> dict:
+        """One pass over the real images. Gives what was seen: `images`, how many of them
+        `synthetic`, the mean `loss`, the time of the `first_step`, seconds of `wait` for data.
+        """
         start = time.time()
         train_mode(self.engine.module, self.frozen)
         self.sampler.set_epoch(epoch)
-        seen = {"images": 0, "synthetic": 0, "wait": 0.0, "loss": 0.0}
-        batches = _timed(
-            self.loader, lambda seconds: seen.__setitem__("wait", seen["wait"] + seconds)
-        )
+        seen: dict[str, Any] = {"images": 0, "synthetic": 0, "wait": 0.0, "loss": 0.0}
+
+        def waited(seconds: float) -> None:
+            seen["wait"] += seconds
+
+        batches = _timed(self.loader, waited)
         for step, (images, labels, synthetic) in enumerate(batches, epoch * self.sampler.steps):
-            rate = learning_rate(
-                step, self.total_steps, self.train.lr, self.train.warmup_fraction, self.lr_drops
-            )
-            for group in self.engine.optimizer.param_groups:
-                group["lr"] = rate
-            device = self.engine.device
-            images, labels = self.batch_mix(
-                images.to(
-                    device, self.dtype, non_blocking=True, memory_format=input_layout(device.type)
-                ),
-                labels.to(device, non_blocking=True),
-                *self.seed,
-                step,
-            )
-            loss = self.loss(self.engine(images), labels, epoch)
-            self.engine.backward(loss)
-            self.engine.step()
+            loss = self._step(images, labels, step, epoch)
             seen.setdefault("first_step", time.time())
             seen["images"] += len(images)
             seen["synthetic"] += int(synthetic.sum())
-            seen["loss"] += loss.detach()
+            seen["loss"] += loss
         seen["loss"] = float(seen["loss"]) / self.sampler.steps
         self.job.reporter.send(
             self.job.name,
@@ -168,95 +163,121 @@ class ClassifierLoop:
         )
         return seen
 
+    def _step(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        labels: Float[Tensor, "batch classes"],
+        step: int,
+        epoch: int,
+    ) -> Float[Tensor, ""]:
+        """One train step on this rank's share of a batch; gives its loss, which may still be
+        computing. `step` counts from the first epoch's start.
+        """
+        options, device = self.options, self.engine.device
+        rate = learning_rate(
+            step, self.total_steps, options.lr, options.warmup_fraction, self.lr_drops
+        )
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        layout = input_layout(device.type)
+        images = images.to(device, self.dtype, non_blocking=True, memory_format=layout)
+        labels = labels.to(device, non_blocking=True)
+        images, labels = self.batch_mix(images, labels, self.job.config.run.seed, self.rank, step)
+        loss = self.loss(self.engine(images), labels, epoch)
+        self.engine.backward(loss)
+        self.engine.step()
+        return loss.detach()
+
     def _validate_and_save(self, epoch: int, seen: dict) -> None:
         accuracy = self._validate()
         if self.rank == 0 and accuracy is not None:
             self.job.reporter.send("validation", phase=self.job.name, epoch=epoch, top1=accuracy)
-        # Without a validation set the last epoch is as good as any that can be known.
+        # Without a validation set nothing says which epoch is best: the last one is kept.
         if accuracy is None or accuracy > self.best:
-            weights = full_weights(self.engine, self.train.zero_stage)
-            if self.rank == 0:
-                self.classifier.metrics = {
-                    "epoch": epoch + 1,
-                    "top1": accuracy,
-                    "on_test_set": self.on_test,
-                }
-                save_classifier(
-                    Folder(self.job.classifier),
-                    unit_rows(weights, self.engine.module),
-                    self.classifier,
-                )
-            self.best = accuracy if accuracy is not None else self.best
+            self._save_best(epoch, accuracy)
         with tempfile.TemporaryDirectory(prefix="diffmix-checkpoint-") as folder:
-            self.engine.save_checkpoint(
-                folder, tag="state", client_state={"epoch": epoch + 1, "best": self.best}
-            )
+            state = {"epoch": epoch + 1, "best": self.best}
+            self.engine.save_checkpoint(folder, tag="state", client_state=state)
             if self.rank == 0:
-                state = {"epoch": epoch + 1, "best": self.best, "workers": self.world_size}
-                Path(folder, "epoch.json").write_text(json.dumps(with_version(state)))
+                text = json.dumps(with_version({**state, "workers": self.world_size}))
+                Path(folder, "epoch.json").write_text(text)
             shown = {"epoch": epoch + 1, "loss": seen["loss"], "validation_top1": accuracy}
             ray.train.report(shown, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
+    def _save_best(self, epoch: int, accuracy: float | None) -> None:
+        weights = full_weights(self.engine, self.options.zero_stage)
+        if self.rank == 0:
+            self.classifier.metrics = {
+                "epoch": epoch + 1,
+                "top1": accuracy,
+                "on_test_set": self.on_test,
+            }
+            weights = unit_rows(weights, self.engine.module)
+            save_classifier(Folder(self.job.classifier), weights, self.classifier)
+        if accuracy is not None:
+            self.best = accuracy
+
     def _validate(self) -> float | None:
-        """Top-1 accuracy on the images that pick the epoch, each rank over its share of them; None
-        where there are none.
+        """Top-1 accuracy, in [0, 1], on the images that pick the epoch; None where there are none.
+        Each rank predicts its share of them.
         """
         if self.val is None:
             return None
-        # As many rows for each rank, the last ones from the beginning again and not counted: ZeRO 3
-        # gathers weights in each batch.
+        # ZeRO 3 gathers weights in each batch, so every rank needs the same number of rows: the
+        # last ones start over from the first row, and are not counted.
         share = -(-len(self.val) // self.world_size)
-        places = self.rank + self.world_size * np.arange(share)
-        rows = places % len(self.val)
+        positions = self.rank + self.world_size * np.arange(share)
+        rows = positions % len(self.val)
         logits = metrics.predict(
             self.engine.module, self.classifier, self.val, rows, self._eval_batch()
         )
-        right = (logits.argmax(1) == self.val.labels[rows]) & (places < len(self.val))
+        right = (logits.argmax(1) == self.val.labels[rows]) & (positions < len(self.val))
         correct = torch.tensor([float(right.sum())], device=self.engine.device)
         if self.world_size > 1:
             dist.all_reduce(correct)
         return float(correct) / len(self.val)
 
     def _start(self) -> Any:
-        """The engine with its starting weights, or as the last checkpoint has it."""
+        """The DeepSpeed engine, with its starting weights or with the last checkpoint's state."""
         checkpoint = ray.train.get_checkpoint()
-        kept = Folder(self.job.classifier)
-        if checkpoint is None or not kept.exists(
-            "model.json"
-        ):  # a checkpoint whose best weights are gone cannot be gone on from
-            model = build_model(self.train, len(self.real.class_names))
-            return start_engine(model, self.train, self.world_size, self.dtype, self.frozen)
+        # A checkpoint is of no use without the best weights, which may be older than it.
+        if checkpoint is None or not Folder(self.job.classifier).exists("model.json"):
+            model = build_model(self.options, len(self.real.class_names))
+            return start_engine(model, self.options, self.world_size, self.dtype, self.frozen)
+        return self._resume(checkpoint)
+
+    def _resume(self, checkpoint: ray.train.Checkpoint) -> Any:
         with checkpoint.as_directory() as folder:
-            state = without_version(
-                json.loads(Path(folder, "epoch.json").read_text()), f"{folder}/epoch.json"
-            )
-            if self.train.zero_stage and state["workers"] != self.world_size:
+            text = Path(folder, "epoch.json").read_text()
+            state = without_version(json.loads(text), f"{folder}/epoch.json")
+            if self.options.zero_stage and state["workers"] != self.world_size:
                 raise UserError(
-                    f"The classifier was trained on {state['workers']} workers up to epoch {state['epoch']}, and ZeRO {self.train.zero_stage} has cut its "
-                    f"optimizer's state for so many; set --placement.trainers {state['workers']} to go on, or choose another --out."
+                    f"The classifier was trained on {state['workers']} workers up to epoch "
+                    f"{state['epoch']}, and ZeRO {self.options.zero_stage} has split its "
+                    f"optimizer's state for that number; resume with --placement.trainers "
+                    f"{state['workers']}, or choose another --out."
                 )
             self.first_epoch, self.best = state["epoch"], state["best"]
-            # A checkpoint that was written before the backbone was released is of an engine that
-            # trains the head alone.
-            self.frozen = 0 < self.first_epoch <= self.train.freeze_epochs
-            engine = start_engine(
-                bare_model(self.classifier), self.train, self.world_size, self.dtype, self.frozen
-            )
+            # Up to the thaw, checkpoints are of an engine that trains the head alone.
+            self.frozen = 0 < self.first_epoch <= self.options.freeze_epochs
+            model = bare_model(self.classifier)
+            engine = start_engine(model, self.options, self.world_size, self.dtype, self.frozen)
             engine.load_checkpoint(folder, tag="state")
         if self.val is not None:
-            # The best weights may be younger than the checkpoint: what is beaten is what the folder
-            # holds.
-            self.best = max(self.best, (load_description(kept).metrics or {}).get("top1") or -1.0)
+            # The best weights may be younger than the checkpoint: compare with what is stored.
+            stored = load_description(Folder(self.job.classifier)).metrics or {}
+            self.best = max(self.best, stored.get("top1") or -1.0)
         return engine
 
     def _test(self) -> None:
-        """The best weights on the test set, once; rank 0 writes `result.json` beside them."""
+        """Test the best weights once, on rank 0, which writes `result.json` beside them."""
         if dist.is_initialized():
             dist.barrier()  # rank 0 may still be writing the best weights
         if self.rank == 0:
             folder = Folder(self.job.classifier)
-            result, confusion = evaluate(
-                folder.uri, self.job.test, str(self.engine.device), self._eval_batch()
+            device = str(self.engine.device)
+            result, confusion = evaluate_folder(
+                folder.uri, self.job.test_path, device, self._eval_batch()
             )
             if confusion is not None:
                 folder.write("confusion.json", json.dumps(confusion.tolist()).encode())
@@ -265,22 +286,22 @@ class ClassifierLoop:
             dist.barrier()
 
     def _eval_batch(self) -> int:
-        return max(64, self.train.batch_size // self.world_size)
+        return max(64, self.options.batch_size // self.world_size)
 
 
-def evaluate(
-    classifier: str, test: str | None, device: str = "cpu", batch_size: int = 64
-) -> tuple[dict, np.ndarray | None]:
-    """What a classifier's folder is worth on a real set, and its confusion matrix
-    (`metrics.confusion`).
+def evaluate_folder(
+    classifier: str, test_path: str | None, device: str = "cpu", batch_size: int = 64
+) -> tuple[dict, Int[np.ndarray, "classes classes"] | None]:
+    """What the classifier in a folder reaches on a `RealSet`, and its confusion matrix
+    (`metrics.confusion`). Without a set: how its epoch was chosen, and None.
 
-    The dictionary is that of `metrics.accuracy`, with `calibration`, `images` and `chosen`: how its
-    epoch was chosen.
+    The dictionary is that of `metrics.accuracy`, with `calibration`, `images` (their number) and
+    `chosen` (how its epoch was chosen). `UserError` where the folder holds no classifier.
     """
     model, description = load_classifier(Folder(classifier), device)
-    if not test:
+    if not test_path:
         return {"chosen": description.metrics}, None
-    real = RealSet.open(test)
+    real = RealSet.open(test_path)
     logits = metrics.predict(model, description, real, batch_size=batch_size)
     result = {"chosen": description.metrics, **metrics.accuracy(logits, real.labels, real.groups)}
     result |= {"calibration": metrics.calibration(logits, real.labels), "images": len(real)}
@@ -288,7 +309,7 @@ def evaluate(
 
 
 def _timed(batches: DataLoader, waited: Callable[[float], None]) -> Iterator:
-    """The batches; `waited` gets the seconds that each one was waited for."""
+    """The batches. `waited` is called for each with the seconds until it came."""
     iterator = iter(batches)
     while True:
         start = time.perf_counter()

@@ -1,6 +1,4 @@
-"""A classifier in a DeepSpeed engine: starting it, its whole weights, and going on with the
-backbone after its head was trained.
-"""
+"""A classifier in a DeepSpeed engine: starting it, thawing its backbone, and its whole weights."""
 
 from __future__ import annotations
 
@@ -15,12 +13,12 @@ from engine.training.deepspeed_config import build_optimizer, deepspeed_config
 
 
 def start_engine(
-    model: torch.nn.Module, train: TrainConfig, world_size: int, dtype: torch.dtype, frozen: bool
+    model: torch.nn.Module, options: TrainConfig, world_size: int, dtype: torch.dtype, frozen: bool
 ) -> Any:
-    """A DeepSpeed engine around a timm model; with `frozen`, one that trains nothing but the head.
+    """A DeepSpeed engine around a timm model. With `frozen` it trains the head alone.
 
-    The frozen weights are not in the optimizer at all, so neither gradients nor weight decay nor
-    ZeRO's memory is spent on them. That also means that an engine stays frozen: see `thaw`.
+    Frozen weights are left out of the optimizer, so they cost no gradients, no weight decay and no
+    memory of ZeRO's. An engine therefore stays frozen: see `thaw`.
     """
     import deepspeed
 
@@ -28,36 +26,35 @@ def start_engine(
         freeze_backbone(model)
     engine, *_ = deepspeed.initialize(
         model=model,
-        optimizer=build_optimizer(model, train),
-        config=deepspeed_config(train, world_size, dtype),
+        optimizer=build_optimizer(model, options),
+        config=deepspeed_config(options, world_size, dtype),
         dist_init_required=not dist.is_initialized(),
     )
     return engine
 
 
 def thaw(
-    engine: Any, model: torch.nn.Module, train: TrainConfig, world_size: int, dtype: torch.dtype
+    engine: Any, model: torch.nn.Module, options: TrainConfig, world_size: int, dtype: torch.dtype
 ) -> Any:
-    """A new engine that trains all weights, starting from those of `engine`, which is ended.
-    `model` is a fresh one of the same kind.
+    """A new engine that trains all weights, starting from those of `engine`, which it destroys.
+    `model` is a new model of the same architecture; its weights are replaced.
 
-    DeepSpeed fixes at the start which weights ZeRO splits and steps, whence a second engine; the
-    optimizer starts anew with it.
+    DeepSpeed decides once which weights ZeRO splits and steps, so a second engine is needed. Its
+    optimizer starts without a state.
     """
-    model.load_state_dict(full_weights(engine, train.zero_stage))
+    model.load_state_dict(full_weights(engine, options.zero_stage))
     engine.destroy()
-    return start_engine(model, train, world_size, dtype, frozen=False)
+    return start_engine(model, options, world_size, dtype, frozen=False)
 
 
 def full_weights(engine: Any, zero_stage: int) -> dict[str, torch.Tensor]:
-    """The whole model's state; gathered from all ranks where ZeRO 3 has split it, so every rank has
-    to call it.
+    """The whole model's state, by name. Every rank has to call it: ZeRO 3 splits the weights, and
+    they are gathered from all ranks.
     """
     if zero_stage < 3:
         return engine.module.state_dict()
     import deepspeed
 
     with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
-        return {
-            name: value.detach().cpu().clone() for name, value in engine.module.state_dict().items()
-        }
+        state = engine.module.state_dict()
+        return {name: value.detach().cpu().clone() for name, value in state.items()}

@@ -1,9 +1,10 @@
-"""Personalization on Ray Train: one worker or many, with checkpoints that another attempt goes on
+"""Personalization on Ray Train: one worker or many, with checkpoints that another attempt resumes
 from.
 """
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from dataclasses import dataclass
@@ -24,59 +25,50 @@ if TYPE_CHECKING:
 _REPORT_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PersonalizeJob:
     """What a personalization worker needs to know."""
 
     config: Config
-    real: str
+    real_path: str
     """Path or URI of the training `RealSet`."""
     concept: str
-    """Folder that the concept goes to."""
+    """Path or URI of the folder for the concept."""
     prior: str
-    """Folder of prior preservation's images, which outlive an attempt."""
+    """Path or URI of the folder for prior preservation's images, which outlive an attempt."""
     reporter: Reporter
 
 
 def personalize_loop(settings: dict) -> None:
-    """Run by every worker; `settings["job"]` is a `PersonalizeJob`. Rank 0 writes the concept
-    folder at the end.
+    """Ray Train runs this on every worker. `settings["job"]` is a `PersonalizeJob`. Rank 0 writes
+    the concept folder at the end.
     """
-    from diffmix.generator.concept import CONCEPT_FILE
     from diffmix.personalize.large_batch import folded
-    from diffmix.personalize.train import train_concept
+    from diffmix.personalize.train import Attempt, train_concept
 
     job: PersonalizeJob = settings["job"]
     config = job.config
     limit_threads(config.placement.cpus_per_trainer)
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    last = time.monotonic()
     steps = folded(config.personalize).steps
+    last_report = time.monotonic()
 
     def on_step(done: int, loss: torch.Tensor) -> None:
-        nonlocal last
-        if rank == 0 and (time.monotonic() - last >= _REPORT_SECONDS or done == steps):
-            last = time.monotonic()
+        nonlocal last_report
+        if rank == 0 and (time.monotonic() - last_report >= _REPORT_SECONDS or done == steps):
+            last_report = time.monotonic()
             job.reporter.send("personalize_step", step=done, steps=steps, loss=loss.item())
 
     def on_checkpoint(folder: Path | None, done: int) -> None:
-        ray.train.report(
-            {"step": done},
-            checkpoint=ray.train.Checkpoint.from_directory(folder) if folder else None,
-        )
+        kept = ray.train.Checkpoint.from_directory(folder) if folder else None
+        ray.train.report({"step": done}, checkpoint=kept)
 
-    def train(resume_from: str | None) -> None:
-        out = Folder(job.concept)
-        local = (
-            out.path if out.is_local else tempfile.mkdtemp(prefix="diffmix-concept-") + "/concept"
-        )
-        train_concept(
-            config.model,
-            config.personalize,
-            RealSet.open(job.real),
-            local,
-            config.run.seed,
+    out = Folder(job.concept)
+    local = out.path if out.is_local else tempfile.mkdtemp(prefix="diffmix-concept-") + "/concept"
+    checkpoint = ray.train.get_checkpoint()
+    with checkpoint.as_directory() if checkpoint else contextlib.nullcontext() as resume_from:
+        attempt = Attempt(
             rank=rank,
             world_size=context.get_world_size(),
             prior=Folder(job.prior),
@@ -84,17 +76,18 @@ def personalize_loop(settings: dict) -> None:
             on_checkpoint=on_checkpoint,
             on_step=on_step,
         )
-        if rank == 0 and not out.is_local:
-            # Its description last: where it is, the weights are too.
-            description = Path(local, CONCEPT_FILE)
-            text = description.read_bytes()
-            description.unlink()
-            out.upload(local)
-            out.write(CONCEPT_FILE, text)
+        real = RealSet.open(job.real_path)
+        train_concept(config.model, config.personalize, real, local, config.run.seed, attempt)
+    if rank == 0 and not out.is_local:
+        _upload(local, out)
 
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        train(None)
-    else:
-        with checkpoint.as_directory() as folder:
-            train(folder)
+
+def _upload(local: str, out: Folder) -> None:
+    """Copy a concept folder. Its description goes last: where it is, the weights are complete."""
+    from diffmix.generator.concept import CONCEPT_FILE
+
+    description = Path(local, CONCEPT_FILE)
+    text = description.read_bytes()
+    description.unlink()
+    out.upload(local)
+    out.write(CONCEPT_FILE, text)

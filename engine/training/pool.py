@@ -22,19 +22,20 @@ class Mix(NamedTuple):
     """What training needs of a mix."""
 
     image: bytes
+    """The encoded image, as the store has it."""
     source_label: int
     target_label: int
     strength: float
 
 
 class PoolWriter:
-    """Owned by one train worker. `add` is called by its stream thread, `len` by its sampler; files
-    are never changed.
+    """Adds mixes to a pool. One train worker owns it: its stream thread calls `add`, its sampler
+    calls `len`. Files are never changed.
 
-    Rows are gathered into files of `FLUSH_ROWS`, or of what came within `FLUSH_SECONDS` if that is
-    `FLUSH_SHARE` of the pool: a slow stream's mixes show up while they still matter, and a million
-    mixes make some thousand files at any pace (each is mapped by every reader, and a process may
-    hold 65,530 maps).
+    A file is written when `FLUSH_ROWS` mixes have been gathered. It is also written after
+    `FLUSH_SECONDS`, if the gathered mixes are at least `FLUSH_SHARE` of the pool. A slow stream's
+    mixes are thus used while they still matter, and a million mixes make some thousand files at any
+    pace. (Every reader maps each file, and a Linux process may hold 65,530 maps.)
     """
 
     def __init__(self, folder: str):
@@ -50,24 +51,24 @@ class PoolWriter:
         return self._size
 
     def add(self, mixes: pa.Table) -> None:
-        """Append the accepted ones of a table with the store's columns."""
+        """Append mixes (columns of `store.SCHEMA`); the rejected ones are left out."""
         if "accepted" in mixes.column_names:
             mixes = mixes.filter(mixes["accepted"])
         with self._lock:
             if len(mixes):
                 self._waiting.append(mixes.select(COLUMNS))
-            rows = sum(len(table) for table in self._waiting)
-            due = (
-                time.monotonic() - self._last_flush >= FLUSH_SECONDS
-                and rows >= self._size * FLUSH_SHARE
-            )
-            if rows >= FLUSH_ROWS or due:
+            if self._is_due():
                 self._flush()
 
     def flush(self) -> None:
-        """Make everything that was added visible."""
+        """Write the gathered mixes, so that readers see everything that was added."""
         with self._lock:
             self._flush()
+
+    def _is_due(self) -> bool:
+        rows = sum(len(table) for table in self._waiting)
+        late = time.monotonic() - self._last_flush >= FLUSH_SECONDS
+        return rows >= FLUSH_ROWS or (late and rows >= self._size * FLUSH_SHARE)
 
     def _flush(self) -> None:
         self._last_flush = time.monotonic()
@@ -83,8 +84,8 @@ class PoolWriter:
 
 
 class PoolReader:
-    """Random access to a pool, from any process on the worker's machine; new files are found when
-    an index needs them.
+    """Random access to a pool, from any process of the worker's machine. It looks for new files
+    when an index is beyond those it knows. It can be pickled.
     """
 
     def __init__(self, folder: str):
@@ -97,8 +98,8 @@ class PoolReader:
         return (PoolReader, (self.folder,))
 
     def __getitem__(self, index: int) -> Mix:
-        """Mix number `index`, counted in order of arrival; `IndexError` where the pool has no such
-        mix (yet).
+        """Mix number `index`, in order of arrival. `IndexError` where the pool has no such mix, or
+        not yet.
         """
         if index >= self._size:
             self._refresh()

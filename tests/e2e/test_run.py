@@ -21,7 +21,7 @@ from diffmix.config import to_dict
 from diffmix.errors import UserError
 from diffmix.format_version import without_version
 from engine import phases
-from engine.mixing.stages import build_mixer
+from engine.mixing.job import build_mixer
 from engine.run import run, run_mixing, run_training
 from jobs.cli import main
 from jobs.options import load

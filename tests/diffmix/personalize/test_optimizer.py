@@ -12,7 +12,7 @@ from diffmix.config_check import check
 from diffmix.errors import UserError
 from diffmix.personalize.large_batch import folded
 from diffmix.personalize.optimizer import make_optimizer
-from diffmix.personalize.train import train_concept
+from diffmix.personalize.train import Attempt, train_concept
 
 
 def test_rows_and_lora_have_their_own_rates_and_rows_do_not_decay():
@@ -64,17 +64,16 @@ def test_8_bit_adam_learns_and_resumes(tmp_path, tiny_model, tiny_real):
         use_8bit_adam=True,
     )
 
-    def weights(name, change, **more):
+    def weights(name, change, attempt=None):
         options = PersonalizeConfig(**{**vars(config), **change})
-        folder = train_concept(tiny_model, options, tiny_real, tmp_path / name, 0, **more).folder
+        folder = train_concept(tiny_model, options, tiny_real, tmp_path / name, 0, attempt).folder
         return load_file(folder / "learned_embeds.safetensors")
 
-    whole = weights(
-        "whole",
-        {},
-        on_checkpoint=lambda folder, done: shutil.copytree(folder, tmp_path / "checkpoint"),
-    )
-    resumed = weights("resumed", {}, resume_from=tmp_path / "checkpoint")
+    def keep(folder, done):
+        shutil.copytree(folder, tmp_path / "checkpoint")
+
+    whole = weights("whole", {}, Attempt(on_checkpoint=keep))
+    resumed = weights("resumed", {}, Attempt(resume_from=tmp_path / "checkpoint"))
     full = weights("full", {"use_8bit_adam": False})
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     difference = max((whole[key] - full[key]).abs().max() for key in whole)
@@ -113,8 +112,9 @@ def test_large_batches_see_the_same_samples_in_fewer_steps(tmp_path, tiny_model,
         tiny_real,
         tmp_path / "a",
         0,
-        on_step=lambda done, _: steps.append(done),
-        on_checkpoint=lambda _, n: seen.append(n),
+        Attempt(
+            on_step=lambda done, _: steps.append(done), on_checkpoint=lambda _, n: seen.append(n)
+        ),
     )
     other = train_concept(tiny_model, by_hand, tiny_real, tmp_path / "b", 0)
     assert steps == [1, 2, 3]

@@ -12,7 +12,7 @@ from diffmix.images import decode
 from diffmix.personalize import prior
 from diffmix.personalize.batches import Batches
 from diffmix.personalize.prior import prior_images
-from diffmix.personalize.train import train_concept
+from diffmix.personalize.train import Attempt, train_concept
 from diffmix.storage import Folder
 
 
@@ -23,7 +23,7 @@ def painted(tmp_path_factory, tiny_base):
     return prior_images(ModelConfig(base=str(tiny_base), precision="fp32"), "animal", 10, 7, folder)
 
 
-def test_they_are_the_base_models_own_pictures_of_the_superclass(painted, tiny_base):
+def test_they_are_the_base_models_own_images_of_the_superclass(painted, tiny_base):
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     assert len(painted) == 10
@@ -58,7 +58,7 @@ def test_they_are_made_once_and_depend_on_seed_and_number_alone(
     repaired = prior_images(tiny_model, "animal", 10, 7, root)
     assert [repaired.image_bytes(i) for i in range(10)] == before
     assert times == [file.stat().st_mtime_ns for file in files[:8]]
-    monkeypatch.setattr(prior, "_paint", None)  # any further painting fails
+    monkeypatch.setattr(prior, "_make", None)  # making any more fails
     prior_images(tiny_model, "animal", 10, 7, root)
 
 
@@ -119,7 +119,7 @@ def test_the_weight_and_the_number_of_images_change_what_is_learnt(tmp_path, tin
             tiny_real,
             tmp_path / name / "concept",
             0,
-            prior=Folder(str(tmp_path / "prior")),
+            Attempt(prior=Folder(str(tmp_path / "prior"))),
         )
         return load_file(tmp_path / name / "concept" / "pytorch_lora_weights.safetensors")
 
@@ -132,9 +132,9 @@ def test_the_weight_and_the_number_of_images_change_what_is_learnt(tmp_path, tin
     for i, one in enumerate(weights):
         for other in weights[:i]:
             assert any(not torch.equal(one[key], other[key]) for key in one)
-    pictures = list((tmp_path / "prior").rglob("*.png"))
-    assert len(pictures) == 8
-    with Image.open(pictures[0]) as image:
+    images = list((tmp_path / "prior").rglob("*.png"))
+    assert len(images) == 8
+    with Image.open(images[0]) as image:
         assert image.size == (32, 32)
 
 

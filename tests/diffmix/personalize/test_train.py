@@ -1,5 +1,5 @@
 """Personalization: what is trained, that it learns, that it resumes and spreads over workers
-without a change.
+without a change. Covers batches.py, modules.py and state.py too.
 """
 
 import json
@@ -15,7 +15,7 @@ from diffmix.generator.base_model import base_fingerprint, load_base
 from diffmix.generator.concept import Concept, concept_settings
 from diffmix.generator.mixer import Mixer
 from diffmix.personalize import train as module
-from diffmix.personalize.train import train_concept
+from diffmix.personalize.train import Attempt, train_concept
 from diffmix.plan import MixSpec
 
 FILES = ("learned_embeds.safetensors", "pytorch_lora_weights.safetensors")
@@ -69,7 +69,7 @@ def test_only_new_rows_and_lora_are_trained(tmp_path, tiny_model, tiny_real, spy
         tiny_real,
         tmp_path / "concept",
         0,
-        on_step=lambda _, x: losses.append(x),
+        Attempt(on_step=lambda _, x: losses.append(x)),
     )
     assert len(losses) == 4
     pipe, base = spy[0], load_base(tiny_model, "cpu", torch.float32)
@@ -155,7 +155,7 @@ def test_the_loss_falls(tmp_path, tiny_model, tiny_real):
         tiny_real,
         tmp_path / "concept",
         0,
-        on_step=lambda _, loss: losses.append(loss),
+        Attempt(on_step=lambda _, loss: losses.append(loss)),
     )
     first, last = sum(losses[:10]) / 10, sum(losses[-10:]) / 10
     print(f"loss {first:.3f} -> {last:.3f}")
@@ -175,14 +175,13 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path, tiny
         seen.append(done)
         shutil.copytree(folder, tmp_path / f"checkpoint-{done}")
 
-    train_concept(tiny_model, config, tiny_real, tmp_path / "whole", 3, on_checkpoint=keep)
+    train_concept(tiny_model, config, tiny_real, tmp_path / "whole", 3, Attempt(on_checkpoint=keep))
     assert seen == [2, 4]
     steps: list[int] = []
-    resume = {
-        "resume_from": tmp_path / "checkpoint-2",
-        "on_step": lambda done, _: steps.append(done),
-    }
-    train_concept(tiny_model, config, tiny_real, tmp_path / "resumed", 3, **resume)
+    resume = Attempt(
+        resume_from=tmp_path / "checkpoint-2", on_step=lambda done, _: steps.append(done)
+    )
+    train_concept(tiny_model, config, tiny_real, tmp_path / "resumed", 3, resume)
     assert steps == [3, 4, 5]
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "resumed"))
     assert (
@@ -191,11 +190,10 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path, tiny
     )
 
     with pytest.raises(UserError, match="is of a run with other settings"):
-        train_concept(
-            tiny_model, config, tiny_real, tmp_path / "x", 4, resume_from=tmp_path / "checkpoint-2"
-        )
+        train_concept(tiny_model, config, tiny_real, tmp_path / "x", 4, resume)
+    broken = Attempt(resume_from=tmp_path)
     with pytest.raises(UserError, match="cannot be read"):
-        train_concept(tiny_model, config, tiny_real, tmp_path / "x", 3, resume_from=tmp_path)
+        train_concept(tiny_model, config, tiny_real, tmp_path / "x", 3, broken)
 
 
 OPTIONS = [
@@ -283,8 +281,7 @@ def _rank(rank, folder, model, real):
             real,
             folder / "concept",
             0,
-            rank=rank,
-            world_size=2,
+            Attempt(rank=rank, world_size=2),
         )
     finally:
         dist.destroy_process_group()
@@ -304,12 +301,12 @@ def test_two_workers_do_what_one_with_twice_the_batch_does(tmp_path, tiny_model,
     other_rank.join(60)
     assert other_rank.exitcode == 0
     other = weights(tmp_path / "concept")
-    pictures = [
+    images = [
         {file.name: file.read_bytes() for file in (tmp_path / where).rglob("*.png")}
         for where in ("prior", "alone/prior")
     ]
-    assert pictures[0] == pictures[1]
-    assert len(pictures[0]) == 16
+    assert images[0] == images[1]
+    assert len(images[0]) == 16
     difference = max((plain[key] - other[key]).abs().max() for key in plain)
     print(f"largest difference of a weight: {difference:.1e}")
     assert difference < 1e-3
@@ -326,7 +323,7 @@ def test_half_precision_trains_in_full_precision(tmp_path, tiny_model, tiny_real
 def test_fp16_trains_through_the_gradient_scaler(
     tmp_path, tiny_model, tiny_real, plain, monkeypatch
 ):
-    """On a CPU, which is asked for here past the check that keeps people from it: it is only slow."""
+    """On a CPU, where the options refuse fp16 because it is slow."""
     monkeypatch.setattr(module, "device_and_dtype", lambda _: ("cpu", torch.float16))
     scales: list[float] = []
     update = torch.amp.GradScaler.update

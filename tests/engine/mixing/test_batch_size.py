@@ -5,14 +5,18 @@ import pytest
 
 from diffmix.errors import UserError
 from diffmix.storage import Folder
-from engine import session
+from engine import phases
+from engine.mixing import batch_size
 from engine.mixing.batch_size import measure_batch, stored_batch
 from engine.run import run_mixing
+from engine.testing import SleepingMixer
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def test_measured_once_and_kept_by_the_store(tmp_path, small_config, monkeypatch):
+    # The real model is measured; a stand-in makes the mixes, whose bytes are each mix's own too.
+    monkeypatch.setattr(phases, "build_mixer", SleepingMixer(0.0, 9))
     config = small_config(tmp_path, **{"mix.batch": "auto", "mix.count": 16})
     assert stored_batch(Folder(str(tmp_path))) is None
     run_mixing(config)
@@ -21,13 +25,11 @@ def test_measured_once_and_kept_by_the_store(tmp_path, small_config, monkeypatch
     assert batch in (1, 2, 4)  # 16 mixes are at least 4 chunks for the mixer
     assert f"batch: {batch}\n" in (tmp_path / "config.yaml").read_text()
     parts = {file.name: file.read_bytes() for file in (tmp_path / "mixes").glob("part-*")}
-    assert (
-        max(pq.read_metadata(file).num_rows for file in (tmp_path / "mixes").glob("part-*"))
-        == batch
-    )
+    rows = [pq.read_metadata(tmp_path / "mixes" / name).num_rows for name in parts]
+    assert max(rows) == batch
 
     # A resumed run takes the store's number and measures nothing.
-    monkeypatch.setattr(session, "measure_batch", None)
+    monkeypatch.setattr(batch_size, "measure_batch", None)
     for name in sorted(parts)[:2]:
         (tmp_path / "mixes" / name).unlink()
     run_mixing(small_config(tmp_path, **{"mix.batch": "auto", "mix.count": 16}))

@@ -3,27 +3,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffmix.errors import UserError
-from engine.mixing.store import SCHEMA, MixStore, part_name
+from engine.mixing.store import MixStore, part_name
+from engine.testing import mix_table
 
 IDENTITY = {"plan": {"seed": 1, "strength": [0.7]}, "data": "abc"}
 
 
 def chunk(*ids: int, accepted: bool = True) -> pa.Table:
-    rows = [
-        {
-            "mix_id": i,
-            "source_id": f"a/{i}",
-            "source_label": 0,
-            "target_label": 1,
-            "strength": 0.7,
-            "seed": i,
-            "image": bytes([i % 256] * 9),
-            "score": None,
-            "accepted": accepted,
-        }
-        for i in ids
-    ]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return pa.concat_tables(mix_table(1, i, accepted=accepted) for i in ids).combine_chunks()
 
 
 def test_round_trip_through_another_reader(tmp_path):

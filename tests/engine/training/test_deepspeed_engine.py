@@ -4,28 +4,16 @@ ZeRO stage.
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from diffmix.classifier.head import train_mode
 from diffmix.classifier.model import build_model
 from diffmix.config import TrainConfig
-from engine.training.deepspeed_config import prepare_environment
 from engine.training.deepspeed_engine import full_weights, start_engine, thaw
 
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="written for DeepSpeed's CPU accelerator"
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _process_group():
-    prepare_environment()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("LOCAL_RANK", "0")
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-    patch.undo()
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="written for DeepSpeed's CPU accelerator"),
+    pytest.mark.usefixtures("process_group"),
+]
 
 
 def copy(engine, stage: int) -> dict[str, torch.Tensor]:
@@ -62,7 +50,7 @@ def test_backbone_moves_only_after_the_thaw(tmp_path, stage):
     frozen = copy(engine, stage)
     assert moved(first, frozen) == {"fc.weight", "fc.bias"}
 
-    engine.save_checkpoint(str(tmp_path), tag="state")  # a restart goes on with the head alone
+    engine.save_checkpoint(str(tmp_path), tag="state")  # a resumed engine trains the head alone too
     engine = start_engine(build_model(config, 3), config, 1, torch.float32, frozen=True)
     engine.load_checkpoint(str(tmp_path), tag="state")
     assert moved(frozen, copy(engine, stage)) == set()

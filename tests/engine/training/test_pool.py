@@ -4,20 +4,19 @@ import pickle
 import pyarrow as pa
 import pytest
 
+from engine.testing import mix_table
 from engine.training.pool import FLUSH_ROWS, PoolReader, PoolWriter
 
 
 def rows(first: int, count: int, accepted: bool = True) -> pa.Table:
     ids = range(first, first + count)
-    return pa.table(
-        {
-            "mix_id": list(ids),
-            "image": [f"image {i}".encode() for i in ids],
-            "source_label": pa.array([i % 7 for i in ids], pa.int32()),
-            "target_label": pa.array([i % 5 for i in ids], pa.int32()),
-            "strength": pa.array([0.5] * count, pa.float32()),
-            "accepted": [accepted] * count,
-        }
+    return mix_table(
+        count,
+        first,
+        source_label=[i % 7 for i in ids],
+        target_label=[i % 5 for i in ids],
+        strength=0.5,
+        accepted=accepted,
     )
 
 

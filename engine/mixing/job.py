@@ -1,0 +1,64 @@
+"""What a mixer is told, and what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from PIL.Image import Image
+
+from diffmix.config import Config
+from diffmix.datasets.real import RealSet
+from diffmix.devices import limit_threads
+from diffmix.gates.gate import Gate
+from diffmix.plan import MixSpec
+from diffmix.storage import Folder
+from engine.telemetry import Reporter
+
+
+@runtime_checkable
+class ChunkMixer(Protocol):
+    """What a mixer actor holds: `diffmix.generator.mixer.Mixer`, or a stand-in of
+    `engine/testing.py` with a simulated cost. It is called by one thread at a time.
+    """
+
+    def mix(self, specs: list[MixSpec], sources: list[bytes | None]) -> list[Image]:
+        """One image for each spec of a chunk. `sources` are the source images' files; None where
+        the strategy starts from noise.
+        """
+        ...
+
+
+def build_mixer(job: MixJob) -> ChunkMixer:
+    """The usual `MixJob.build`: a personalized pipeline on this actor's device."""
+    from diffmix.generator.mixer import Mixer
+
+    config = job.config
+    limit_threads(config.placement.cpus_per_mixer)
+    real = RealSet.open(job.real_path)
+    concept = Folder(job.concept).fetch() if job.concept else None
+    template = config.personalize.prompts[0]
+    return Mixer(config.model, config.mix, real.class_names, real.superclass, concept, template)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixJob:
+    """What every stage needs to know. It is the same for the whole stream, and small: it is pickled
+    for each worker.
+    """
+
+    config: Config
+    real_path: str
+    """Path or URI of the training `RealSet`."""
+    concept: str | None
+    """Path or URI of the concept folder; None for strategies of the base model alone."""
+    store: str
+    """Path or URI of the mix store."""
+    reporter: Reporter
+    build: Callable[[MixJob], ChunkMixer] = build_mixer
+    """Called on the actor's node; makes what the actor holds."""
+    gate: Gate | None = None
+    """Scores each chunk in the actor that made it, and accepts or rejects its mixes. None accepts
+    all.
+    """

@@ -1,0 +1,94 @@
+"""How mixes reach a train worker: the ones in the store first, then the stream."""
+
+from __future__ import annotations
+
+import threading
+
+import ray.data
+import ray.train
+
+from engine.failures import user_error
+from engine.mixing.store import MixStore
+from engine.training.pool import PoolWriter
+
+
+class Arrivals:
+    """Fills a worker's pool: first with this rank's share of the stored mixes, then, in a thread,
+    with the mixes of the stream.
+
+    One train worker owns it. `finish` is called once, at the end.
+    """
+
+    def __init__(self, store: str | None, pool: PoolWriter, streaming: bool):
+        """`store` is the path or URI of the mix store, None without mixes. With `streaming` the
+        worker's shard `mix` of Ray Train is the stream.
+        """
+        self._pool = pool
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self._done = not streaming
+        if store:
+            self._take_stored(MixStore(store))
+        pool.flush()
+        self._thread: threading.Thread | None = None
+        if streaming:
+            shard = ray.train.get_dataset_shard("mix")
+            self._thread = threading.Thread(
+                target=self._consume, args=(shard,), daemon=True, name="mix-stream"
+            )
+            self._thread.start()
+
+    def wait_for(self, mixes: int) -> None:
+        """Return when the pool holds at least `mixes`, or when the stream has ended. Raises as
+        `check` does.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._available() >= mixes or self._done)
+        self.check()
+
+    def check(self) -> None:
+        """Raise the error that stopped the stream, if there was one: the `UserError` behind it,
+        else a `RuntimeError`.
+        """
+        if self._error is not None:
+            raise user_error(self._error) or RuntimeError(
+                "The stream of mixes broke off."
+            ) from self._error
+
+    def finish(self) -> None:
+        """Take the rest of the stream, so that every planned mix is made, including those that come
+        too late for training. Raises as `check` does.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        self.check()
+
+    def _take_stored(self, store: MixStore) -> None:
+        context = ray.train.get_context()
+        chunks = sorted(store.stored_chunks())[context.get_world_rank() :: context.get_world_size()]
+        for table in store.tables(chunks=set(chunks)):
+            self._pool.add(table)
+
+    def _consume(self, shard: ray.data.DataIterator) -> None:
+        try:
+            # No prefetching: with it, Ray holds each block back until the next one has come, and
+            # this thread has nothing else to do meanwhile.
+            for table in shard.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            ):
+                self._pool.add(table)
+                with self._changed:
+                    self._changed.notify_all()
+            self._pool.flush()
+        except BaseException as error:
+            self._error = error
+        with self._changed:
+            self._done = True
+            self._changed.notify_all()
+
+    def _available(self) -> int:
+        """Mixes in the pool. Flushes first: mixes may wait in memory for the next file, and no
+        later mix may come to push them out.
+        """
+        self._pool.flush()
+        return len(self._pool)

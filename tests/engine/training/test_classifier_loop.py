@@ -1,0 +1,140 @@
+"""The loop in this process, as the only rank: what it reports, keeps and resumes. More ranks, mixes
+that arrive meanwhile and the protocols are in tests/e2e/test_classifier.py and test_run.py.
+"""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import ray
+import ray.train
+import torch
+from safetensors.torch import load_file
+
+from diffmix.datasets.prepare import prepare
+from engine.mixing.store import MixStore
+from engine.testing import mix_table
+from engine.training.arrivals import Arrivals
+from engine.training.classifier_loop import ClassifierLoop, evaluate_folder
+from engine.training.job import TrainJob
+from engine.training.pool import PoolWriter
+
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="written for DeepSpeed's CPU accelerator"),
+    pytest.mark.usefixtures("process_group"),
+]
+
+
+class Train:
+    """What Ray Train is to a loop: it says who it is, and keeps its checkpoints."""
+
+    def __init__(self, folder):
+        self.folder, self.epochs, self.checkpoint = folder, [], None
+
+    def report(self, metrics, checkpoint):
+        self.epochs.append(metrics["epoch"])
+        kept = self.folder / f"checkpoint-{metrics['epoch']}"
+        with checkpoint.as_directory() as folder:
+            shutil.copytree(folder, kept)
+
+    def resume_from(self, epoch: int) -> None:
+        kept = self.folder / f"checkpoint-{epoch}"
+        self.checkpoint = ray.train.Checkpoint.from_directory(kept)
+
+
+@pytest.fixture
+def ray_train(tmp_path, monkeypatch):
+    train = Train(tmp_path)
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    node = SimpleNamespace(get_node_id=lambda: "node")
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray.train, "get_checkpoint", lambda: train.checkpoint)
+    monkeypatch.setattr(ray.train, "report", train.report)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: node)
+    return train
+
+
+class Events(list):
+    """A `Reporter` that keeps what is sent."""
+
+    def send(self, kind, **values):
+        self.append({"event": kind, **values})
+
+
+def start(tmp_path, config, name="classifier", mixes=0) -> tuple[ClassifierLoop, Events]:
+    real = prepare(config.data, str(tmp_path / "data"))
+    store = None
+    if mixes:
+        store = MixStore(str(tmp_path / "mixes"))
+        store.write(0, mix_table(mixes, image=[real.train.image_bytes(0)] * mixes))
+    events = Events()
+    job = TrainJob(
+        config=config,
+        train_path=real.train.path,
+        val_path=real.val.path,
+        test_path=real.test.path if real.test else None,
+        store=store.folder.uri if store else None,
+        planned=mixes,
+        classifier=str(tmp_path / name),
+        reporter=events,
+        build=ClassifierLoop,
+    )
+    pool = PoolWriter(str(tmp_path / f"pool-{name}"))
+    return job.build(job, pool, Arrivals(job.store, pool, streaming=False)), events
+
+
+def test_epochs_are_reported_and_the_best_weights_are_tested(tmp_path, small_config, ray_train):
+    config = small_config(tmp_path, **{"mix.synthetic_p": 0.5, "train.freeze_epochs": 1})
+    loop, events = start(tmp_path, config, mixes=8)
+    loop.run()
+    epochs = [event for event in events if event["event"] == "train"]
+    assert [event["epoch"] for event in epochs] == [0, 1, 2, 3]
+    images = loop.sampler.steps * config.train.batch_size
+    assert all(event["images"] == images for event in epochs)
+    assert 0 < sum(event["synthetic"] for event in epochs) < 4 * images
+    assert all(event["pool"] == 8 for event in epochs)
+    assert all(event["start"] <= event["first_step"] <= event["end"] for event in epochs)
+    assert [event["epoch"] for event in events if event["event"] == "validation"] == [1, 3]
+    assert ray_train.epochs == [2, 4]
+    kept = json.loads((tmp_path / "classifier" / "model.json").read_text())["metrics"]
+    best = max(event["top1"] for event in events if event["event"] == "validation")
+    assert kept["top1"] == loop.best == best
+    validation, _ = evaluate_folder(loop.job.classifier, loop.job.val_path)
+    assert validation["top1"] == pytest.approx(best)
+    result, confusion = evaluate_folder(loop.job.classifier, loop.job.test_path)
+    assert result["chosen"] == kept
+    assert confusion.sum() == result["images"]
+    for name, wanted in (("result.json", result), ("confusion.json", confusion.tolist())):
+        written = json.loads((tmp_path / "classifier" / name).read_text())
+        assert written == json.loads(json.dumps(wanted))
+    assert evaluate_folder(loop.job.classifier, None) == ({"chosen": kept}, None)
+
+
+def test_a_resumed_loop_ends_like_an_uninterrupted_one(tmp_path, small_config, ray_train):
+    config = small_config(tmp_path, **{"train.epochs": 3, "train.eval_every": 1})
+    loop, _ = start(tmp_path, config, "whole")
+    loop.run()
+    whole = {name: value.clone() for name, value in loop.engine.module.state_dict().items()}
+
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    ray_train.epochs.clear()
+    ray_train.resume_from(2)
+    shutil.rmtree(tmp_path / "checkpoint-3")
+    loop, events = start(tmp_path, config, "resumed")
+    assert loop.first_epoch == 2
+    loop.run()
+    assert ray_train.epochs == [3]
+    assert [event["epoch"] for event in events if event["event"] == "train"] == [2]
+    for name, value in loop.engine.module.state_dict().items():
+        assert torch.equal(value, whole[name]), name
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_checkpoint_without_its_best_weights_is_not_resumed(tmp_path, small_config, ray_train):
+    config = small_config(tmp_path, **{"train.epochs": 1, "train.eval_every": 1})
+    start(tmp_path, config)[0].run()
+    ray_train.resume_from(1)
+    assert start(tmp_path, config)[0].first_epoch == 1
+    assert start(tmp_path, config, "another folder")[0].first_epoch == 0
