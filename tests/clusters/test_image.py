@@ -112,4 +112,4 @@ def test_the_pip_line_gives_an_environment_that_runs(tmp_path):
         assert result.returncode == 0, result.stderr
         said.append(result.stdout)
     assert "personalize" in said[0]
-    assert str(app / "diffmix") in said[1]
+    assert str(app / "diffmix/__init__.py") in said[1]
