@@ -3,13 +3,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fast lint docs clean
 
 demo: .venv/installed
 	$(BIN)/diffmix run --config jobs/recipes/nano/demo.yaml --out $(DEMO_OUT)
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# What starts no Ray and trains for no longer than a second.
+test-fast: .venv/installed-dev
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not cluster' $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -2,10 +2,20 @@
 several folders use.
 """
 
+import contextlib
+import gc
 import io
 import json
 import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -292,23 +302,157 @@ def small_config(tiny_base, photos):
     return make
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what uses Ray, and put it last: tests of one process first, then those that share a
+    cluster, then those that start their own.
+    """
+
+    def kind(item: pytest.Item) -> int:
+        shared = "cluster" in item.fixturenames
+        if shared or "own_clusters" in item.fixturenames:
+            item.add_marker("cluster")
+        return 1 if shared else 2 * (item.get_closest_marker("cluster") is not None)
+
+    items.sort(key=kind)
+
+
+@pytest.fixture(autouse=True)
+def _ray_only_where_it_is_said(request, monkeypatch):
+    """`make test-fast` leaves out what starts Ray, so nothing else may start it."""
+    if not request.node.get_closest_marker("cluster"):
+
+        def refuse(*_, **__):
+            pytest.fail("This test starts Ray: use the fixture `cluster`, or mark it `cluster`.")
+
+        monkeypatch.setattr("ray.init", refuse)
+
+
+@pytest.fixture(scope="session")
+def ray_python(tmp_path_factory):
+    """`with ray_python():` around the start of a cluster makes its workers forks
+    (`tests/forked_worker.py`). `ray_python.path` is what they are started with.
+    """
+    python = RayPython(tmp_path_factory.mktemp("workers") / "server.log")
+    yield python
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+    python.close()
+
+
+class RayPython:
+    """Owns the server of `tests/forked_worker.py`. Where that does not run, workers start in the
+    usual way.
+    """
+
+    def __init__(self, log: Path):
+        self.path = sys.executable
+        self._log = log
+        if sys.platform != "linux":
+            return
+        self._folder = Path(tempfile.mkdtemp(prefix="dm"))  # a socket's path may have 107 bytes
+        script, address = Path(__file__).with_name("forked_worker.py"), self._folder / "workers"
+        with socket.socket(socket.AF_UNIX) as listener, log.open("wb") as file:
+            listener.bind(str(address))
+            listener.listen(128)
+            self._server = subprocess.Popen(
+                [sys.executable, str(script)], stdin=listener, stderr=file
+            )
+        command = shlex.join([sys.executable, "-IS", str(script), str(address)])
+        python = self._folder / "python"
+        python.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        python.chmod(0o755)
+        self.path = str(python)
+
+    @contextlib.contextmanager
+    def __call__(self):
+        # Ray's own setting for its workers' Python (`py_executable`) costs each of them half a
+        # second.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "executable", self.path)
+            yield
+
+    def close(self) -> None:
+        if sys.platform == "linux":
+            assert self._server.poll() is None, self._log.read_text()
+            self._server.kill()
+            self._server.wait()
+            shutil.rmtree(self._folder)
+
+
+@pytest.fixture(scope="session")
+def bucket_settings() -> dict[str, str]:
+    """Environment variables that lead to `tests/e2e/test_object_store.py`'s server, and nowhere
+    else.
+    """
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{found.getsockname()[1]}"
+    return {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+@pytest.fixture(scope="session")
+def start_cluster(ray_python, bucket_settings):
+    """A function that starts the tests' cluster, of 4 logical GPUs and 8 CPUs, if it does not run."""
+
+    def start() -> None:
+        import ray
+
+        if ray.is_initialized():
+            return
+        with pytest.MonkeyPatch.context() as patch, ray_python():
+            for name, value in bucket_settings.items():
+                patch.setenv(name, value)
+            ray.init(
+                address="local",
+                _system_config={"prestart_worker_first_driver": False},
+                num_gpus=4,
+                num_cpus=8,
+                include_dashboard=False,
+                object_store_memory=300_000_000,
+                namespace="diffmix",
+                log_to_driver=False,
+            )
+
+    return start
+
+
 @pytest.fixture(scope="module")
-def cluster():
-    """One Ray for a module's tests, on logical GPUs."""
+def cluster(start_cluster) -> None:
+    """One Ray for all tests that do not start their own. A test leaves no actor on its GPUs."""
+    start_cluster()
+
+
+@pytest.fixture(scope="module")
+def own_clusters(ray_python):
+    """For modules that start clusters of their own in this process: ends the shared one, and theirs
+    afterwards. Gives the context to start them in.
+    """
     import ray
 
-    ray.init(
-        address="local",
-        _system_config={"prestart_worker_first_driver": False},
-        num_gpus=4,
-        num_cpus=8,
-        include_dashboard=False,
-        object_store_memory=300_000_000,
-        namespace="diffmix",
-        log_to_driver=False,
-    )
-    yield
     ray.shutdown()
+    yield ray_python
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _gpus_are_free_again(request):
+    """A test that leaves a mixer or a train worker behind fails, and not the next one."""
+    yield
+    if "cluster" in request.fixturenames:
+        import ray
+
+        end = time.monotonic() + 60
+        while ray.available_resources().get("GPU", 0) < ray.cluster_resources()["GPU"]:
+            assert time.monotonic() < end, "an actor of this test still holds a GPU"
+            gc.collect()  # a caught error's frames may hold it
+            Event().wait(0.1)  # the cluster sends no event
 
 
 @pytest.fixture

@@ -27,67 +27,47 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "classifier" / "model.safetensors")
 
 
-def events(out: Path, kind: str) -> list[dict]:
-    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [event for event in found if event["event"] == kind]
+def check_protocol(out: Path, validation: list[dict], on_test_set: bool) -> None:
+    accuracy = json.loads((out / "summary.json").read_text())["accuracy"]
+    chosen = accuracy["chosen"]
+    assert chosen["on_test_set"] == on_test_set
+    assert chosen["top1"] == max(event["top1"] for event in validation)
+    page = (out / "report.html").read_text()
+    assert ("picked on the test set" in page) == on_test_set
+    if on_test_set:
+        assert chosen["top1"] == pytest.approx(accuracy["top1"]), "the best epoch's is the test's"
 
 
-def test_another_recipe_in_between_leaves_the_first_ones_classifier(tmp_path, small_config):
-    def trained(lr: float) -> tuple[dict, bytes, bytes]:
-        summary = run_training(small_config(tmp_path, **{"train.lr": lr, "train.epochs": 2}))
-        folder = tmp_path / "classifier"
+def test_validation_images_pick_the_epoch(staged, events):
+    check_protocol(staged, events(staged, "validation"), on_test_set=False)
+
+
+def test_another_recipe_in_between_leaves_the_first_ones_classifier(
+    copy_of_staged, small_config, events
+):
+    """The other recipe's epoch is picked by the test images."""
+    out = copy_of_staged
+    recipe = {"train.protocol": "reference", "train.epochs": 2, "train.eval_every": 1}
+
+    def trained(**changes) -> tuple[dict, bytes, bytes]:
+        summary = run_training(small_config(out, **{"run.mode": "staged", **changes}))
+        folder = out / "classifier"
+        accuracy = json.loads((out / "summary.json").read_text())["accuracy"]
+        assert accuracy == summary["accuracy"]
         return (
-            summary["accuracy"],
+            accuracy,
             (folder / "model.safetensors").read_bytes(),
             (folder / "result.json").read_bytes(),
         )
 
-    first, second = trained(0.02), trained(0.001)
+    first = trained()
+    validated = len(events(out, "validation"))
+    second = trained(**recipe)
     assert first[1] != second[1]
-    epochs = len(events(tmp_path, "train"))
-    assert trained(0.02) == first
-    assert trained(0.001) == second
-    assert len(events(tmp_path, "train")) == epochs == 4, "nothing is trained again"
-
-
-@pytest.mark.parametrize(("freeze_epochs", "trainers", "zero_stage"), [(2, 1, 0), (1, 2, 2)])
-def test_frozen_backbone(tmp_path, small_config, freeze_epochs, trainers, zero_stage):
-    changes = {
-        "train.freeze_epochs": freeze_epochs,
-        "train.epochs": 2,
-        "placement.trainers": trainers,
-        "train.zero_stage": zero_stage,
-    }
-    config = small_config(tmp_path, **changes, **{"train.eval_every": 1, "data.val_fraction": 0.0})
-    run_training(config)
-    torch.manual_seed(config.run.seed)
-    start = build_model(config.train, 4).state_dict()
-    moved = {
-        name for name, value in weights(tmp_path).items() if not torch.equal(value, start[name])
-    }
-    if freeze_epochs == 2:
-        assert moved == {"fc.weight", "fc.bias"}
-    else:
-        assert {"conv1.0.weight", "layer4.0.conv1.weight", "bn1.running_mean", "fc.weight"} <= moved
-
-
-@pytest.mark.parametrize("protocol", ["validation", "reference"])
-def test_protocol_says_which_images_pick_the_epoch(tmp_path, small_config, protocol):
-    config = small_config(
-        tmp_path, **{"train.protocol": protocol, "train.epochs": 2, "train.eval_every": 1}
-    )
-    summary = run_training(config)
-    chosen = summary["accuracy"]["chosen"]
-    assert chosen["on_test_set"] == (protocol == "reference")
-    assert chosen["top1"] == max(event["top1"] for event in events(tmp_path, "validation"))
-    logged = json.loads((tmp_path / "summary.json").read_text())["accuracy"]["chosen"]
-    assert logged == chosen
-    page = (tmp_path / "report.html").read_text()
-    assert ("picked on the test set" in page) == (protocol == "reference")
-    if protocol == "reference":
-        assert chosen["top1"] == pytest.approx(summary["accuracy"]["top1"]), (
-            "the best epoch's figure is the test's"
-        )
+    check_protocol(out, events(out, "validation")[validated:], on_test_set=True)
+    assert trained() == first
+    assert trained(**recipe) == second
+    assert len(events(out, "train")) == 4 + 2, "nothing is trained again"
 
 
 def test_long_tail_training_on_mixes(tmp_path, small_config):
@@ -138,16 +118,23 @@ class StopsBeforeTheTest:
         raise RuntimeError("stopped")
 
 
-def test_zero_goes_on_with_as_many_workers_only(tmp_path, small_config):
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, cluster, small_config):
+    """A function of the number of train workers: the configuration of a run whose head alone has
+    been trained, on 2 of them, up to its last epoch and no further.
+    """
+    out = tmp_path_factory.mktemp("stopped") / "out"
+
     def config(trainers: int):
         changes = {
             "placement.trainers": trainers,
             "placement.max_failures": 0,
             "train.zero_stage": 1,
+            "train.freeze_epochs": 2,
             "train.epochs": 2,
         }
         return small_config(
-            tmp_path, **changes, **{"train.loader_workers": trainers - 1}
+            out, **changes, **{"train.loader_workers": trainers - 1}
         )  # which makes no other classifier of it
 
     with (
@@ -155,7 +142,21 @@ def test_zero_goes_on_with_as_many_workers_only(tmp_path, small_config):
         pytest.raises(TrainingFailedError, match="stopped"),
     ):
         phases.train_classifier(session, None, streaming=False, build=StopsBeforeTheTest())
+    return config
+
+
+def test_zero_goes_on_with_as_many_workers_only(stopped):
     with pytest.raises(
         UserError, match=r"trained on 2 workers up to epoch 2.*--placement\.trainers 2"
     ):
-        run_training(config(1))
+        run_training(stopped(1))
+
+
+def test_a_frozen_backbone_stays_as_it_was(stopped):
+    config = stopped(2)
+    (best,) = Path(config.out, "checkpoints").glob("classifier-*-best")
+    torch.manual_seed(config.run.seed)
+    start = build_model(config.train, 4).state_dict()
+    found = load_file(best / "model.safetensors")
+    moved = {name for name, value in found.items() if not torch.equal(value, start[name])}
+    assert moved == {"fc.weight", "fc.bias"}

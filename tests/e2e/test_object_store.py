@@ -15,24 +15,17 @@ BUCKET = "mixes"
 
 
 @pytest.fixture(scope="module")
-def bucket():
-    """A client of the server. The cluster starts after it, so that workers inherit its address and
-    keys.
-    """
+def bucket(bucket_settings):
+    """A client of the server. The cluster's workers have its address and keys since they started."""
     import boto3
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    port = int(bucket_settings["AWS_ENDPOINT_URL"].rpartition(":")[2])
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }.items():
+        for name, value in bucket_settings.items():
             patch.setenv(name, value)
         client = boto3.client("s3")
         client.create_bucket(Bucket=BUCKET)

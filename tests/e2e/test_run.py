@@ -17,6 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from diffmix.classifier.model import build_model
 from diffmix.config import to_dict
 from diffmix.errors import UserError
 from diffmix.format_version import without_version
@@ -27,10 +28,6 @@ from jobs.cli import main
 from jobs.options import load
 
 pytestmark = pytest.mark.usefixtures("cluster")
-
-
-def parts(out: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted((out / "mixes").glob("part-*.parquet"))}
 
 
 @pytest.fixture(scope="module")
@@ -168,13 +165,12 @@ def test_evaluate_gives_the_runs_own_accuracy(finished, capsys):
     )
 
 
-def test_staged_runs_are_identical_and_overlapped_stores_too(tmp_path, small_config):
-    weights = []
-    for name in ("first", "second"):
-        run(small_config(tmp_path / name, **{"run.mode": "staged"}))
-        weights.append(load_file(tmp_path / name / "classifier" / "model.safetensors"))
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert parts(tmp_path / "first") == parts(tmp_path / "second")
+def test_staged_runs_are_identical(tmp_path, staged, small_config, parts):
+    again = tmp_path / "again"
+    run(small_config(again, **{"run.mode": "staged"}))
+    one, other = (load_file(out / "classifier" / "model.safetensors") for out in (staged, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert parts(staged) == parts(again)
 
 
 @dataclass(frozen=True)
@@ -198,30 +194,41 @@ class Together:
             Event().wait(0.05)  # other processes' files have no event
 
 
-def test_one_mixer_and_three_mixers_make_the_same_bytes(tmp_path, small_config, monkeypatch):
+def test_one_mixer_and_three_mixers_make_the_same_bytes(
+    tmp_path, staged, small_config, parts, events, monkeypatch
+):
     def mix_job(*arguments):
         return replace(make_job(*arguments), build=Together(working, 3))
 
-    run_mixing(small_config(tmp_path / "1", **{"placement.mixers": (1,), "mix.count": 50}))
     (working := tmp_path / "working").mkdir()
     make_job = phases.mix_job
     monkeypatch.setattr(phases, "mix_job", mix_job)
-    run_mixing(small_config(tmp_path / "3", **{"placement.mixers": (3,), "mix.count": 50}))
-    one, three = parts(tmp_path / "1"), parts(tmp_path / "3")
-    assert len(one) >= 13  # 50 mixes in chunks of at most 4
+    run_mixing(small_config(tmp_path / "3", **{"placement.mixers": (3,)}))
+    one, three = parts(staged), parts(tmp_path / "3")
+    assert len(one) >= 10  # 40 mixes in chunks of at most 4
     assert one == three
-    events = [
-        json.loads(line) for line in (tmp_path / "3" / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert len({event["actor"] for event in events if event["event"] == "mix"}) == 3
+    assert len({event["actor"] for event in events(staged, "mix")}) == 1
+    assert len({event["actor"] for event in events(tmp_path / "3", "mix")}) == 3
 
 
-def test_two_train_workers_with_zero_2(tmp_path, small_config):
-    changes = {"placement.trainers": 2, "train.zero_stage": 2, "mix.count": 16}
-    summary = run(small_config(tmp_path / "out", **changes))
-    assert summary["plan"]["stored"] == 16
-    model = timm.create_model("resnet10t", num_classes=4)
-    model.load_state_dict(load_file(tmp_path / "out" / "classifier" / "model.safetensors"))
+def test_two_train_workers_with_zero_2(tmp_path, staged, small_config, parts):
+    """Overlapped, on a backbone that is frozen for the first of two epochs."""
+    changes = {
+        "placement.trainers": 2,
+        "train.zero_stage": 2,
+        "train.freeze_epochs": 1,
+        "train.epochs": 2,
+    }
+    config = small_config(tmp_path / "out", **changes)
+    summary = run(config)
+    assert summary["plan"]["stored"] == 40
+    assert parts(tmp_path / "out") == parts(staged), "how it is run changes no mix"
+    weights = load_file(tmp_path / "out" / "classifier" / "model.safetensors")
+    timm.create_model("resnet10t", num_classes=4).load_state_dict(weights)
+    torch.manual_seed(config.run.seed)
+    start = build_model(config.train, 4).state_dict()
+    moved = {name for name, value in weights.items() if not torch.equal(value, start[name])}
+    assert {"conv1.0.weight", "layer4.0.conv1.weight", "bn1.running_mean", "fc.weight"} <= moved
 
 
 def test_too_few_gpus_is_one_sentence(tmp_path, small_config):
@@ -243,27 +250,20 @@ def test_too_many_personalizers_is_one_sentence(tmp_path, small_config):
         )
 
 
-def test_a_phase_alone_asks_for_its_own_gpus_only(tmp_path, small_config):
-    many = {"mix.count": 8, "placement.mixers": (9,), "placement.personalizers": 9}
-    run_training(small_config(tmp_path / "trained", **many))
-    few = {
-        "mix.count": 8,
-        "placement.trainers": 8,
-        "placement.personalizers": 9,
-    }  # real-mix personalizes nothing
-    assert run_mixing(small_config(tmp_path / "mixed", **few))["plan"]["stored"] == 8
-
-
-def test_what_was_trained_on_a_part_of_the_mixes_is_trained_again_on_all(tmp_path, small_config):
-    config = small_config(tmp_path / "out", **{"mix.count": 16, "run.mode": "staged"})
-    run_mixing(config)
-    (lost := tmp_path / "out" / "mixes" / "part-00000001.parquet").unlink()
-    run_training(config)
-    part = (tmp_path / "out" / "classifier" / "finished").read_bytes()
-    run_mixing(config)
+def test_what_was_trained_on_a_part_of_the_mixes_is_trained_again_on_all(
+    copy_of_staged, small_config
+):
+    """Each phase alone, which asks for its own GPUs only: the cluster has 4."""
+    out = copy_of_staged
+    finished = out / "classifier" / "finished"
+    whole = finished.read_bytes()
+    many = {"run.mode": "staged", "placement.personalizers": 9}  # real-mix personalizes nothing
+    training = small_config(out, **many, **{"placement.mixers": (9,)})
+    (lost := out / "mixes" / "part-00000001.parquet").unlink()
+    run_training(training)
+    assert finished.read_bytes() != whole
+    run_mixing(small_config(out, **many, **{"placement.trainers": 8}))
     assert lost.exists()
-    run_training(config)
-    whole = (tmp_path / "out" / "classifier" / "finished").read_bytes()
-    assert part != whole
-    run_training(config)
-    assert (tmp_path / "out" / "classifier" / "finished").read_bytes() == whole
+    for _ in range(2):
+        run_training(training)
+        assert finished.read_bytes() == whole

@@ -1,6 +1,7 @@
 """Several seeds in one command."""
 
 import json
+import shutil
 import statistics
 
 import pytest
@@ -13,20 +14,24 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def test_each_seed_is_a_run_of_its_own_and_a_second_call_makes_nothing(
-    tmp_path, small_config, capsys
+    tmp_path, staged, small_config, capsys
 ):
-    changes = {"mix.count": 8, "train.epochs": 1, "train.eval_every": 1, "run.seeds": (3, 5)}
+    """The first seed's run is there already."""
+    out = tmp_path / "out"
+    shutil.copytree(staged, out / "seed-3")
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(to_dict(small_config(tmp_path / "out", **changes))))
+    changes = {"run.mode": "staged", "run.seeds": (3, 5)}
+    recipe.write_text(yaml.safe_dump(to_dict(small_config(out, **changes))))
+    first = {file: file.stat().st_mtime_ns for file in (out / "seed-3" / "mixes").glob("part-*")}
     assert main(["run", "--config", str(recipe)]) == 0
     assert "2 seeds (3, 5)" in capsys.readouterr().out
-    out = tmp_path / "out"
+    assert {file: file.stat().st_mtime_ns for file in first} == first
     runs = [json.loads((out / f"seed-{seed}" / "summary.json").read_text()) for seed in (3, 5)]
     shares = [one["accuracy"]["top1"] for one in runs]
     summary = json.loads((out / "summary.json").read_text())
     assert summary["accuracy"]["top1"] == pytest.approx(statistics.mean(shares))
     assert summary["std"]["accuracy"]["top1"] == pytest.approx(statistics.stdev(shares))
-    assert summary["plan"]["stored"] == 16
+    assert summary["plan"]["stored"] == 80
     assert "±" in (out / "report.html").read_text()
     plans = [
         json.loads((out / f"seed-{seed}" / "mixes" / "plan.json").read_text()) for seed in (3, 5)
@@ -38,4 +43,4 @@ def test_each_seed_is_a_run_of_its_own_and_a_second_call_makes_nothing(
     before = {file: file.stat().st_mtime_ns for file in kept}
     assert main(["run", "--config", str(out / "config.yaml")]) == 0
     assert {file: file.stat().st_mtime_ns for file in kept} == before
-    assert len(before) >= 4
+    assert len(before) >= 22

@@ -14,6 +14,8 @@ import yaml
 
 from diffmix.config import to_dict
 
+pytestmark = pytest.mark.cluster
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -72,11 +74,13 @@ def submit(dashboard: str, *arguments: str) -> subprocess.CompletedProcess:
 
 def test_good_job_makes_a_run_folder_and_bad_jobs_say_why(dashboard, tmp_path, small_config):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(to_dict(small_config("", **{"mix.count": 24}))))
+    recipe.write_text(
+        yaml.safe_dump(to_dict(small_config("", **{"mix.count": 8, "train.epochs": 1})))
+    )
 
     good = submit(dashboard, "--config", str(recipe), "--out", str(tmp_path / "out"))
     assert good.returncode == 0, good.stdout + good.stderr
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["plan"]["stored"] == 24
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["plan"]["stored"] == 8
     for name in ("config.yaml", "metrics.jsonl", "classifier/model.safetensors", "mixes/plan.json"):
         assert (tmp_path / "out" / name).exists()
 

@@ -1,6 +1,5 @@
 """Two raylets with logical GPUs: mixers on one node, train workers on the other."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -14,14 +13,17 @@ from engine.run import run
 
 
 @pytest.fixture(scope="module")
-def nodes():
+def nodes(own_clusters):
     """Node ids of a head with the label `train` and a second node with the label `gen`, of 1
     logical GPU each.
     """
-    cluster = Cluster()
     common = {"num_gpus": 1, "num_cpus": 4, "object_store_memory": 200_000_000}
-    head = cluster.add_node(labels={"ray-subcluster": "train"}, include_dashboard=False, **common)
-    other = cluster.add_node(labels={"ray-subcluster": "gen"}, **common)
+    with own_clusters():
+        cluster = Cluster()
+        head = cluster.add_node(
+            labels={"ray-subcluster": "train"}, include_dashboard=False, **common
+        )
+        other = cluster.add_node(labels={"ray-subcluster": "gen"}, **common)
     ray.init(address=cluster.address, namespace="diffmix", log_to_driver=False)
     cluster.wait_for_nodes()
     yield {"train": head.node_id, "gen": other.node_id}
@@ -29,15 +31,14 @@ def nodes():
     cluster.shutdown()
 
 
-def test_mixers_and_train_workers_keep_to_their_nodes(nodes, tmp_path, small_config, tiny_clip):
+def test_mixers_and_train_workers_keep_to_their_nodes(
+    nodes, tmp_path, small_config, tiny_clip, events
+):
     config = small_config(tmp_path / "out", **{"placement.separate": True, "mix.count": 24})
     summary = run(config)
     assert summary["plan"]["stored"] == 24
-    events = [
-        json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert {event["node"] for event in events if event["event"] == "mixer_ready"} == {nodes["gen"]}
-    assert {event["node"] for event in events if event["event"] == "train"} == {nodes["train"]}
+    for kind, node in (("mixer_ready", "gen"), ("train", "train")):
+        assert {event["node"] for event in events(tmp_path / "out", kind)} == {nodes[node]}
     found = filter_store(
         replace(config, gate=GateConfig(clip=str(tiny_clip), threshold=1.0))
     )  # more than a score reaches

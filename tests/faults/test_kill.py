@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from diffmix.config import to_dict
@@ -18,17 +19,30 @@ from engine.telemetry import read_events
 DEADLINE = 300.0
 
 
-def start(recipe: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", "run", "--config", str(recipe)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"},
-        # Where the tests run in the background, a shell has told them to ignore it, and a child
-        # would too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def start(ray_python):
+    """`start(recipe)` starts `diffmix run` in another process, whose workers are forks."""
+    code = (
+        "import sys; from jobs.cli import main; "
+        f"sys.executable = {ray_python.path!r}; sys.exit(main())"
     )
+
+    def run(recipe: Path) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, "run", "--config", str(recipe)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"},
+            # Where the tests run in the background, a shell has told them to ignore it, and a child
+            # would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    return run
 
 
 def wait_until(process: subprocess.Popen, happened) -> None:
@@ -54,7 +68,7 @@ def parts(out: Path) -> dict[str, int]:
     return {file.name: file.stat().st_ino for file in (out / "mixes").glob("part-*.parquet")}
 
 
-def test_killed_while_personalizing_mixing_and_training(tmp_path, small_config):
+def test_killed_while_personalizing_mixing_and_training(tmp_path, small_config, start):
     out = tmp_path / "out"
     config = small_config(
         out,

@@ -13,14 +13,15 @@ from engine.run import run, run_mixing
 
 
 @pytest.fixture(scope="module")
-def nodes():
+def nodes(own_clusters):
     """A head for training and two nodes for mixers, of 1 logical GPU each; the second mixer's node
     may be killed.
     """
-    cluster = Cluster()
     common = {"num_gpus": 1, "num_cpus": 4, "object_store_memory": 200_000_000}
-    cluster.add_node(labels={"ray-subcluster": "train"}, include_dashboard=False, **common)
-    mixers = [cluster.add_node(labels={"ray-subcluster": "gen"}, **common) for _ in range(2)]
+    with own_clusters():
+        cluster = Cluster()
+        cluster.add_node(labels={"ray-subcluster": "train"}, include_dashboard=False, **common)
+        mixers = [cluster.add_node(labels={"ray-subcluster": "gen"}, **common) for _ in range(2)]
     ray.init(address=cluster.address, namespace="diffmix", log_to_driver=False)
     cluster.wait_for_nodes()
     yield cluster, mixers

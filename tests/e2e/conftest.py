@@ -1,0 +1,46 @@
+"""Runs that are made once, for all the questions that tests ask of a finished run folder."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def staged(tmp_path_factory, start_cluster, small_config) -> Path:
+    """The folder of a finished staged run of `small_config`. To change it, take `copy_of_staged`."""
+    from engine.run import run
+
+    start_cluster()
+    out = tmp_path_factory.mktemp("staged") / "out"
+    run(small_config(out, **{"run.mode": "staged"}))
+    return out
+
+
+@pytest.fixture
+def copy_of_staged(tmp_path, staged) -> Path:
+    """A run folder of this test's own, in the state of `staged`."""
+    return Path(shutil.copytree(staged, tmp_path / "out"))
+
+
+@pytest.fixture(scope="session")
+def events() -> Callable[[Path, str], list[dict]]:
+    """`events(run folder, kind)` gives the events of a kind, in the order of `metrics.jsonl`."""
+
+    def read(out: Path, kind: str) -> list[dict]:
+        lines = (out / "metrics.jsonl").read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def parts() -> Callable[[Path], dict[str, bytes]]:
+    """`parts(run folder)` gives the bytes of each part of its mix store, by name."""
+
+    def read(out: Path) -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in sorted((out / "mixes").glob("part-*"))}
+
+    return read
