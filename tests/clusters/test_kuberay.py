@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 import yaml
 
-from engine.placement.cluster import GENERATE_LABEL, TRAIN_LABEL
+from engine.placement.cluster import MIX_LABEL, TRAIN_LABEL
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "clusters/kuberay"
@@ -127,8 +127,8 @@ def test_pod_templates_follow_kubernetes_schemas(resources):
 def test_groups_are_labeled_as_the_engine_looks_for_them(resources):
     groups = groups_of(resources)
     assert groups["train"]["labels"] == TRAIN_LABEL
-    assert groups["mix-spot"]["labels"] == GENERATE_LABEL
-    assert groups["mix-on-demand"]["labels"] == GENERATE_LABEL
+    assert groups["mix-spot"]["labels"] == MIX_LABEL
+    assert groups["mix-on-demand"]["labels"] == MIX_LABEL
     assert all("labels" not in group["rayStartParams"] for group in groups.values())
 
 
@@ -199,7 +199,7 @@ def test_ray_reads_the_groups_as_they_are_meant(resources):
     groups = config["available_node_types"]
     assert groups["headgroup"]["resources"]["CPU"] == 0
     assert groups["train"]["labels"] == TRAIN_LABEL
-    assert groups["mix-spot"]["labels"] == GENERATE_LABEL
+    assert groups["mix-spot"]["labels"] == MIX_LABEL
     assert groups["mix-spot"]["priority"] > groups["mix-on-demand"]["priority"]
     assert all(groups[name]["resources"]["GPU"] for name in groups if name != "headgroup")
     # The readers beside a mixer or a train worker need CPUs of the same node.

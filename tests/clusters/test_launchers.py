@@ -13,7 +13,7 @@ import pytest
 import ray
 import yaml
 
-from engine.placement.cluster import GENERATE_LABEL, TRAIN_LABEL
+from engine.placement.cluster import MIX_LABEL, TRAIN_LABEL
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
@@ -60,7 +60,7 @@ def test_groups_are_labeled_as_the_engine_looks_for_them(config):
     assert config["head_node_type"] == "head"
     assert "labels" not in groups["head"]
     assert groups["train"]["labels"] == TRAIN_LABEL
-    assert groups["mix"]["labels"] == GENERATE_LABEL
+    assert groups["mix"]["labels"] == MIX_LABEL
 
 
 def test_the_head_does_no_work(config):
@@ -157,7 +157,7 @@ def test_rays_own_steps_before_and_after_the_start_take_the_file(config, tmp_pat
     prepared["file_mounts"] = {}
     read = AutoscalingConfig(prepared, skip_content_hash=True)
     groups = read.get_node_type_configs()
-    assert groups["mix"].labels == GENERATE_LABEL
+    assert groups["mix"].labels == MIX_LABEL
     assert groups["train"].labels == TRAIN_LABEL
     assert (groups["mix"].min_worker_nodes, groups["mix"].max_worker_nodes) == (0, 8)
     assert groups["head"].resources == {"CPU": 0, "GPU": 0}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.placement.cluster import GENERATE_LABEL, TRAIN_LABEL
+from engine.placement.cluster import MIX_LABEL, TRAIN_LABEL
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "clusters/slurm/diffmix.sbatch"
@@ -40,7 +40,7 @@ def test_shellcheck_finds_nothing():
 
 def test_labels_are_the_engines():
     text = SCRIPT.read_text()
-    for label in (TRAIN_LABEL, GENERATE_LABEL):
+    for label in (TRAIN_LABEL, MIX_LABEL):
         for key, value in label.items():
             assert f"--labels={key}={value}" in text
 
