@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from diffmix.report.pictures import Mixed, Row, mix_sheet
 from PIL import Image
 
 from diffmix import images
@@ -22,6 +21,7 @@ from diffmix.config import MixConfig, ModelConfig
 from diffmix.datasets.real import RealSet
 from diffmix.generator.mixer import Mixer
 from diffmix.plan import MixSpec
+from diffmix.report.contact_sheet import Mixed, Row, mix_sheet
 
 HERE = Path(__file__).parent
 SHOWN = 0.5
