@@ -6,7 +6,7 @@ from PIL import Image
 
 from diffmix.config import Config, DataConfig, GateConfig, MixConfig, replace
 from diffmix.errors import UserError
-from diffmix.gates.gate import Scorer, make_gate
+from diffmix.gates import configured
 from diffmix.generator.concept import Concept
 from diffmix.generator.mixer import Mixer
 from diffmix.report.preview import DRAWS, preview, preview_rows, preview_strengths, score_rows
@@ -169,18 +169,18 @@ def test_with_a_gate_scores_stand_under_the_pictures_and_in_the_summary(config, 
     command(config)
     words = capsys.readouterr().out
     assert (
-        f"mean CLIP score: {shown['scores'][0.0]:.2f} of the real images, {shown['scores'][0.5]:.2f} at 0.5"
+        f"mean score of the gate: {shown['scores'][0.0]:.2f} of the real images, {shown['scores'][0.5]:.2f} at 0.5"
         in words
     )
 
 
 def test_scores_are_those_of_the_pictures_shown(tiny_model, tiny_real, tiny_clip):
     rows = preview_rows(mixer_of(tiny_model, tiny_real, "real-mix"), tiny_real, seed=0)
-    scorer = Scorer(make_gate(GateConfig(clip=str(tiny_clip)), "animal"))
-    for row in score_rows(rows, scorer):
+    scorer = configured(GateConfig(clip=str(tiny_clip)), "animal", []).load("cpu")
+    for row in score_rows(rows, scorer, tiny_real.class_names):
         for mix in row.mixes:
-            assert mix.score == pytest.approx(float(scorer.score([mix.image])[0]), abs=1e-5)
-        assert row.source_score == pytest.approx(float(scorer.score([row.source])[0]), abs=1e-5)
+            assert mix.score == pytest.approx(float(scorer.score([mix.image], [])[0]), abs=1e-5)
+        assert row.source_score == pytest.approx(float(scorer.score([row.source], [])[0]), abs=1e-5)
 
 
 def test_what_is_missing_is_said_before_images_are_read(config, tmp_path):
