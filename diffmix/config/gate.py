@@ -35,7 +35,7 @@ class GateConfig:
     (arXiv 2406.14551) describes this gate. None: no accuracy gate.
     """
     top_k: PositiveInt = 10
-    """Lowest rank that the accuracy gate accepts. `threshold` overrides it. SaSPA: 10"""
+    """Lowest rank that the accuracy gate accepts; SaSPA has 10. `threshold` overrides it."""
     threshold: Usual[Share | None] = None
     """Lowest score of an accepted mix. The mixer decides at once. None: `quantile` decides."""
     quantile: Usual[Annotated[float, Interval(ge=0, lt=1)]] = 0.1

@@ -81,6 +81,7 @@ def test_a_job_takes_a_strategy_and_a_gate_of_ones_own(folder):
         "out": str(folder / "out"),
         "data.train": "nano",
         "data.shots": "4",
+        "model.base": "nano",
         "mix.strategy": "away:AWAY",
         "mix.count": "8",
         "mix.batch": "4",
