@@ -80,7 +80,7 @@ def concept_settings(personalize: PersonalizeConfig) -> dict:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Concept:
     """The description of a concept folder; `folder` has its weights."""
 

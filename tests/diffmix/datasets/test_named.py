@@ -1,4 +1,6 @@
-"""Published data sets by name: what they are called, copies that are not whole, and their use."""
+"""Published data sets by name: what they are called, copies that are not whole, and their use.
+Covers `published.py` too.
+"""
 
 import os
 import pickle

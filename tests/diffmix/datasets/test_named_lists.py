@@ -1,5 +1,5 @@
 """What the lists of published data sets say, from miniature copies; some are read by torchvision as
-well.
+well. Covers the modules of `named/`.
 """
 
 import os

@@ -1,4 +1,6 @@
-"""The mixer against the stock pipelines, mix by mix."""
+"""The mixer against the stock pipelines, mix by mix. Covers `latent_images.py`, `samplers.py`,
+`tiny_vae.py` and `prompt_encoder.py` too.
+"""
 
 import dataclasses
 import shutil

@@ -23,6 +23,23 @@ def mixer_of(model, real, strategy: str, **options) -> Mixer:
     )
 
 
+def empty_concept(class_names: list[str], base: str, fingerprint: str) -> Concept:
+    """A concept without tokens and without a LoRA."""
+    return Concept(
+        class_names=class_names,
+        superclass="animal",
+        tokens={},
+        vectors_per_token=1,
+        lora_rank=0,
+        base=base,
+        revision=None,
+        base_fingerprint=fingerprint,
+        steps=0,
+        seed=0,
+        data_fingerprint="",
+    )
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Three classes of four small images."""
@@ -125,19 +142,7 @@ def test_preview_writes_the_sheet_with_a_given_concept_and_the_run_folders_own(
 ):
     from diffmix.generator.base_model import base_fingerprint
 
-    concept = Concept(
-        ["fox", "wolf", "狐"],
-        "animal",
-        {},
-        1,
-        0,
-        str(tiny_base),
-        None,
-        base_fingerprint(config.model),
-        0,
-        0,
-        "",
-    )
+    concept = empty_concept(["fox", "wolf", "狐"], str(tiny_base), base_fingerprint(config.model))
     config = replace(config, **{"mix.strategy": "diff-mix", "mix.strength": (0.4, 0.8)})
     concept.save(tmp_path / "concept", {}, {})
     given = replace(config, **{"personalize.concept": str(tmp_path / "concept")})
@@ -192,9 +197,7 @@ def test_what_is_missing_is_said_before_images_are_read(config, tmp_path):
 
 
 def test_a_concept_of_other_classes_is_refused(config, tmp_path):
-    Concept(["cat"], "animal", {}, 1, 0, "base", None, "", 0, 0, "").save(
-        tmp_path / "concept", {}, {}
-    )
+    empty_concept(["cat"], "base", "").save(tmp_path / "concept", {}, {})
     config = replace(config, **{"personalize.concept": str(tmp_path / "concept")})
     with pytest.raises(UserError, match="other classes"):
         preview(config)

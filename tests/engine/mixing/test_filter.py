@@ -43,6 +43,7 @@ def test_an_overlapped_run_needs_a_threshold(tmp_path, small_config):
         {"gate.quantile": 0.0},
         {"run.mode": "staged"},
         {"gate.clip": None},
+        {"gate.clip": None, "gate.classifier": "nano"},  # its top_k is a threshold
     ):
         ask(**fine)
 
