@@ -25,6 +25,7 @@ from scipy import stats
 from benchmarks import record
 from diffmix.config import Config, replace
 from diffmix.storage import Folder
+from diffmix.strategies import find
 from jobs.options import load
 
 RECIPE = Path(__file__).parent.parent / "jobs" / "recipes" / "nano" / "demo.yaml"
@@ -126,7 +127,8 @@ def main() -> None:
             concept = None
             # The arm that personalizes comes first.
             for arm in sorted(chosen.arms, key=lambda name: name != "diff_mix"):
-                uses = ARMS[arm].get("mix.strategy", "").startswith("diff-")
+                name = ARMS[arm].get("mix.strategy")
+                uses = name is not None and find(name).uses_concept
                 made = config(arm, seed, out, concept if uses else None, recipe)
                 summaries[arm].append(run_arm(arm, made))
                 if uses and concept is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from operator import attrgetter
 
+from diffmix import strategies
 from diffmix.config import Config
 from diffmix.errors import UserError
 from diffmix.options import options
@@ -34,6 +35,7 @@ def _require(config: Config, ok: bool, option: str, allowed: str) -> None:
 
 def _check_mix(config: Config) -> None:
     mix, place = config.mix, config.placement
+    strategies.find(mix.strategy)  # one of the user's own is imported
     least = 1 / mix.num_inference_steps
     _require(
         config,

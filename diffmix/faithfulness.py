@@ -21,7 +21,7 @@ from diffmix.errors import UserError, reason
 from diffmix.generator.concept import prompt
 
 if TYPE_CHECKING:
-    from diffmix.gates.clip import Clip
+    from diffmix.gates.clip_model import Clip
 
 CLASS_PROMPT = "a photo of a {class_name}, a type of {superclass}"
 """CLIP's own prompt for fine-grained classes (Radford et al. 2021, section 3.1.4)."""
@@ -115,7 +115,7 @@ def load_features(name: str, clip: Clip | None, device: str = "cpu") -> FeatureE
                 "--evaluate.features is clip, but there is none; "
                 "set --gate.clip or name a timm model instead."
             )
-        return FeatureExtractor(clip.name, lambda batch: clip.embed_pictures(batch).numpy())
+        return FeatureExtractor(clip.name, lambda batch: clip.embed_images(batch).numpy())
     import timm
     import torch
 
@@ -216,7 +216,7 @@ class _ClassScores:
         self, batch: list[Image], *labels: Int[np.ndarray, " images"]
     ) -> list[Float[np.ndarray, " images"]]:
         """For each array of labels, the scores of the images against these classes, 0 to 100."""
-        embedded = self._clip.embed_pictures(batch).numpy()
+        embedded = self._clip.embed_images(batch).numpy()
         scores = []
         for each in labels:
             cosine = (embedded * self._prompts[each]).sum(axis=1)

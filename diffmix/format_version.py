@@ -7,7 +7,7 @@ the older files, `OLDEST_READ` stays; otherwise it rises too, and older folders 
 | version | what changed |
 | --- | --- |
 | 1 | files without a version |
-| 2 | the version itself: the key `format_version` |
+| 2 | the version itself: the key `format_version`; `gate.json` names the kind of its gate |
 
 `data.json` speaks for the images beside it, `plan.json` for the parts of the mix store, and
 `model.json` for the weights and `confusion.json`.

@@ -1,8 +1,8 @@
 """The plan: which image becomes which class, how strongly, with which seed. A pure function of
 settings and mix id.
 
-Randomness is counter-based (Philox, keyed by the seed, counted by the mix id), so any part of the
-plan can be built anywhere, in any order, and always is the same.
+Randomness is counter-based (Philox, keyed by the seed, counted by the mix id). Any part of the plan
+can therefore be built anywhere, in any order, and is always the same.
 """
 
 from __future__ import annotations
@@ -11,64 +11,66 @@ import dataclasses
 import hashlib
 import json
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
 
+from diffmix import strategies
 from diffmix.config import Config, MixConfig
 from diffmix.errors import UserError
+from diffmix.strategies.mix_spec import MixSpec
+from diffmix.strategies.pair_weights import PAIR_WEIGHTS, PairWeights
 
 if TYPE_CHECKING:
     from diffmix.datasets.real import RealSet
 
 BETA_RANGE = (0.1, 0.9)
 """Strengths from a Beta distribution are clipped to this range (the reference's long-tail runs)."""
-
-
-class MixSpec(NamedTuple):
-    """One mix to make."""
-
-    mix_id: int
-    """0..n-1"""
-    source_id: str
-    """`image_id` of the real image that is translated; empty where the strategy starts from noise."""
-    source_label: int
-    target_label: int
-    strength: float
-    """In (0, 1]; exactly a float32."""
-    seed: int
-    """Seed of this mix's own noise, 0..2**62-1."""
+_NOT_OF_IMAGES = ("gamma", "soft_scale", "synthetic_p", "sampler_lora")
+"""`mix` options outside a plan's identity: the first three only change labels and sampling, and the
+store keeps the LoRA's content instead of its place.
+"""
 
 
 class MixPlan:
-    """All mixes of a run. `plan[mix_id]` gives a `MixSpec`, `plan.chunk(i)` the specs of a unit of
+    """All mixes of a run. `plan[mix_id]` is a `MixSpec`, `plan.chunk(i)` the specs of one unit of
     work.
 
-    `labels` int [N] and `image_ids` (N strings) describe the real training images; `num_classes`
-    counts the classes. Raises `UserError` where a class has no image to start from.
+    `labels` and `image_ids` describe the real training images; `num_classes` counts the classes.
+    `weights` says how likely each target is for each source; None: as `mix.target_sampling` names
+    it. Raises `UserError` for an unknown strategy and where a class has no image to start from.
     """
 
     def __init__(
         self,
         config: MixConfig,
-        labels: np.ndarray,
+        labels: Int[np.ndarray, " images"],
         image_ids: list[str],
         num_classes: int,
         seed: int,
+        weights: PairWeights | None = None,
     ):
         self.config = config
+        self.strategy = strategies.find(config.strategy)
+        self.weights = weights or PAIR_WEIGHTS[config.target_sampling]
         self.labels = np.asarray(labels, dtype=np.int64)
         self.image_ids = image_ids
         self.num_classes = num_classes
         self.seed = seed
-        self.kind = config.strategy.split("-")[1]
         self._sizes = np.bincount(self.labels, minlength=num_classes)
-        if self.kind != "gen" and not self._sizes.all():
+        if not self.from_noise and not self._sizes.all():
             raise UserError(
-                f"Class number {int(np.argmin(self._sizes))} has no training image, so nothing can be mixed from it."
+                f"Class number {int(np.argmin(self._sizes))} has no training image, so nothing can "
+                "be mixed from it; add images or remove the class."
             )
         self._by_class = np.argsort(self.labels, kind="stable")
         self._class_start = np.concatenate([[0], np.cumsum(self._sizes)])
+
+    @property
+    def from_noise(self) -> bool:
+        """Whether mixes have no source image."""
+        return self.strategy.from_noise
 
     def __len__(self) -> int:
         return self.config.count or round(self.config.multiplier * len(self.labels))
@@ -82,8 +84,8 @@ class MixPlan:
     def num_chunks(self) -> int:
         return len(self._chunks)
 
-    def chunk_ids(self, index: int) -> np.ndarray:
-        """The mix ids (int64, at most `config.batch`) of chunk `index`; all run the same number of
+    def chunk_ids(self, index: int) -> Int[np.ndarray, " n"]:
+        """The mix ids of chunk `index`, at most `config.batch`. All run the same number of
         denoising steps.
         """
         return self._chunks[index]
@@ -94,121 +96,98 @@ class MixPlan:
 
     @cached_property
     def settings(self) -> dict:
-        """What the images depend on, as plain JSON values. Options that only change labels or
-        sampling are left out.
-        """
-        training_only = (
-            "gamma",
-            "soft_scale",
-            "synthetic_p",
-            "sampler_lora",
-        )  # the store keeps the LoRA's content, not its place
+        """The plan's identity: what the images depend on, as plain JSON values."""
         config = {
             key: value
             for key, value in dataclasses.asdict(self.config).items()
-            if key not in training_only
+            if key not in _NOT_OF_IMAGES
         }
-        ids = hashlib.sha256(
-            json.dumps([self.image_ids, self.labels.tolist()]).encode()
-        ).hexdigest()
+        images = json.dumps([self.image_ids, self.labels.tolist()])
         plan = {
             **config,
+            "target_sampling": self.weights.identity,
             "seed": self.seed,
             "num_classes": self.num_classes,
-            "images": ids,
+            "images": hashlib.sha256(images.encode()).hexdigest(),
             "planned": len(self),
         }
         return json.loads(json.dumps(plan))
 
-    def columns(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """The specs of `ids` (int64 [n]) column by column; `source` is the row of the real image,
-        or -1 for none.
+    def columns(self, ids: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+        """The specs of `ids` column by column, each of shape [n].
+
+        `source` (int64) is the row of the real image, -1 for none. The other columns are fields of
+        `MixSpec`: int64, `strength` float32.
         """
         uniform = self._uniform(ids)
-        if self.config.source_sampling == "image":
-            source = np.minimum(
-                (uniform[:, 1] * len(self.labels)).astype(np.int64), len(self.labels) - 1
-            )
-            source_label = self.labels[source]
-        else:
-            source_label = np.minimum(
-                (uniform[:, 0] * self.num_classes).astype(np.int64), self.num_classes - 1
-            )
-            size = self._sizes[source_label]
-            offset = np.minimum((uniform[:, 1] * size).astype(np.int64), np.maximum(size - 1, 0))
-            source = self._by_class[
-                np.minimum(self._class_start[source_label] + offset, len(self.labels) - 1)
-            ]
+        source, source_label = self._sources(uniform[:, 0], uniform[:, 1])
         target = self._targets(uniform[:, 2], source_label)
-        if self.kind == "aug":
+        if self.strategy.target == "same":
             target = source_label
-        strength = self._strengths(uniform[:, 3], ids)
-        if self.kind == "gen":
-            source, source_label, strength = (
-                np.full(len(ids), -1),
-                target,
-                np.ones(len(ids), dtype=np.float32),
-            )
-        seed = (uniform[:, 4] * 2**31).astype(np.int64) * 2**31 + (uniform[:, 5] * 2**31).astype(
-            np.int64
-        )
+        strength = self._strengths(uniform[:, 3])
+        if self.from_noise:
+            source, source_label = np.full(len(ids), -1), target
+            strength = np.ones(len(ids), dtype=np.float32)
+        high = (uniform[:, 4] * 2**31).astype(np.int64)
+        low = (uniform[:, 5] * 2**31).astype(np.int64)
         return {
             "mix_id": ids,
             "source": source,
             "source_label": source_label,
             "target_label": target,
             "strength": strength,
-            "seed": seed,
+            "seed": high * 2**31 + low,
         }
 
-    def _specs(self, ids: np.ndarray) -> list[MixSpec]:
+    def _specs(self, ids: Int[np.ndarray, " n"]) -> list[MixSpec]:
         columns = self.columns(ids)
-        names = [self.image_ids[i] if i >= 0 else "" for i in columns["source"]]
-        rows = zip(
-            ids.tolist(),
-            names,
-            columns["source_label"].tolist(),
-            columns["target_label"].tolist(),
-            columns["strength"].tolist(),
-            columns["seed"].tolist(),
-            strict=True,
+        columns["source_id"] = np.array(
+            [self.image_ids[row] if row >= 0 else "" for row in columns["source"]], dtype=object
         )
+        rows = zip(*(columns[name].tolist() for name in MixSpec._fields), strict=True)
         return [MixSpec(*row) for row in rows]
 
-    def _uniform(self, ids: np.ndarray) -> np.ndarray:
-        """Eight float64 in [0, 1) for each id: two blocks of Philox at the counter 2 * id."""
+    def _uniform(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n 8"]:
+        """Eight numbers in [0, 1) for each id: two blocks of Philox at the counter 2 * id."""
         ids = np.asarray(ids, dtype=np.int64)
         if len(ids) == 0:
             return np.empty((0, 8))
         first, last = int(ids.min()), int(ids.max())
         if last - first < 4 * len(ids):  # one dense range is one call
-            raw = (
-                np.random.Philox(key=self.seed, counter=2 * first)
-                .random_raw(8 * (last - first + 1))
-                .reshape(-1, 8)[ids - first]
-            )
+            philox = np.random.Philox(key=self.seed, counter=2 * first)
+            raw = philox.random_raw(8 * (last - first + 1)).reshape(-1, 8)[ids - first]
         else:
+            counters = [2 * int(mix_id) for mix_id in ids]
             raw = np.stack(
-                [np.random.Philox(key=self.seed, counter=2 * int(i)).random_raw(8) for i in ids]
+                [np.random.Philox(key=self.seed, counter=at).random_raw(8) for at in counters]
             )
         return (raw >> np.uint64(11)) * 2.0**-53
 
-    def _targets(self, uniform: np.ndarray, source_label: np.ndarray) -> np.ndarray:
-        weights = (
-            1.0 / (self._sizes + 1.0)
-            if self.config.target_sampling == "inverse"
-            else np.ones(self.num_classes)
-        )
-        table = np.broadcast_to(weights, (self.num_classes, self.num_classes))
-        if (
-            self.config.referred_classes is not None
-            and self.config.referred_classes < self.num_classes
-        ):
+    def _sources(
+        self, of_class: Float[np.ndarray, " n"], of_image: Float[np.ndarray, " n"]
+    ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        """(rows of real images, their labels) from two draws in [0, 1) for each mix."""
+        count = len(self.labels)
+        if self.config.source_sampling == "image":
+            source = np.minimum((of_image * count).astype(np.int64), count - 1)
+            return source, self.labels[source]
+        label = np.minimum((of_class * self.num_classes).astype(np.int64), self.num_classes - 1)
+        size = self._sizes[label]
+        offset = np.minimum((of_image * size).astype(np.int64), np.maximum(size - 1, 0))
+        place = np.minimum(self._class_start[label] + offset, count - 1)
+        return self._by_class[place], label
+
+    def _targets(
+        self, uniform: Float[np.ndarray, " n"], source_label: Int[np.ndarray, " n"]
+    ) -> Int[np.ndarray, " n"]:
+        table = self.weights.table(self._sizes)
+        most = self.config.referred_classes
+        if most is not None and most < self.num_classes:
             table = table * self._referred
         cumulative = np.cumsum(table, axis=1)
         draw = uniform * cumulative[source_label, -1]
-        # The first class whose cumulated weight lies above the draw; rows differ by source, so
-        # search row by row.
+        # The first class whose cumulated weight lies above the draw. Rows differ by source, so the
+        # search goes row by row.
         target = np.empty(len(uniform), dtype=np.int64)
         for label in np.unique(source_label):
             rows = source_label == label
@@ -216,45 +195,39 @@ class MixPlan:
         return np.minimum(target, self.num_classes - 1)
 
     @cached_property
-    def _referred(self) -> np.ndarray:
-        """bool [C, C]: the target classes that each source class may become, drawn once from the
-        seed.
-        """
+    def _referred(self) -> Bool[np.ndarray, "classes classes"]:
+        """The target classes that each source class may become, drawn once from the seed."""
         allowed = np.zeros((self.num_classes, self.num_classes), dtype=bool)
         for label in range(self.num_classes):
-            generator = np.random.Generator(
-                np.random.Philox(key=self.seed, counter=[0, 0, 1, label])
+            philox = np.random.Philox(key=self.seed, counter=[0, 0, 1, label])
+            chosen = np.random.Generator(philox).choice(
+                self.num_classes, self.config.referred_classes, replace=False
             )
-            allowed[
-                label,
-                generator.choice(self.num_classes, self.config.referred_classes, replace=False),
-            ] = True
+            allowed[label, chosen] = True
         return allowed
 
-    def _strengths(self, uniform: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def _strengths(self, uniform: Float[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
         if self.config.strength_beta is not None:
             from scipy.stats import beta
 
-            return np.clip(beta.ppf(uniform, *self.config.strength_beta), *BETA_RANGE).astype(
-                np.float32
-            )
+            drawn = beta.ppf(uniform, *self.config.strength_beta)
+            return np.clip(drawn, *BETA_RANGE).astype(np.float32)
         values = np.asarray(self.config.strength, dtype=np.float32)
         return values[np.minimum((uniform * len(values)).astype(np.int64), len(values) - 1)]
 
     @cached_property
-    def _chunks(self) -> list[np.ndarray]:
-        ids = np.arange(len(self), dtype=np.int64)
-        strength = (
-            np.ones(len(ids))
-            if self.kind == "gen"
-            else self._strengths(self._uniform(ids)[:, 3], ids)
-        )
-        steps = denoising_steps(strength, self.config.num_inference_steps)
+    def _chunks(self) -> list[Int[np.ndarray, " n"]]:
         batch = self.config.batch
         if not isinstance(batch, int):
             raise ValueError(
-                "mix.batch is auto; it has to be a number before a plan is cut into chunks"
+                "mix.batch is auto; it must be a number before a plan is cut into chunks"
             )
+        ids = np.arange(len(self), dtype=np.int64)
+        if self.from_noise:
+            strength = np.ones(len(ids), dtype=np.float32)
+        else:
+            strength = self._strengths(self._uniform(ids)[:, 3])
+        steps = denoising_steps(strength, self.config.num_inference_steps)
         chunks = []
         for count in np.unique(steps):
             same = ids[steps == count]
@@ -263,16 +236,25 @@ class MixPlan:
         return sorted(chunks, key=lambda chunk: chunk[0])
 
 
-def denoising_steps(strength: np.ndarray | float, num_inference_steps: int) -> np.ndarray:
-    """How many steps of the schedule image-to-image runs: `min(int(steps * strength), steps)`, as
-    diffusers counts them.
+def denoising_steps(
+    strength: Float[np.ndarray, "*shape"] | np.floating | float, num_inference_steps: int
+) -> Int[np.ndarray, "*shape"] | np.integer:
+    """How many steps of the schedule image-to-image runs, for each strength: `min(int(steps *
+    strength), steps)`, as diffusers counts them.
     """
-    # float32 strengths such as 0.7 are a hair off; rounding to six digits gives the step count of
-    # the number that was meant.
+    # A float32 such as 0.7 lies a hair off. Rounded to six digits it gives the step count of the
+    # number that was meant.
     exact = np.round(np.asarray(strength, dtype=np.float64), 6)
     return np.minimum((num_inference_steps * exact).astype(np.int64), num_inference_steps)
 
 
-def make_plan(config: Config, real: RealSet) -> MixPlan:
+def make_plan(config: Config, real: RealSet, weights: PairWeights | None = None) -> MixPlan:
     """The plan of a run: its `mix` options over its training images. Raises as `MixPlan`."""
-    return MixPlan(config.mix, real.labels, real.image_ids, len(real.class_names), config.run.seed)
+    return MixPlan(
+        config.mix,
+        real.labels,
+        real.image_ids,
+        len(real.class_names),
+        config.run.seed,
+        weights,
+    )

@@ -88,7 +88,7 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
         store=store.folder.uri,
         reporter=session.telemetry.reporter,
         build=build_mixer,
-        gate=gate_of(session.config, store, train_images.superclass),
+        gate=gate_of(session.config, store, train_images),
     )
 
 

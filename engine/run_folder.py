@@ -8,11 +8,12 @@ import json
 
 import yaml
 
+from diffmix import strategies
 from diffmix.config import Config, to_dict
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
-from diffmix.gates.gate import make_gate
+from diffmix.gates import make_rule
 from diffmix.generator.base_model import base_fingerprint, files_fingerprint
 from diffmix.generator.concept import Concept, concept_settings
 from diffmix.plan import make_plan
@@ -51,8 +52,8 @@ def read_json(folder: Folder, name: str) -> dict:
 
 
 def uses_concept(config: Config) -> bool:
-    """Whether the strategy needs a personalized generator; `real-*` use the base model as it is."""
-    return not config.mix.strategy.startswith("real-")
+    """Whether the strategy needs a personalized generator."""
+    return strategies.find(config.mix.strategy).uses_concept
 
 
 def find_concept(config: Config, out: Folder, real: RealSet) -> str | None:
@@ -121,12 +122,12 @@ def _identity(config: Config, store: MixStore, real: RealSet, concept: str | Non
             "sampler_lora": files_fingerprint(config.mix.sampler_lora),
         },
         "prompt": config.personalize.prompts[0],
-        **_gate_identity(config, store, real.superclass),
+        **_gate_identity(config, store, real),
     }
     return json.loads(json.dumps(identity))
 
 
-def _gate_identity(config: Config, store: MixStore, superclass: str) -> dict:
+def _gate_identity(config: Config, store: MixStore, real: RealSet) -> dict:
     """The gate's part of a store's identity: what the mixers were told, and nothing once a filter
     has decided over it.
 
@@ -137,7 +138,7 @@ def _gate_identity(config: Config, store: MixStore, superclass: str) -> dict:
     kept = {"gate": stored["gate"]} if stored and stored.get("gate") else {}
     if Decision.of(store) is not None:
         return kept
-    gate = make_gate(config.gate, superclass)
+    gate = make_rule(config.gate, real.superclass, real.class_names)
     identity: dict = {}
     if gate:
         cut = {"threshold": gate.threshold, "quantile": gate.quantile}

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import sys
 
-from diffmix.report.pictures import Mixed, Row, mix_sheet
-from diffmix.strategies import MixSpec, PromptContext, Strategy
-
 from diffmix import images
 from diffmix.config import MixConfig, ModelConfig
 from diffmix.datasets.real import RealSet
 from diffmix.generator.mixer import Mixer
 from diffmix.plan import MixPlan
+from diffmix.report.contact_sheet import Mixed, Row, mix_sheet
+from diffmix.strategies import MixSpec, PromptContext, Strategy
 
 
 def source_prompt(context: PromptContext, spec: MixSpec) -> str:

@@ -54,7 +54,7 @@ def preview(config: Config) -> None:
         for strength, score in shown["scores"].items():
             where = f"at {strength:g}" if strength else "of the real images"
             words.append(f"{score:.2f} {where}")
-        print(f"mean CLIP score: {', '.join(words)}")
+        print(f"mean score of the gate: {', '.join(words)}")
 
 
 def report(config: Config) -> None:

@@ -14,9 +14,9 @@ from diffmix.options.markers import Placeholder, Unit, Usual
 
 def published_names() -> Iterable[str]:
     """The data sets that `NAME:FOLDER` may name."""
-    from diffmix.datasets.named import SETS
+    from diffmix.datasets.named import names
 
-    return SETS
+    return names()
 
 
 @dataclass(frozen=True, kw_only=True)

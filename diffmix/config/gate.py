@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Interval
+from pydantic import PositiveInt
 
-from diffmix.options.markers import Share, Usual
+from diffmix.options.markers import OneOf, Share, Usual
+from diffmix.options.registry import names_of
+
+
+def gate_names() -> Iterable[str]:
+    """What `gate.kind` may name. Gates read `GateConfig`, so they are not imported here."""
+    return names_of("diffmix.gates")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """Rejecting mixes that do not show the superclass: a CLIP scores each mix."""
+    """Rejecting mixes by a score: of a CLIP, of a classifier, or of a gate of your own."""
 
+    kind: Annotated[str, OneOf(gate_names, own=True)] | None = None
+    """Which gate scores the mixes. None: the gate whose option is set, `clip` or `classifier`."""
     clip: Usual[str | None] = None
     """CLIP model: a transformers folder, a hub id or `open_clip:NAME:WEIGHTS`. WEIGHTS is a tag or
     a file; `open_clip:hf-hub:ID` and `open_clip:local-dir:FOLDER` are read too. None: no gate. [C]
     openai/clip-vit-base-patch32
     """
+    classifier: str | None = None
+    """Classifier of the accuracy gate: a finished run folder, a classifier's folder, or `nano`. The
+    score of a mix is 1 / rank of its target or source class, whichever ranks better. SaSPA
+    (arXiv 2406.14551) describes this gate. None: no accuracy gate.
+    """
+    top_k: PositiveInt = 10
+    """Lowest rank that the accuracy gate accepts; SaSPA has 10. `threshold` overrides it."""
     threshold: Usual[Share | None] = None
     """Lowest score of an accepted mix. The mixer decides at once. None: `quantile` decides."""
     quantile: Usual[Annotated[float, Interval(ge=0, lt=1)]] = 0.1

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Interval, MinLen
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from diffmix.options.markers import Share, Unit, Usual
+from diffmix import strategies
+from diffmix.options.markers import OneOf, Share, Unit, Usual
 
-Strategy = Literal[
-    "real-gen", "real-aug", "real-mix", "ti-aug", "ti-mix", "diff-gen", "diff-aug", "diff-mix"
-]
+
+def pair_weights() -> Iterable[str]:
+    """What `mix.target_sampling` may name."""
+    from diffmix.strategies.pair_weights import PAIR_WEIGHTS
+
+    return PAIR_WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixConfig:
     """What is mixed with what, and how (paper, sections 3.3 and 3.4)."""
 
-    strategy: Usual[Strategy] = "diff-mix"
+    strategy: Usual[Annotated[str, OneOf(strategies.names, own=True)]] = "diff-mix"
     """Generator-target: {real, ti, diff}-{gen, aug, mix}. The generator is the base model
     (`real`), or has trained tokens (`ti`), or trained tokens and LoRA (`diff`). A mix starts from
     noise (`gen`), or from an image whose class it keeps (`aug`) or changes (`mix`). [P] diff-mix
@@ -70,7 +75,7 @@ class MixConfig:
     """How sources are drawn: uniformly over classes, or uniformly over images. `class` draws a
     class and then an image of it; `image` is for long tails. [C]
     """
-    target_sampling: Literal["uniform", "inverse"] = "uniform"
+    target_sampling: Annotated[str, OneOf(pair_weights)] = "uniform"
     """How target classes are drawn: uniformly, or rare classes more often. `inverse` draws with
     probability proportional to 1 / (class size + 1) and is for long tails. [C]
     """

@@ -14,12 +14,12 @@ _LEFTOVERS = ("__MACOSX",)  # macOS archives carry a shadow copy of every file i
 
 
 def find(root: str) -> dict[str, Callable[[], Raw]]:
-    """The splits of an image folder by the names that they have there; a folder without splits is
+    """The splits of an image folder, by the names that they have there. A folder without splits is
     all `train`.
 
-    `train` and `test` (or `val`, `valid`, `validation`) are splits where they have folders of their
-    own in them. Raises `UserError`, when a split is asked for, for a folder without class folders
-    and for a class folder without image files.
+    `train` and `test` (or `val`, `valid`, `validation`) are splits if they contain folders. Calling
+    a split raises `UserError` for a folder without class folders and for a class folder without
+    image files.
     """
     children = _folders(root)
     held_out = [name for name in _HELD_OUT if name in children and _folders(children[name])]
@@ -36,12 +36,14 @@ def _raw(root: str, folder: str) -> Raw:
         )
     if not by_class:
         raise UserError(
-            f"{folder} has no sub-folders; put the images of each class into a folder of their own, named like the class."
+            f"{folder} has no sub-folders; put the images of each class into a folder of their "
+            "own, named like the class."
         )
     for name, paths in by_class.items():
         if not paths:
             raise UserError(
-                f"The class folder {name!r} in {folder} has no image files; put some in or remove the folder."
+                f"The class folder {name!r} in {folder} has no image files; put some in or remove "
+                "the folder."
             )
     class_names = sorted(by_class)
     rows = sorted(
@@ -53,7 +55,13 @@ def _raw(root: str, folder: str) -> Raw:
     def examples() -> Iterator[Found]:
         return (Found(image_id, path, label) for image_id, path, label in rows)
 
-    return Raw(folder, class_names, None, file_stamp((path for _, path, _ in rows), root), examples)
+    return Raw(
+        where=folder,
+        class_names=class_names,
+        superclass=None,
+        stamp=file_stamp((path for _, path, _ in rows), root),
+        examples=examples,
+    )
 
 
 def _folders(folder: str) -> dict[str, str]:
@@ -88,7 +96,7 @@ def _hidden(name: str) -> bool:
 
 
 def _text(name: str) -> str:
-    """A file name as text that is the same on every system: macOS splits an umlaut into two
-    characters, Linux does not.
+    """A file name as text that is the same on every system. macOS splits an umlaut into two
+    characters; Linux does not.
     """
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))

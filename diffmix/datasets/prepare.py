@@ -26,11 +26,8 @@ from diffmix.storage import Folder, local_path
 _log = logging.getLogger(__name__)
 _IN_FLIGHT = 64
 _NAMED = 3
-_FREE_SETTINGS = (
-    "train",
-    "test",
-    "max_bad_images",
-)  # may differ between runs of one folder: the images themselves are compared
+# May differ between runs of one folder: the images themselves are compared.
+_FREE_SETTINGS = ("train", "test", "max_bad_images")
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,8 @@ class Prepared:
 
     train: RealSet
     val: RealSet | None
-    """None where nothing is held out: `val_fraction` is 0 and the data set has no validation images
-    of its own.
+    """None: nothing is held out, because `val_fraction` is 0 and the data set has no validation
+    images.
     """
     test: RealSet
 
@@ -49,12 +46,13 @@ def prepare(config: DataConfig, out: str) -> Prepared:
     """Read, validate and split the images that `config` names, into
     `<out>/data/{train,val,test}.arrow` and `data.json`.
 
-    Every image is decoded once; unreadable ones are logged, skipped and counted. The data set's own
-    test and validation images are used where it has them (validation images alone are the test set,
-    as is usual), else stratified parts of the training images; `imbalance_factor` or `shots` then
-    thin out what is left for training. An image that few-shot sampling draws again gets the id
-    `<id>#1`, then `<id>#2`. A second call with the same `out` gives the same sets without decoding;
-    where files look changed, all is read again and has to come out the same.
+    - Every image is decoded once. Unreadable images are logged, skipped and counted.
+    - The data set's own test and validation images are used if it has them; validation images alone
+      become the test set. Otherwise stratified parts of the training images are held out.
+    - `imbalance_factor` or `shots` then reduce the training images. An image that few-shot sampling
+      draws again gets the id `<id>#1`, then `<id>#2`.
+    - A second call with the same `out` returns the same sets without decoding. If files look
+      changed, all images are read again and must be the same.
 
     `out` is a local path or a URI (s3://, gs://). Raises `UserError` for data that cannot be used
     and for an `out` that was prepared with other settings or images.
@@ -79,11 +77,12 @@ def prepare(config: DataConfig, out: str) -> Prepared:
                 record = _build(config, raws, scratch)
             if record["fingerprints"] != saved["fingerprints"]:
                 raise UserError(
-                    f"The images of {config.train} are not those that {out} was made with; use another --out."
+                    f"The images of {config.train} are not those that {out} was made with; use "
+                    "another --out."
                 )
         text = json.dumps(with_version(record), indent=2, ensure_ascii=False)
         Folder(folder).write("data.json", text.encode())
-    except OSError as error:  # sources that cannot be read were dealt with: this is the run folder
+    except OSError as error:  # of the run folder: unreadable sources are handled before
         raise UserError(
             f"The prepared images cannot be written to {folder}: {error.strerror or error}."
         ) from error
@@ -113,17 +112,17 @@ def _check_settings(config: DataConfig, saved: dict, out: str) -> None:
     for name, value in dataclasses.asdict(config).items():
         if name not in _FREE_SETTINGS and saved.get(name) != value:
             raise UserError(
-                f"{out} was made with --data.{name} {saved.get(name)}, not {value}; go back to that or use another --out."
+                f"{out} was made with --data.{name} {saved.get(name)}, not {value}; go back to "
+                "that or use another --out."
             )
 
 
 def _find(config: DataConfig) -> dict[str, Raw]:
-    """The splits that exist: `train`, and `val` and `test` where nothing has to be held out for
-    them.
-    """
+    """The splits that exist: `train`, and `val` and `test` if the data set brings them."""
     if not config.train:
         raise UserError(
-            "--data.train is missing; give it a folder with one sub-folder per class, a Parquet file, a hub id, or nano."
+            "--data.train is missing; give it a folder with one sub-folder per class, a Parquet "
+            "file, a hub id, or nano."
         )
     own = readers.find(config.train, config)
     raws = {"train": own["train"]()}
@@ -136,14 +135,16 @@ def _find(config: DataConfig) -> dict[str, Raw]:
         raws["test"] = own.pop("val")()
     elif config.test_fraction == 0:
         raise UserError(
-            f"{config.train} has no test images and --data.test_fraction is 0; raise it or give --data.test."
+            f"{config.train} has no test images and --data.test_fraction is 0; raise it or give "
+            "--data.test."
         )
     if "val" in own:
         raws["val"] = own["val"]()
     class_names = raws["train"].class_names
     if len(class_names) < 2:
         raise UserError(
-            f"{raws['train'].where} has only the class {class_names[0]!r}; at least two classes are needed."
+            f"{raws['train'].where} has only the class {class_names[0]!r}; at least two classes "
+            "are needed."
             if class_names
             else f"{raws['train'].where} has no images."
         )
@@ -151,7 +152,8 @@ def _find(config: DataConfig) -> dict[str, Raw]:
         unknown = [name for name in raw.class_names if name not in set(class_names)]
         if unknown:
             raise UserError(
-                f"{raw.where} has the class {unknown[0]!r}, which the training images lack; remove it or name it as there."
+                f"{raw.where} has the class {unknown[0]!r}, which the training images lack; remove "
+                "it or name it as there."
             )
     return raws
 
@@ -169,7 +171,8 @@ def _build(config: DataConfig, raws: dict[str, Raw], folder: str) -> dict:
         if 0 in counts:
             empty = class_names[int(np.argmin(counts))]
             raise UserError(
-                f"The class {empty!r} of {raws['train'].where} has no readable image; mend its files or remove it."
+                f"The class {empty!r} of {raws['train'].where} has no readable image; repair its "
+                "files or remove it."
             )
         written = {
             name: RealSet.write(
@@ -191,7 +194,7 @@ def _build(config: DataConfig, raws: dict[str, Raw], folder: str) -> dict:
 
 
 def _choose(config: DataConfig, labels: dict[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
-    """For each set that is written, the split that it comes from and its indices there."""
+    """For each set that is written: the split that it comes from, and its indices there."""
     train = np.arange(len(labels["train"]))
     chosen = {name: (name, np.arange(len(labels[name]))) for name in labels}
     for name, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
@@ -208,7 +211,8 @@ def _choose(config: DataConfig, labels: dict[str, np.ndarray]) -> dict[str, tupl
     chosen["train"] = ("train", train)
     if len(chosen["test"][1]) == 0:
         raise UserError(
-            f"{config.train} has too few images to hold out a test set; add images or give --data.test."
+            f"{config.train} has too few images to hold out a test set; add images or give "
+            "--data.test."
         )
     if len(chosen["val"][1]) == 0:
         del chosen["val"]
@@ -216,8 +220,8 @@ def _choose(config: DataConfig, labels: dict[str, np.ndarray]) -> dict[str, tupl
 
 
 class _Valid:
-    """The readable images of one split. Their bytes wait in an unnamed file, which vanishes with
-    the process.
+    """The readable images of one split. Their bytes are kept in an unnamed file, which the system
+    deletes with the process.
     """
 
     def __init__(
@@ -236,7 +240,8 @@ class _Valid:
         for found, result in _decoded(raw, config.max_pixels):
             if found.image_id in seen:
                 raise UserError(
-                    f"The image id {found.image_id!r} occurs twice in {raw.where}; ids must be unique."
+                    f"The image id {found.image_id!r} occurs twice in {raw.where}; ids must be "
+                    "unique."
                 )
             seen.add(found.image_id)
             if isinstance(result, str):
@@ -267,8 +272,8 @@ class _Valid:
 
 
 def _decoded(raw: Raw, max_pixels: int) -> Iterator[tuple[Found, bytes | str]]:
-    """Each image with its file's bytes, or with the reason why it cannot be read. Files are read
-    and decoded side by side.
+    """Each image with its file's bytes, or with the reason why it cannot be read. Threads read and
+    decode several files at once.
     """
 
     def check(found: Found) -> bytes | str:
@@ -298,14 +303,12 @@ def _skip(image_id: str, reason: str, config: DataConfig, skipped: list[tuple[st
         last = ", ".join(f"{name!r} ({why})" for name, why in skipped[-_NAMED:])
         raise UserError(
             f"More than {config.max_bad_images} images cannot be read, the last of them {last}; "
-            "mend or remove them, or allow more with --data.max_bad_images."
+            "repair or remove them, or allow more with --data.max_bad_images."
         )
 
 
 def _local_folder(folder: str) -> str | None:
-    """Where to put large temporary files: beside the result where that is local, else where the
-    system wants them.
-    """
+    """Where to put large temporary files: beside a local result, else in the system's place."""
     local = local_path(folder)
     if local is not None:
         os.makedirs(local, exist_ok=True)

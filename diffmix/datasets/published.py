@@ -1,8 +1,9 @@
 """A local copy of a published data set: its lists, read with errors that say what is missing and
-where it comes from.
+where to get it.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class Split(NamedTuple):
     """What the publisher's lists say about one split."""
 
     class_names: list[str]
-    """In the publisher's order; classes without an image may be among them."""
+    """In the publisher's order. Some may have no image."""
     images: list[Listed]
 
 
@@ -39,21 +40,21 @@ class PublishedCopy:
     """The publisher's page."""
     root: str
     used: list[str]
-    """Every list that was asked for so far, as an absolute path: what the labels depend on."""
+    """Absolute paths of the lists that were read so far: what the labels depend on."""
 
     def has(self, path: str) -> bool:
         """Whether there is such a file or folder."""
         return os.path.exists(os.path.join(self.root, path))
 
     def folder(self, path: str) -> str:
-        """A folder's absolute path. Raises `UserError` where it is missing."""
+        """A folder's absolute path. Raises `UserError` if it is missing."""
         if not os.path.isdir(os.path.join(self.root, path)):
             raise self._missing("folder", path)
         return os.path.join(self.root, path)
 
     def file(self, path: str) -> str:
-        """The absolute path of a file with labels, which is noted as used. Raises `UserError` where
-        it is missing.
+        """The absolute path of a file with labels, which is noted as used. Raises `UserError` if it
+        is missing.
         """
         if not os.path.isfile(os.path.join(self.root, path)):
             raise self._missing("file", path)
@@ -67,22 +68,23 @@ class PublishedCopy:
         return [line for line in stripped if line and not line.startswith("#")]
 
     def pairs(self, path: str) -> dict[str, str]:
-        """A text file's lines as first column -> the rest of the line. Raises `UserError` for a
-        line of one column.
+        """A text file's lines: first column -> rest of the line. Raises `UserError` for a line with
+        one column.
         """
         found = {}
         for line in self.lines(path):
             first, *rest = line.split(maxsplit=1)
             if not rest:
                 raise UserError(
-                    f"{self._where(path)} has the line {line!r}, which lacks a column; get the file again from {self.source}."
+                    f"{self._where(path)} has the line {line!r}, which lacks a column; get the "
+                    f"file again from {self.source}."
                 )
             found[first] = rest[0]
         return found
 
     def mat(self, path: str, *names: str) -> list[np.ndarray]:
-        """Variables of a MATLAB file, each as an array of one dimension. Raises `UserError` for a
-        file without them.
+        """Variables of a MATLAB file, each as an array of one dimension. Raises `UserError` if one
+        is missing or the file cannot be read.
         """
         from scipy.io import loadmat
 
@@ -92,13 +94,15 @@ class PublishedCopy:
             return [np.atleast_1d(content[name]) for name in names]
         except KeyError as error:
             raise UserError(
-                f"{self._where(path)} has no variable {error}; get the file again from {self.source}."
+                f"{self._where(path)} has no variable {error}; get the file again from "
+                f"{self.source}."
             ) from error
         except (
             Exception
         ) as error:  # scipy raises what its parser meets: ValueError, MatReadError, zlib.error, ...
             raise UserError(
-                f"{self._where(path)} is not a readable MATLAB file ({error}); get it again from {self.source}."
+                f"{self._where(path)} is not a readable MATLAB file ({error}); get it again from "
+                f"{self.source}."
             ) from error
 
     def _where(self, path: str) -> str:
@@ -106,5 +110,31 @@ class PublishedCopy:
 
     def _missing(self, kind: str, path: str) -> UserError:
         return UserError(
-            f"The {kind} {path} of {self.title} is missing in {self.root}; the data set comes from {self.source}."
+            f"The {kind} {path} of {self.title} is missing in {self.root}; the data set comes from "
+            f"{self.source}."
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A published data set, before a copy of it is read."""
+
+    name: str
+    """What stands before the colon in `--data.train NAME:FOLDER`."""
+    title: str
+    """As its publisher calls it."""
+    superclass: str
+    source: str
+    """The publisher's page."""
+    read: Callable[[PublishedCopy, str], Split]
+    """Reads the lists of one split. `ValueError`, `LookupError`, `TypeError`, `ParseError` and
+    `OSError` become the sentence that the lists are not as they were published.
+    """
+    splits: tuple[str, ...] = ("train", "test")
+    """Of "train", "val" and "test", those that the publisher has."""
+
+
+def numbered_split(found: list[tuple[str, int]], names: dict[int, str]) -> Split:
+    """A split of (path, label) pairs whose labels are numbers with these names."""
+    class_names = [names[label] for label in sorted(names)]
+    return Split(class_names, [Listed(path, names[label]) for path, label in found])

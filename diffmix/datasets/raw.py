@@ -1,4 +1,4 @@
-"""What the readers give: a split as it was found, neither read nor validated."""
+"""What readers return: a split as it was found, neither read nor validated."""
 
 import hashlib
 import os
@@ -12,24 +12,22 @@ class Found(NamedTuple):
 
     image_id: str
     image: bytes | str | None
-    """The file's bytes, or the path of a file that is not read yet, or None where a row has
-    neither.
-    """
+    """The file's bytes, or the path of a file that is not read yet. None: the row has neither."""
     label: int
     """Index into the split's own class names."""
     group: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Raw:
     """One split of a data set as it was found."""
 
     where: str
-    """What the user called it, for messages."""
+    """The user's name for it, for error messages."""
     class_names: list[str]
     superclass: str | None
     stamp: str
-    """Differs where the source may have changed; costs no reading of images."""
+    """Changes when the source may have changed. Made without reading images."""
     examples: Callable[[], Iterator[Found]]
     """Starts a new pass over the images, always in the same order."""
 

@@ -1,4 +1,4 @@
-"""Which reader a user's data set needs."""
+"""Finds the reader for a user's data set."""
 
 import os
 import re
@@ -22,19 +22,18 @@ _SPLITS = {
 
 
 def find(spec: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
-    """The splits that a data set has of its own: `train`, and `val` and `test` where it has them.
+    """The splits that a data set brings: `train`, and `val` and `test` if it has them.
 
-    `spec` is `nano`, `NAME:FOLDER` for a local copy of a published data set (`named.SETS`), an
+    `spec` is `nano`, `NAME:FOLDER` for a local copy of a published data set (`named.names`), an
     existing image folder, Parquet file or folder or saved Hugging Face data set, or else a hub id
     `owner/name`. Labels and file lists are read when a split is called, images when its examples
-    are iterated. Raises `UserError` for anything else, and for a data set of several splits without
-    a `train`.
+    are iterated. Raises `UserError` for anything else, and for several splits without a `train`.
     """
     if spec == "nano":
         return {split: partial(_nano, split) for split in ("train", "val", "test")}
     name, colon, root = spec.partition(":")
     path = os.path.expanduser(spec)
-    if colon and name in named.SETS:
+    if colon and name in named.names():
         found = named.find(name, os.path.expanduser(root))
     elif os.path.exists(path):
         found = _find_local(path, config)
@@ -42,13 +41,16 @@ def find(spec: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
         found = tabular.find_hub(spec, config)
     else:
         raise UserError(
-            f"The data set {spec!r} does not exist; give a folder, a Parquet file, a hub id such as owner/name, nano, or "
-            f"NAME:FOLDER for a copy of a published data set, where NAME is {', '.join(named.SETS)}."
+            f"The data set {spec!r} does not exist; give a folder, a Parquet file, a hub id such "
+            "as owner/name, nano, or "
+            "NAME:FOLDER for a copy of a published data set, where NAME is "
+            f"{', '.join(named.names())}."
         )
     splits = {_SPLITS[name]: raw for name, raw in found.items() if name in _SPLITS}
     if "train" not in splits:
         raise UserError(
-            f"{spec} has the splits {', '.join(found)}, but none called train; save it with one of that name."
+            f"{spec} has the splits {', '.join(found)}, but none called train; save it with one of "
+            "that name."
         )
     return splits
 
@@ -64,7 +66,8 @@ def _find_local(path: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
             return folder.find(path)
     if not tabular.is_parquet(path):
         raise UserError(
-            f"{path} is a file, but not a Parquet file (*.parquet); give a folder with one sub-folder per class instead."
+            f"{path} is a file, but not a Parquet file (*.parquet); give a folder with one "
+            "sub-folder per class instead."
         )
     return tabular.find_parquet(path, config)
 
@@ -77,9 +80,9 @@ def _nano(split: str) -> Raw:
         return (Found(*example) for example in data.examples(split))  # type: ignore[arg-type]
 
     return Raw(
-        f"nano ({split})",
-        data.CLASS_NAMES,
-        data.SUPERCLASS,
-        f"nano {__version__} {split}",
-        examples,
+        where=f"nano ({split})",
+        class_names=data.CLASS_NAMES,
+        superclass=data.SUPERCLASS,
+        stamp=f"nano {__version__} {split}",
+        examples=examples,
     )

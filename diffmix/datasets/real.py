@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int32
 
 from diffmix import storage
 from diffmix.errors import UserError
 
 _BATCH_ROWS = 256
-_BATCH_BYTES = (
-    64 * 2**20
-)  # bounds the memory of writing, and keeps far below the 2 GiB that a binary column can hold
+# Bounds the memory of writing, and stays far below the 2 GiB that a binary column can hold.
+_BATCH_BYTES = 64 * 2**20
 _COLUMNS = [
     ("image_id", pa.string()),
     ("image", pa.binary()),
@@ -34,23 +34,23 @@ class Example(NamedTuple):
     label: int
     """Index into the set's class names."""
     group: str | None = None
-    """A group that accuracy is reported by, such as the background."""
+    """A group for which accuracy is reported, such as the background."""
 
 
 class RealSet:
     """N validated images in one uncompressed Arrow IPC file, read through a memory map.
 
-    Columns: `image_id` string, `image` binary, `label` int32, `group` string or null; `class_names`
-    and `superclass` are JSON in the schema's metadata. Nothing in it changes after `open`, so
-    threads may share one, and a pickled one opens the same path where it is unpickled.
+    Columns: `image_id` string, `image` binary, `label` int32, `group` string or null. The schema's
+    metadata has `class_names` and `superclass` as JSON. Nothing changes after `open`, so threads
+    may share a set. A pickled set opens the same path where it is unpickled.
     """
 
     def __init__(self, path: str, batches: list[pa.RecordBatch], fingerprint: str):
         """Called by `open` and `write`."""
         self.path = path
         self.fingerprint: str = fingerprint
-        """SHA-256 over ids, labels, image bytes, class names and superclass, in hex: equal for
-        equal sets, wherever they lie.
+        """SHA-256 over ids, labels, image bytes, class names and superclass, in hex. Equal sets
+        have equal fingerprints, wherever they lie.
         """
         metadata = batches[0].schema.metadata
         self.class_names: list[str] = json.loads(metadata[b"class_names"])
@@ -61,10 +61,10 @@ class RealSet:
 
     @classmethod
     def open(cls, path: str) -> "RealSet":
-        """The set that `write` made at a local path or URI; a remote file is first copied to this
-        machine, once.
+        """The set that `write` made at a local path or URI. A remote file is copied to this machine
+        once.
 
-        Raises `UserError` where there is no such file or it is something else.
+        Raises `UserError` if the file is missing or is not such a set.
         """
         local = storage.local_path(path)
         try:
@@ -74,22 +74,24 @@ class RealSet:
             return cls(local or path, batches, metadata[b"fingerprint"].decode())
         except FileNotFoundError as error:
             raise UserError(
-                f"The prepared images {path} do not exist; prepare the data again with another --out."
+                f"The prepared images {path} do not exist; prepare the data again with another "
+                "--out."
             ) from error
         except (pa.ArrowInvalid, IndexError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path} is not a file of prepared images; prepare the data again with another --out."
+                f"{path} is not a file of prepared images; prepare the data again with another "
+                "--out."
             ) from error
 
     @classmethod
     def write(
         cls, path: str, examples: Iterable[Example], class_names: list[str], superclass: str
     ) -> "RealSet":
-        """Write the examples, in their order, to a local path or URI, whole or not at all, and open
-        the result.
+        """Write the examples, in order, to a local path or URI and open the result. The file is
+        complete or not there.
 
-        `examples` may be longer than memory. Raises ValueError for an id that occurs twice or a
-        label without a class name.
+        `examples` may be larger than memory. Raises `ValueError` for an id that occurs twice and
+        for a label without a class name.
         """
         metadata = {
             "class_names": json.dumps(class_names, ensure_ascii=False),
@@ -105,7 +107,8 @@ class RealSet:
                     raise ValueError(f"image id {example.image_id!r} occurs twice")
                 if not 0 <= example.label < len(class_names):
                     raise ValueError(
-                        f"image {example.image_id!r} has label {example.label}, but there are {len(class_names)} classes"
+                        f"image {example.image_id!r} has label {example.label}, but there are "
+                        f"{len(class_names)} classes"
                     )
                 seen.add(example.image_id)
                 digest.update(
@@ -131,8 +134,8 @@ class RealSet:
                     for column, (_, type) in zip(columns, _COLUMNS, strict=True)
                 ]
                 writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
-            # The fingerprint is known only now, when the schema is long written: it travels on an
-            # empty last batch.
+            # The fingerprint is known only after the schema is written, so an empty last batch
+            # carries it.
             last = pa.RecordBatch.from_arrays(
                 [pa.array([], type) for _, type in _COLUMNS], schema=schema
             )
@@ -146,8 +149,8 @@ class RealSet:
         return RealSet.open, (self.path,)
 
     @cached_property
-    def labels(self) -> np.ndarray:
-        """int32 of shape [N], indices into `class_names`."""
+    def labels(self) -> Int32[np.ndarray, " images"]:
+        """Indices into `class_names`."""
         return np.concatenate([batch.column("label").to_numpy() for batch in self._batches])
 
     @cached_property
@@ -157,7 +160,7 @@ class RealSet:
 
     @cached_property
     def groups(self) -> list[str | None]:
-        """N groups; None where an image has none."""
+        """N groups. None: the image has no group."""
         return [group for batch in self._batches for group in batch.column("group").to_pylist()]
 
     @cached_property
@@ -173,7 +176,7 @@ class RealSet:
         return self._images[batch][index - start].as_py()
 
     def index_of(self, image_id: str) -> int:
-        """The place of an image. Raises KeyError for an id that is not in the set."""
+        """The index of an image. Raises `KeyError` for an id that is not in the set."""
         return self._index[image_id]
 
 

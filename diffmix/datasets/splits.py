@@ -1,27 +1,29 @@
 """Which images are held out or kept: pure functions of labels and a seed.
 
-Each class draws from a generator of its own, so what happens to one class never depends on the
-others. Indices come back sorted.
+Each class draws from its own generator, so the outcome for one class does not depend on the others.
+Returned indices are sorted.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Int, Int64
 
 
 def _shuffled_classes(
-    labels: np.ndarray, seed: int
-) -> Iterator[tuple[np.ndarray, np.random.Generator]]:
+    labels: Int[np.ndarray, " n"], seed: int
+) -> Iterator[tuple[Int64[np.ndarray, " members"], np.random.Generator]]:
     for label in np.unique(labels):
         rng = np.random.default_rng([seed, int(label)])
         yield rng.permutation(np.flatnonzero(labels == label)), rng
 
 
-def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (kept, held out) of integer labels [N], with `fraction` of every class held out,
-    rounded.
+def stratified(
+    labels: Int[np.ndarray, " n"], fraction: float, seed: int
+) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
+    """Indices (kept, held out), with `fraction` (0 to below 1) of each class held out, rounded.
 
-    A class of two or more images gives at least one and keeps at least one; a class of one image
+    A class of two or more images gives at least one and keeps at least one. A class of one image
     keeps it. A fraction of 0 holds nothing out.
     """
     held_out: list[int] = []
@@ -33,11 +35,11 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarr
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
-def few_shot(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Indices of `shots` images of every class of integer labels [N].
+def few_shot(labels: Int[np.ndarray, " n"], shots: int, seed: int) -> Int64[np.ndarray, " chosen"]:
+    """Indices of `shots` images of every class.
 
-    A class that has fewer is drawn from with replacement, as in the reference implementation, so an
-    index can occur several times. For one seed, the images of fewer shots are among those of more.
+    A class with fewer images is drawn from with replacement, as in the reference code, so an index
+    can occur several times. For one seed, the images of fewer shots are among those of more.
     """
     chosen: list[int] = []
     for members, rng in _shuffled_classes(labels, seed):
@@ -48,12 +50,14 @@ def few_shot(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
     return np.sort(np.array(chosen, dtype=np.int64))
 
 
-def long_tail(labels: np.ndarray, imbalance_factor: float, seed: int) -> np.ndarray:
-    """Indices of a long-tailed part of integer labels [N] with C classes.
+def long_tail(
+    labels: Int[np.ndarray, " n"], imbalance_factor: float, seed: int
+) -> Int64[np.ndarray, " chosen"]:
+    """Indices of a long-tailed part of labels of C classes; the factor is above 0 and at most 1.
 
-    The i-th largest class (from 0; the lower label first among equals) keeps floor(mean count *
-    factor ** (i / (C - 2))) of its images, at least 1 and at most what it has. C - 2 is the
-    reference implementation's; with two classes it is taken as 1.
+    The i-th largest class (from 0; of equal classes the lower label first) keeps floor(mean count *
+    factor ** (i / (C - 2))) of its images, at least 1 and at most all. C - 2 is the reference
+    code's; with two classes it is taken as 1.
     """
     classes, counts = np.unique(labels, return_counts=True)
     rank = {int(classes[place]): i for i, place in enumerate(np.argsort(-counts, kind="stable"))}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int32
 
 from diffmix.config import DataConfig
 from diffmix.datasets.raw import Found, Raw, file_stamp
@@ -23,7 +24,7 @@ _ROWS = 64
 _SPLIT_FILE = re.compile(r"(?:data/)?(train|test|validation|valid|val)(?=[-_./])")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Table:
     where: str
     root: str
@@ -65,18 +66,19 @@ def find_saved(path: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
 
 
 def find_hub(hub_id: str, config: DataConfig) -> dict[str, Callable[[], Raw]]:
-    """The splits, by name, of a data set on the Hugging Face hub. Raises `UserError` where it
-    cannot be loaded.
+    """The splits, by name, of a data set on the Hugging Face hub. Raises `UserError` if it cannot
+    be loaded.
     """
     import datasets
 
     try:
         loaded = datasets.load_dataset(hub_id)
-    # network, access, missing, needs a config name: the library's own words say it best
+    # No network, no access, no such id, no config name: the library's own words say it best.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise UserError(
-            f"{hub_id} is neither a folder nor a file here, and the Hugging Face hub does not give it: {reason}."
+            f"{hub_id} is neither a folder nor a file here, and the Hugging Face hub does not give "
+            f"it: {reason}."
         ) from error
     return _find_huggingface(loaded, hub_id, config)
 
@@ -101,7 +103,8 @@ def _parquet(paths: list[str], where: str, root: str, split: str, config: DataCo
                     ]
                     if wrong:
                         raise UserError(
-                            f"The column {wrong[0]!r} is missing in {path} or not of the type that it has in {paths[0]}."
+                            f"The column {wrong[0]!r} is missing in {path} or not of the type that "
+                            f"it has in {paths[0]}."
                         )
                     for batch in file.iter_batches(_ROWS, columns=columns):
                         yield pa.Table.from_batches([batch])
@@ -112,7 +115,10 @@ def _parquet(paths: list[str], where: str, root: str, split: str, config: DataCo
         schema = pq.read_schema(paths[0])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{paths[0]} is not a readable Parquet file: {error}.") from error
-    return _raw(_Table(where, root, schema, file_stamp(paths, root), batches), split, config)
+    table = _Table(
+        where=where, root=root, schema=schema, stamp=file_stamp(paths, root), batches=batches
+    )
+    return _raw(table, split, config)
 
 
 def _same_field(name: str, schema: pa.Schema, other: pa.Schema) -> bool:
@@ -135,23 +141,22 @@ def _find_huggingface(
 def _huggingface(split: "datasets.Dataset", where: str, name: str, config: DataConfig) -> Raw:
     paths = [file["filename"] for file in split.cache_files]
     root = os.path.dirname(paths[0]) if paths else where
-    stored = split.with_format(
-        "arrow"
-    )  # as it is stored: images stay files, and a filtered set's rows are followed
+    # As it is stored: images stay files, and the indices of a filtered set are respected.
+    stored = split.with_format("arrow")
     stamp = f"{file_stamp(paths, root)} {split.num_rows}"
     table = _Table(
-        where,
-        root,
-        split.features.arrow_schema,
-        stamp,
-        lambda columns: stored.select_columns(columns).iter(_ROWS),
+        where=where,
+        root=root,
+        schema=split.features.arrow_schema,
+        stamp=stamp,
+        batches=lambda columns: stored.select_columns(columns).iter(_ROWS),
     )
     return _raw(table, name, config)
 
 
 def _raw(table: _Table, split: str, config: DataConfig) -> Raw:
-    """A table's images with ids from the column `image_id`, else `split/row`, and groups from the
-    column `group`, if there is one.
+    """A table's images. Ids come from the column `image_id`, else they are `split/row`. Groups come
+    from the column `group`, if there is one.
     """
     _check_columns(table, config)
     class_names, labels = _labels(table, config.label_column)
@@ -178,7 +183,13 @@ def _raw(table: _Table, split: str, config: DataConfig) -> Raw:
                 )
                 row += 1
 
-    return Raw(f"{table.where} ({split})", class_names, None, f"{table.stamp} {split}", examples)
+    return Raw(
+        where=f"{table.where} ({split})",
+        class_names=class_names,
+        superclass=None,
+        stamp=f"{table.stamp} {split}",
+        examples=examples,
+    )
 
 
 def _check_columns(table: _Table, config: DataConfig) -> None:
@@ -189,21 +200,23 @@ def _check_columns(table: _Table, config: DataConfig) -> None:
         if name not in table.schema.names:
             columns = ", ".join(table.schema.names)
             raise UserError(
-                f"{table.where} has no column {name!r}; choose one of {columns} with --data.{option}."
+                f"{table.where} has no column {name!r}; choose one of {columns} with "
+                f"--data.{option}."
             )
     type = table.schema.field(config.image_column).type
     is_files = pa.types.is_struct(type) and type.get_field_index("bytes") >= 0
     if not (is_files or pa.types.is_binary(type) or pa.types.is_large_binary(type)):
         raise UserError(
-            f"The column {config.image_column!r} of {table.where} holds {type} and no image files; choose another with --data.image_column."
+            f"The column {config.image_column!r} of {table.where} holds {type} and no image files; "
+            "choose another with --data.image_column."
         )
 
 
-def _labels(table: _Table, column: str) -> tuple[list[str], np.ndarray]:
+def _labels(table: _Table, column: str) -> tuple[list[str], Int32[np.ndarray, " rows"]]:
     """The names of the classes that occur, and each row's index into them.
 
-    Names come from the Hugging Face features where the table has them, in their order; other labels
-    are sorted, numbers by value.
+    If the table has Hugging Face features, names come from them, in their order. Other labels are
+    sorted, numbers by value.
     """
     type = table.schema.field(column).type
     type = type.value_type if pa.types.is_dictionary(type) else type
@@ -211,7 +224,8 @@ def _labels(table: _Table, column: str) -> tuple[list[str], np.ndarray]:
         pa.types.is_integer(type) or pa.types.is_string(type) or pa.types.is_large_string(type)
     ):
         raise UserError(
-            f"The column {column!r} of {table.where} holds {type}; labels must be integers or class names."
+            f"The column {column!r} of {table.where} holds {type}; labels must be integers or "
+            "class names."
         )
     names = _feature_names(table.schema, column) if pa.types.is_integer(type) else None
     values = [
@@ -220,7 +234,8 @@ def _labels(table: _Table, column: str) -> tuple[list[str], np.ndarray]:
     for row, value in enumerate(values):
         if value is None or (names is not None and not 0 <= value < len(names)):
             raise UserError(
-                f"Row {row} of {table.where} has no class: its {column!r} is {value}; remove such rows."
+                f"Row {row} of {table.where} has no class: its {column!r} is {value}; remove such "
+                "rows."
             )
     occurring = sorted(set(values))
     index = {value: label for label, value in enumerate(occurring)}

@@ -1,218 +1,81 @@
-"""A CLIP from transformers or open_clip: pictures and prompts in, unit vectors of one space out."""
+"""The paper's gate: a CLIP decides whether a mix shows the superclass at all."""
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 import json
-import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
-from diffmix.errors import UserError, reason
-from diffmix.generator.base_model import files_fingerprint
+import numpy as np
+from jaxtyping import Float32
+from PIL.Image import Image
 
-if TYPE_CHECKING:
-    import torch
-    from PIL.Image import Image
-
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_OPEN_CLIP = "open_clip:"
-_BATCH = 64  # pictures in one forward pass
+from diffmix.config import GateConfig
+from diffmix.gates.gate import Gate
+from diffmix.generator.concept import prompt
+from diffmix.strategies import MixSpec
 
 
-class Clip:
-    """A loaded CLIP on one device, in fp32. Made by `load_clip`; there is nothing to close."""
+@dataclass(frozen=True, kw_only=True)
+class ClipGate(Gate):
+    """Scores by "with" against "without" the superclass (reference: filter_syn_data.py)."""
 
-    def __init__(
-        self,
-        name: str,
-        pictures: Callable[[list[Image]], torch.Tensor],
-        prompts: Callable[[list[str]], torch.Tensor],
-        logit_scale: float,
-    ):
-        self.name = name
-        """As the option has it."""
-        self.logit_scale = logit_scale
-        """What cosines are multiplied with before a softmax, 100 in OpenAI's models."""
-        self._pictures, self._prompts = pictures, prompts
+    name: ClassVar[str] = "clip"
+    option: ClassVar[str | None] = "clip"
 
-    def embed_pictures(self, pictures: list[Image]) -> torch.Tensor:
-        """Unit vectors, float32 [n, d] on the CPU, of RGB images of any size."""
-        import torch
+    clip: str
+    """As `gate.clip` has it."""
+    prompts: tuple[str, str]
+    """Descriptions of a good mix and of a bad one, as CLIP gets them."""
 
-        with torch.inference_mode():
-            parts = [
-                self._pictures(pictures[i : i + _BATCH]) for i in range(0, len(pictures), _BATCH)
-            ]
-            return torch.nn.functional.normalize(torch.cat(parts).float(), dim=-1).cpu()
+    @classmethod
+    def from_options(
+        cls, options: GateConfig, superclass: str, class_names: Sequence[str]
+    ) -> ClipGate:
+        assert options.clip is not None
+        good, bad = (_spell(template, superclass) for template in options.prompts)
+        return cls(clip=options.clip, prompts=(good, bad))
 
-    def embed_prompts(self, prompts: list[str]) -> torch.Tensor:
-        """Unit vectors, float32 [n, d] on the CPU. A prompt that is too long for the model is cut."""
-        import torch
+    def check(self) -> None:
+        from diffmix.gates.clip_model import check_clip
 
-        with torch.inference_mode():
-            parts = [self._prompts(prompts[i : i + _BATCH]) for i in range(0, len(prompts), _BATCH)]
-            return torch.nn.functional.normalize(torch.cat(parts).float(), dim=-1).cpu()
+        check_clip(self.clip)
 
+    @property
+    def fingerprint(self) -> str:
+        from diffmix.gates.clip_model import clip_fingerprint
 
-def check_clip(name: str) -> None:
-    """Raise `UserError` for a CLIP that is missing or is none, before anything large is loaded.
+        values = json.dumps([clip_fingerprint(self.clip), *self.prompts])
+        return hashlib.sha256(values.encode()).hexdigest()[:16]
 
-    Of a hub model one small file is read, from the hub or from this machine's cache.
-    """
-    if name.startswith(_OPEN_CLIP):
-        _check_open_clip(name)
-        return
-    folder = _folder(name)
-    if folder is None:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError
-
-        try:
-            file = Path(hf_hub_download(name, "config.json"))
-        except (OSError, ValueError, HfHubHTTPError) as error:
-            raise _not_loaded(name, error) from error
-    else:
-        file = folder / "config.json"
-    try:
-        kind = json.loads(file.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        raise UserError(
-            f"{name} is no CLIP that transformers can load (it has no readable config.json); choose another --gate.clip."
-        ) from None
-    if kind != "clip":
-        raise UserError(
-            f"{name} is no CLIP but a model of type {kind}; choose another --gate.clip."
-        )
+    def load(self, device: str) -> ClipScorer:
+        return ClipScorer(self, device)
 
 
-def load_clip(name: str, device: str = "cpu") -> Clip:
-    """The CLIP that `gate.clip` names; `UserError` where it cannot be loaded."""
-    check_clip(name)
-    try:
-        return (
-            _load_open_clip(name, device)
-            if name.startswith(_OPEN_CLIP)
-            else _load_transformers(name, device)
-        )
-    except UserError:
-        raise
-    except Exception as error:  # each of the two libraries' many formats fails in its own way
-        raise _not_loaded(name, error) from error
+class ClipScorer:
+    """A gate's CLIP on one device."""
+
+    def __init__(self, gate: ClipGate, device: str = "cpu"):
+        from diffmix.gates.clip_model import load_clip
+
+        self.clip = load_clip(gate.clip, device)
+        self._prompts = self.clip.embed_prompts(list(gate.prompts))
+
+    def score(self, images: Sequence[Image], specs: Sequence[MixSpec]) -> Float32[np.ndarray, " n"]:
+        """The softmax probability, in [0, 1], of the first prompt against the second."""
+        if not images:
+            return np.zeros(0, dtype=np.float32)
+        logits = self.clip.logit_scale * self.clip.embed_images(list(images)) @ self._prompts.T
+        return logits.softmax(dim=1)[:, 0].numpy()
 
 
-def clip_fingerprint(name: str) -> str:
-    """A short string that tells CLIPs apart: of a folder a hash of its files, else the name.
-    `UserError` where there is none.
-    """
-    folder = Path(name.removeprefix(f"{_OPEN_CLIP}local-dir:")).expanduser()
-    if not folder.is_dir():
-        if not name.startswith(_OPEN_CLIP):
-            _folder(name)
-        return name
-    return str(files_fingerprint(str(folder)))
+def _spell(template: str, superclass: str) -> str:
+    # "an aircraft", as the reference has it
+    article = "an" if superclass[:1].lower() in "aeiou" else "a"
+    template = template.replace(" a {superclass}", f" {article} {{superclass}}")
+    return prompt(template, None, superclass, superclass)
 
 
-def _folder(name: str) -> Path | None:
-    """A local model folder; None for what can only be a hub id."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if _HUB_ID.fullmatch(name) and not folder.exists():
-        return None
-    raise UserError(
-        f"There is no CLIP at {name}; set --gate.clip to a folder, a hub id or open_clip:NAME:WEIGHTS."
-    )
-
-
-def _load_transformers(name: str, device: str) -> Clip:
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    path = _folder(name) or name
-    model = transformers.CLIPModel.from_pretrained(path).to(device).eval().requires_grad_(False)
-    processor = transformers.CLIPProcessor.from_pretrained(path)
-    longest = model.config.text_config.max_position_embeddings
-
-    # The towers one by one: what `get_image_features` gives differs between transformers 4 and 5.
-    def pictures(batch: list[Image]) -> torch.Tensor:
-        pixels = processor.image_processor(images=batch, return_tensors="pt")["pixel_values"].to(
-            device
-        )
-        return model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
-
-    def prompts(batch: list[str]) -> torch.Tensor:
-        tokens = processor.tokenizer(
-            batch, padding=True, truncation=True, max_length=longest, return_tensors="pt"
-        ).to(device)
-        return model.text_projection(model.text_model(**tokens).pooler_output)
-
-    return Clip(name, pictures, prompts, float(model.logit_scale.exp()))
-
-
-def _open_clip_names(name: str) -> tuple[str, str | None]:
-    """(model, weights) as open_clip wants them."""
-    rest = name.removeprefix(_OPEN_CLIP)
-    if rest.startswith(("hf-hub:", "local-dir:")):
-        return rest, None
-    model, _, weights = rest.partition(":")
-    return model, weights
-
-
-def _check_open_clip(name: str) -> None:
-    if importlib.util.find_spec("open_clip") is None:
-        raise UserError(
-            f"--gate.clip {name} needs open_clip, which is not installed; pip install -e '.[clip]' -c constraints.txt."
-        )
-    import open_clip
-
-    model, weights = _open_clip_names(name)
-    if weights is None:
-        if (
-            model.startswith("local-dir:")
-            and not Path(model.removeprefix("local-dir:"), "open_clip_config.json").is_file()
-        ):
-            raise UserError(
-                f"--gate.clip {name} is no folder with an open_clip_config.json; choose another."
-            )
-        return
-    if model not in open_clip.list_models():
-        import difflib
-
-        close = difflib.get_close_matches(model, open_clip.list_models(), n=1)
-        hint = (
-            f"; did you mean {close[0]}?" if close else "; open_clip.list_models() names them all."
-        )
-        raise UserError(f"--gate.clip {name}: open_clip has no model {model}{hint}")
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if weights not in tags and not Path(weights).is_file():
-        raise UserError(
-            f"--gate.clip {name} must name the weights: open_clip:{model}: and a file or one of {', '.join(tags) or 'none'}."
-        )
-
-
-def _load_open_clip(name: str, device: str) -> Clip:
-    import open_clip
-    import torch
-
-    model_name, weights = _open_clip_names(name)
-    model, transform = open_clip.create_model_from_pretrained(
-        model_name, pretrained=weights, device=device
-    )
-    model.eval().requires_grad_(False)
-    tokenizer = open_clip.get_tokenizer(model_name)
-
-    def pictures(batch: list[Image]) -> torch.Tensor:
-        return model.encode_image(torch.stack([transform(picture) for picture in batch]).to(device))
-
-    def prompts(batch: list[str]) -> torch.Tensor:
-        return model.encode_text(tokenizer(batch).to(device))
-
-    return Clip(name, pictures, prompts, float(model.logit_scale.exp()))
-
-
-def _not_loaded(name: str, error: Exception) -> UserError:
-    return UserError(
-        f"The CLIP {name} cannot be loaded ({reason(error)}); check --gate.clip, or the connection for a hub model."
-    )
+GATES = (ClipGate,)

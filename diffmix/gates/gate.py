@@ -1,97 +1,120 @@
-"""The gate: a CLIP looks at each finished mix, and those that show nothing of the kind are dropped
-(the paper's filter).
-"""
+"""What a gate is, and the rule that turns its scores into accepted and rejected mixes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import abc
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32
+from PIL.Image import Image
 
 from diffmix.config import GateConfig
-from diffmix.gates.clip import clip_fingerprint, load_clip
-from diffmix.generator.concept import prompt
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from diffmix.strategies import MixSpec
 
 
-@dataclass(frozen=True)
-class Gate:
-    """How mixes are scored and which are accepted. Small and picklable; made by `make_gate`."""
+@runtime_checkable
+class Scorer(Protocol):
+    """A gate with its model on one device. Whoever loads it owns it; there is nothing to close."""
 
-    clip: str
-    prompts: tuple[str, str]
-    """What a good mix is called and what a bad one, as CLIP gets it."""
-    scorer: str
-    """Hash of CLIP and prompts: scores with equal ones are the same scores."""
-    threshold: float | None
-    """Least accepted score. None: `quantile` decides."""
-    quantile: float | None
-    """Share that is dropped. None: `threshold` decides."""
-    cut: float | None
-    """Least score that is accepted now: the threshold, or what a quantile of earlier scores came
-    to, or None (all are).
-    """
-
-    def accepts(self, scores: np.ndarray) -> np.ndarray:
-        """bool [n] for float [n]."""
-        return (
-            np.ones(len(scores), dtype=bool)
-            if self.cut is None
-            else np.asarray(scores, dtype=np.float64) >= self.cut
-        )
-
-
-def make_gate(config: GateConfig, superclass: str) -> Gate | None:
-    """The gate that is configured, None without one.
-
-    `UserError` for a CLIP folder that does not exist and for a prompt with unknown braces.
-    """
-    if config.clip is None:
-        return None
-    good, bad = (_spell(template, superclass) for template in config.prompts)
-    scorer = hashlib.sha256(
-        json.dumps([clip_fingerprint(config.clip), good, bad]).encode()
-    ).hexdigest()[:16]
-    quantile = config.quantile if config.threshold is None else None
-    return Gate(config.clip, (good, bad), scorer, config.threshold, quantile, config.threshold)
-
-
-def _spell(template: str, superclass: str) -> str:
-    article = (
-        "an" if superclass[:1].lower() in "aeiou" else "a"
-    )  # "an aircraft", as the reference has it
-    return prompt(
-        template.replace(" a {superclass}", f" {article} {{superclass}}"),
-        None,
-        superclass,
-        superclass,
-    )
-
-
-class Scorer:
-    """A gate's CLIP on one device. Owned by whoever makes it; there is nothing to close."""
-
-    def __init__(self, gate: Gate, device: str = "cpu"):
-        self.clip = load_clip(gate.clip, device)
-        self._prompts = self.clip.embed_prompts(list(gate.prompts))
-
-    def score(self, pictures: list[Image]) -> np.ndarray:
-        """float32 [n] in [0, 1]: the softmax's probability of the first prompt against the second
-        (reference: filter_syn_data.py).
+    def score(self, images: Sequence[Image], specs: Sequence[MixSpec]) -> Float32[np.ndarray, " n"]:
+        """One score in [0, 1] for each mix, higher for better ones. A mix's score must not depend
+        on the others in the call.
         """
-        if not pictures:
-            return np.zeros(0, dtype=np.float32)
-        logits = self.clip.logit_scale * self.clip.embed_pictures(pictures) @ self._prompts.T
-        return logits.softmax(dim=1)[:, 0].numpy()
+        ...
 
 
-def quantile_cut(scores: np.ndarray, quantile: float) -> float:
+class Gate(abc.ABC):
+    """What scores mixes. A subclass is a frozen dataclass of JSON values (lists as tuples): small,
+    picklable, and kept in `gate.json`.
+    """
+
+    name: ClassVar[str]
+    """What `gate.kind` calls it."""
+    option: ClassVar[str | None] = None
+    """The option of the group `gate` that chooses this gate when it is set. None: `gate.kind` names
+    it.
+    """
+
+    @classmethod
+    @abc.abstractmethod
+    def from_options(cls, options: GateConfig, superclass: str, class_names: Sequence[str]) -> Gate:
+        """The gate that the options describe. Reads no files. `class_names` are in the order of the
+        plan's labels. Raises `UserError` for options that cannot be used.
+        """
+
+    @classmethod
+    def threshold(cls, options: GateConfig) -> float | None:
+        """The lowest accepted score, where the gate has an option of its own for it. None:
+        `gate.threshold` and `gate.quantile` decide.
+        """
+        return None
+
+    def check(self) -> None:  # noqa: B027 - nothing to check is the usual case of a small gate
+        """Raise `UserError` for what is missing, before anything large is loaded."""
+
+    @property
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Gates with the same fingerprint give the same scores. Each part of the store keeps it."""
+
+    @abc.abstractmethod
+    def load(self, device: str) -> Scorer:
+        """What scores on `device`, "cuda" or "cpu"; the gate itself where nothing is loaded. Raises
+        `UserError` for a model that cannot be loaded.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateRule:
+    """A gate and which of its scores are accepted. Small and picklable; made by `make_rule`."""
+
+    kind: str
+    """The gate's name, or `module:attribute`."""
+    gate: Gate
+    scorer: str
+    """The gate's fingerprint."""
+    threshold: float | None
+    """Lowest accepted score. None: `quantile` decides."""
+    quantile: float | None
+    """Share that is rejected. None: `threshold` decides."""
+    cut: float | None
+    """Lowest score that is accepted now: the threshold, or what a quantile of earlier scores came
+    to. None: all are accepted.
+    """
+
+    def accepts(self, scores: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Whether each score is accepted."""
+        if self.cut is None:
+            return np.ones(len(scores), dtype=bool)
+        return np.asarray(scores, dtype=np.float64) >= self.cut
+
+    def load(self, device: str) -> Scorer:
+        """The gate's `load`."""
+        return self.gate.load(device)
+
+    def decided_by(self, options: GateConfig) -> GateRule:
+        """The same gate with the threshold or quantile of other options."""
+        threshold, quantile = decision(type(self.gate), options)
+        return replace(self, threshold=threshold, quantile=quantile, cut=threshold)
+
+    def to_json(self) -> dict:
+        """As JSON values, for `gates.rule_from_json`."""
+        return asdict(self)
+
+
+def decision(kind: type[Gate], options: GateConfig) -> tuple[float | None, float | None]:
+    """(threshold, quantile) that the options ask for; one of them is None."""
+    threshold = options.threshold
+    if threshold is None:
+        threshold = kind.threshold(options)
+    return threshold, options.quantile if threshold is None else None
+
+
+def quantile_cut(scores: Float[np.ndarray, " n"], quantile: float) -> float:
     """The score below which the lowest `quantile` of mixes lie, interpolated linearly as the
-    reference does; those at it are kept.
+    reference does. Mixes at it are accepted.
     """
     return float(np.quantile(np.asarray(scores, dtype=np.float64), quantile))

@@ -19,15 +19,16 @@ def choose_attention(
 ) -> str:
     """Set the UNet's attention kernels and return their name, `xformers` or `sdpa`.
 
-    `auto` is sdpa on a CPU; on a GPU it times one UNet call at `latent_shape` (batch, channels,
-    height, width) with each, keeps the faster and logs both. Raises `UserError` where `xformers` is
-    asked for and its kernels do not run here.
+    `auto` is sdpa on a CPU. On a GPU it times one UNet call at `latent_shape` (batch, channels,
+    height, width) with each, keeps the faster one and logs both times. Raises `UserError` if
+    `choice` is `xformers` and its kernels do not run here.
     """
     unet = pipe.unet
     on_gpu = unet.device.type == "cuda"
     if choice == "xformers" and not on_gpu:
         raise UserError(
-            "--model.attention is xformers, but there is no GPU here and xformers has no CPU kernels; use sdpa or auto."
+            "--model.attention is xformers, but there is no GPU here and xformers has no CPU "
+            "kernels; use sdpa or auto."
         )
     if choice == "sdpa" or not on_gpu:
         unet.disable_xformers_memory_efficient_attention()
@@ -40,7 +41,8 @@ def choose_attention(
         unet.disable_xformers_memory_efficient_attention()
         if choice == "xformers":
             raise UserError(
-                f"--model.attention is xformers, but its kernels do not run here ({reason(error)}); use sdpa or auto."
+                "--model.attention is xformers, but its kernels do not run here "
+                f"({reason(error)}); use sdpa or auto."
             ) from error
         log.info("attention: sdpa %.1f ms, xformers does not run here; using sdpa", sdpa * 1e3)
         return "sdpa"

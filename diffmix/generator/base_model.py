@@ -1,5 +1,5 @@
-"""The text-to-image model that everything starts from: found, checked, loaded and told apart from
-others.
+"""The base model: the text-to-image pipeline that everything starts from. It is found, checked,
+loaded and fingerprinted here.
 """
 
 from __future__ import annotations
@@ -8,7 +8,10 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from jaxtyping import Float32
+from PIL.Image import Image
 
 from diffmix.config import ModelConfig
 from diffmix.config.model import Precision
@@ -17,10 +20,12 @@ from diffmix.errors import UserError, reason
 if TYPE_CHECKING:
     import torch
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-    from PIL.Image import Image
+    from torch import Tensor
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
+else:
+    Pipeline = Tensor = Any  # for annotations read at run time: torch, diffusers come late
 
 NANO_FOLDER = Path(__file__).parent.parent / "nano" / "base"
 """The embedded base model."""
@@ -33,31 +38,33 @@ _SAMPLES, _SAMPLE = 16, 2**16
 
 
 def base_path(model: ModelConfig) -> str:
-    """Where the base is: a local folder that holds a Stable Diffusion pipeline, or a hub id, which
+    """Where the base model is: a local folder with a Stable Diffusion pipeline, or a hub id, which
     is not looked up.
 
-    Raises `UserError` for a folder that is missing or is no such pipeline.
+    Raises `UserError` for a folder that is missing or is not such a pipeline.
     """
     folder = NANO_FOLDER if model.base == "nano" else Path(model.base).expanduser()
     if not folder.is_dir():
         if _HUB_ID.fullmatch(model.base) and not folder.exists():
             return model.base
         raise UserError(
-            f"There is no base model at {model.base}; set --model.base to a diffusers folder, a hub id or nano."
+            f"There is no base model at {model.base}; set --model.base to a diffusers folder, a "
+            "hub id or nano."
         )
     for name in _parts(model, _read_index(model, folder / "model_index.json")):
         if not (folder / name).is_dir():
             raise UserError(
-                f"The base model {model.base} is incomplete ({name}/ is missing); copy it again or choose another --model.base."
+                f"The base model {model.base} is incomplete ({name}/ is missing); copy it again or "
+                "choose another --model.base."
             )
     return str(folder)
 
 
 def check_base(model: ModelConfig) -> None:
-    """Raise `UserError` for a base that is missing or of a kind that cannot be used, before
-    anything large is loaded.
+    """Raise `UserError` for a base model that is missing or cannot be used, before anything large
+    is loaded.
 
-    Of a hub model one small file is read, from the hub or from this machine's cache.
+    For a hub model one small file is read, from the hub or from this machine's cache.
     """
     _index(model)
 
@@ -90,14 +97,14 @@ def _read_index(model: ModelConfig, file: Path) -> dict:
 
 
 def _parts(model: ModelConfig, index: dict) -> tuple[str, ...]:
-    """The names of the pipeline's parts; `UserError` where it is no Stable Diffusion."""
+    """The names of the pipeline's parts. Raises `UserError` if it is not Stable Diffusion."""
     parts = _PARTS + _XL_PARTS * any(name in index for name in _XL_PARTS)
     for name in parts:
-        if (
-            not isinstance(index.get(name), list) or None in index[name]
-        ):  # an optional part that is left out is [null, null]
+        # an optional part that is left out is [null, null]
+        if not isinstance(index.get(name), list) or None in index[name]:
             raise UserError(
-                f"{model.base} is not a Stable Diffusion 1.x, 2.x or XL pipeline (it has no {name}); choose another --model.base."
+                f"{model.base} is not a Stable Diffusion 1.x, 2.x or XL pipeline (it has no "
+                f"{name}); choose another --model.base."
             )
     return parts
 
@@ -105,8 +112,8 @@ def _parts(model: ModelConfig, index: dict) -> tuple[str, ...]:
 def _not_on_hub(model: ModelConfig) -> UserError:
     revision = f" at revision {model.revision}" if model.revision else ""
     return UserError(
-        f"The base model {model.base}{revision} is no local folder and cannot be had from the hub; "
-        "check the id, the revision, the connection and (for a private model) the login."
+        f"The base model {model.base}{revision} is no local folder and cannot be loaded from the "
+        "hub; check the id, the revision, the connection and (for a private model) the login."
     )
 
 
@@ -114,8 +121,7 @@ def load_base(model: ModelConfig, device: str, dtype: torch.dtype) -> Pipeline:
     """The base pipeline on `device` in `dtype`, without safety checker, watermark and progress
     bars.
 
-    Raises `UserError` where the folder or hub model cannot be read or is of a kind that cannot be
-    used.
+    Raises `UserError` if the folder or hub model cannot be read or used.
     """
     import diffusers
     import transformers
@@ -141,41 +147,39 @@ def load_base(model: ModelConfig, device: str, dtype: torch.dtype) -> Pipeline:
         if not Path(path).is_dir():
             raise _not_on_hub(model) from error
         raise UserError(
-            f"The base model {model.base} cannot be loaded ({reason(error)}); copy it again or choose another --model.base."
+            f"The base model {model.base} cannot be loaded ({reason(error)}); copy it again or "
+            "choose another --model.base."
         ) from error
     _check_kind(model, pipe)
     pipe.set_progress_bar_config(disable=True)
-    move(
-        pipe, device, dtype
-    )  # and not in from_pretrained: its option for that has another name in each version
+    # Not in `from_pretrained`: its option for that has another name in each version.
+    move(pipe, device, dtype)
     return pipe
 
 
 def _check_kind(model: ModelConfig, pipe: Pipeline) -> None:
-    """Raise `UserError` for a pipeline of the right parts that works in a way which is not known
-    here.
-    """
+    """Raise `UserError` for a pipeline with the right parts that works in another way."""
     predicts = pipe.scheduler.config.get("prediction_type", "epsilon")
-    wanted = "text_time" if is_xl(pipe) else None
-    reasons = {
-        f"its UNet predicts {predicts}, not epsilon or v_prediction": predicts
-        not in ("epsilon", "v_prediction"),
-        "its UNet takes other conditions than Stable Diffusion's": pipe.unet.config.addition_embed_type
-        != wanted,
-        "its UNet takes more than latents": pipe.unet.config.in_channels
-        != pipe.vae.config.latent_channels,
-        "its VAE scales each channel by itself": pipe.vae.config.latents_mean is not None,
-    }
-    for why, holds in reasons.items():
-        if holds:
-            raise UserError(
-                f"The base model {model.base} cannot be used ({why}); choose another --model.base."
-            )
+    conditions = "text_time" if is_xl(pipe) else None
+    unet, vae = pipe.unet.config, pipe.vae.config
+    why = None
+    if predicts not in ("epsilon", "v_prediction"):
+        why = f"its UNet predicts {predicts}, not epsilon or v_prediction"
+    elif unet.addition_embed_type != conditions:
+        why = "its UNet takes other conditions than Stable Diffusion's"
+    elif unet.in_channels != vae.latent_channels:
+        why = "its UNet takes more than latents"
+    elif vae.latents_mean is not None:
+        why = "its VAE scales each channel by itself"
+    if why:
+        raise UserError(
+            f"The base model {model.base} cannot be used ({why}); choose another --model.base."
+        )
 
 
 def is_xl(pipe: Pipeline) -> bool:
-    """Whether this is an SDXL: two text encoders, and a UNet that is told of the prompt as a whole
-    and of sizes too.
+    """Whether this is an SDXL: it has two text encoders, and its UNet also takes an embedding of
+    the whole prompt and image sizes.
     """
     return hasattr(pipe, "text_encoder_2")
 
@@ -183,13 +187,13 @@ def is_xl(pipe: Pipeline) -> bool:
 def text_parts(
     pipe: Pipeline,
 ) -> list[tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]:
-    """A pipeline's tokenizers, each with its text encoder: one pair, or two of an SDXL."""
+    """A pipeline's (tokenizer, text encoder) pairs: one, or two for an SDXL."""
     pairs = [(pipe.tokenizer, pipe.text_encoder)]
     return [*pairs, (pipe.tokenizer_2, pipe.text_encoder_2)] if is_xl(pipe) else pairs
 
 
 def move(pipe: Pipeline, device: str, dtype: torch.dtype) -> None:
-    """Move a pipeline's models to `device` and cast them to `dtype`, in place; SDXL's VAE overflows
+    """Move a pipeline's models to `device` and cast them to `dtype`, in place. SDXL's VAE overflows
     in fp16 and stays in fp32.
     """
     import torch
@@ -213,8 +217,7 @@ def resolution_of(model: ModelConfig, pipe: Pipeline) -> int:
     Raises `UserError` for a side that the model cannot work at.
     """
     side = model.resolution or native_resolution(pipe)
-    # The UNet halves its latents once between any two of its levels, and they have to fit together
-    # again on the way up.
+    # The UNet halves its latents between two levels, and they must fit together on the way up.
     step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
     if side <= 0 or side % step:
         raise UserError(
@@ -223,9 +226,11 @@ def resolution_of(model: ModelConfig, pipe: Pipeline) -> int:
     return side
 
 
-def to_tensor(image: Image, side: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """An RGB image as float32 [3, side, side] in [-1, 1] on `device`, resized with PIL's bilinear
-    filter as the reference does.
+def to_tensor(
+    image: Image, side: int, device: torch.device | str = "cpu"
+) -> Float32[Tensor, "3 side side"]:
+    """An RGB image as values in [-1, 1] on `device`, resized with PIL's bilinear filter as the
+    reference does.
     """
     import numpy as np
     import torch
@@ -241,8 +246,7 @@ def to_tensor(image: Image, side: int, device: torch.device | str = "cpu") -> to
 
 
 def device_and_dtype(precision: Precision) -> tuple[str, torch.dtype]:
-    """The device ("cuda" or "cpu") of this process and the number format that `precision` means on
-    it.
+    """This process's device ("cuda" or "cpu") and the dtype that `precision` means on it.
 
     Raises `UserError` for fp16 without a GPU: CPUs lack its kernels.
     """
@@ -267,10 +271,10 @@ def device_and_dtype(precision: Precision) -> tuple[str, torch.dtype]:
 
 
 def base_fingerprint(model: ModelConfig) -> str:
-    """A short string that tells base models apart, cheap to make.
+    """A short string that tells base models apart.
 
-    A hub model is its id and revision. A folder is a hash over what it holds (large weight files by
-    size and samples), so that it stays the same when the folder moves. Raises `UserError` as
+    For a hub model: its id and revision. For a folder: a hash of its content, of large files only
+    their size and samples. It stays the same when the folder moves. Raises `UserError` as
     `base_path` does.
     """
     path = base_path(model)
@@ -287,7 +291,7 @@ def base_fingerprint(model: ModelConfig) -> str:
 
 
 def files_fingerprint(path: str | None) -> str | None:
-    """The same for one file, or for the files that lie in a folder; None for None."""
+    """The same for one file, or for the files in a folder. None for None."""
     if path is None:
         return None
     if Path(path).is_file():

@@ -24,9 +24,9 @@ def saturating_batch(model: ModelConfig, mix: MixConfig, most: int = LARGEST) ->
     """The smallest batch, a power of 2 up to `most`, whose mixes per second are within 5 % of the
     best that fits in memory.
 
-    Measured on this process's device with the base model alone: what a concept adds costs nothing.
-    Only denoising is timed; encoding and decoding work in batches of their own. Raises `UserError`
-    for a base that cannot be used.
+    It is measured on this process's device with the base model alone: a concept adds no cost. Only
+    denoising is timed, because encoding and decoding have their own batches. Raises `UserError` for
+    a base model that cannot be used.
     """
     import torch
 
@@ -34,7 +34,7 @@ def saturating_batch(model: ModelConfig, mix: MixConfig, most: int = LARGEST) ->
     from diffmix.plan import MixSpec
 
     model = dataclasses.replace(model, compile=False)
-    # Noise serves as well as sources do, and needs none.
+    # Mixes from noise cost the same and need no sources.
     mixer = Mixer(
         model,
         dataclasses.replace(mix, strategy="real-gen", batch=min(16, most)),
@@ -50,7 +50,7 @@ def saturating_batch(model: ModelConfig, mix: MixConfig, most: int = LARGEST) ->
             start = time.perf_counter()
             mixer.denoise(specs, [None] * batch, min(_STEPS, mix.num_inference_steps)).cpu()
             taken.append(time.perf_counter() - start)
-        return min(taken)  # whatever else the machine does only ever adds
+        return min(taken)  # other work on the machine only adds time
 
     chosen = smallest_saturating(
         seconds, most, _memory_is_short if mixer.device.type == "cpu" else lambda: False
@@ -62,11 +62,11 @@ def saturating_batch(model: ModelConfig, mix: MixConfig, most: int = LARGEST) ->
 def smallest_saturating(
     seconds: Callable[[int], float], most: int, memory_is_short: Callable[[], bool] = lambda: False
 ) -> int:
-    """Try batches of 1, 2, 4, ... `most`; `seconds(batch)` takes them or raises
-    `torch.OutOfMemoryError`.
+    """Try batches of 1, 2, 4, ... `most`. `seconds(batch)` runs one and returns its seconds, or
+    raises `torch.OutOfMemoryError`.
 
-    Ends where memory does, where `memory_is_short` says that twice as much would not fit, or where
-    two doublings in a row were not worth it.
+    Stops when memory runs out, when `memory_is_short` says that twice as much would not fit, or
+    when two doublings in a row gave less than 5 %.
     """
     import torch
 
@@ -89,8 +89,6 @@ def smallest_saturating(
 
 
 def _memory_is_short() -> bool:
-    """Whether this process's peak, which is its models' and its last batch's, could not grow once
-    more by its own size.
-    """
+    """Whether the memory left is less than this process's peak so far (models and last batch)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return psutil.virtual_memory().available < peak

@@ -1,5 +1,5 @@
-"""A personalized generator as a folder: the classes' tokens and the UNet's LoRA, which stock
-diffusers loads too.
+"""A personalized generator as a folder: the classes' tokens and the UNet's LoRA. Stock diffusers
+loads it too.
 
 - `pytorch_lora_weights.safetensors`: `pipe.load_lora_weights(folder)`.
 - `learned_embeds.safetensors`: token -> float32 [vectors, dim]. `load_textual_inversion` takes one
@@ -48,10 +48,10 @@ _FIELDS = {"token", "class_name", "superclass"}
 
 
 def prompt(template: str, token: str | None, class_name: str, superclass: str) -> str:
-    """A prompt from its template, which may hold {token}, {class_name} and {superclass}.
+    """A prompt from its template, which may have {token}, {class_name} and {superclass}.
 
-    `token` None, for a generator without class tokens, puts the class's name in its place. Raises
-    `UserError` for another placeholder or an unpaired brace.
+    Without a token (None), the class's name takes its place. Raises `UserError` for another
+    placeholder or an unpaired brace.
     """
     name = spoken(class_name)
     try:
@@ -61,7 +61,8 @@ def prompt(template: str, token: str | None, class_name: str, superclass: str) -
     except (ValueError, IndexError):
         pass
     raise UserError(
-        f"The prompt '{template}' cannot be used; write {{token}}, {{class_name}} or {{superclass}} and no other braces."
+        f"The prompt '{template}' cannot be used; write {{token}}, {{class_name}} or "
+        f"{{superclass}} and no other braces."
     )
 
 
@@ -79,24 +80,22 @@ def concept_settings(personalize: PersonalizeConfig) -> dict:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Concept:
-    """What a concept folder is about; `folder` has its weights."""
+    """The description of a concept folder; `folder` has its weights."""
 
     class_names: list[str]
     superclass: str
     tokens: dict[str, str]
-    """Class name -> token as written in a prompt; empty for a concept of LoRA alone."""
+    """Class name -> token as written in a prompt. Empty: the concept is a LoRA alone."""
     vectors_per_token: int
     lora_rank: int
-    """0 for a concept of tokens alone."""
+    """0: the concept is tokens alone."""
     base: str
-    """The base model's option text; only for people, `base_fingerprint` is what counts."""
+    """The base model as the option had it, for people. `base_fingerprint` is what is compared."""
     revision: str | None
     base_fingerprint: str
-    """Empty where it is not known (a folder of the reference implementation): then any base is
-    taken.
-    """
+    """Empty: it is not known (a folder of the reference code), and any base model is taken."""
     steps: int
     seed: int
     data_fingerprint: str
@@ -106,10 +105,10 @@ class Concept:
 
     @staticmethod
     def load(folder: str | Path) -> Concept:
-        """Read a concept folder's description, or a folder of the reference implementation. Weights
+        """Read the description of a concept folder, or of a folder of the reference code. Weights
         stay on disk.
 
-        Raises `UserError` for a folder that is missing, no concept, or incomplete.
+        Raises `UserError` for a folder that is missing, incomplete or not a concept.
         """
         folder = Path(folder)
         if not (folder / CONCEPT_FILE).exists() and reference_concept.found_in(folder):
@@ -119,19 +118,21 @@ class Concept:
             concept = Concept(**without_version(stored, f"{folder}/{CONCEPT_FILE}"), folder=folder)
         except (OSError, ValueError, TypeError) as error:
             raise UserError(
-                f"{folder} is not a concept (its {CONCEPT_FILE} is missing or unreadable); personalize again or choose another folder."
+                f"{folder} is not a concept (its {CONCEPT_FILE} is missing or unreadable); "
+                "personalize again or choose another folder."
             ) from error
         wanted = [EMBEDS_FILE] * bool(concept.tokens) + [LORA_FILE] * bool(concept.lora_rank)
         for name in wanted:
             if not (folder / name).is_file():
                 raise UserError(
-                    f"The concept in {folder} is incomplete ({name} is missing); copy it again or personalize again."
+                    f"The concept in {folder} is incomplete ({name} is missing); copy it again or "
+                    "personalize again."
                 )
         return concept
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the description and the weights; the same wherever the folder lies."""
+        """SHA-256 over description and weights, in hex, wherever the folder lies."""
         assert self.folder is not None
         digest = hashlib.sha256(json.dumps(self._stored(), sort_keys=True).encode())
         for name in (EMBEDS_FILE, reference_concept.EMBEDS_FILE, *lora.FILES, lora.PEFT_CONFIG):
@@ -146,12 +147,11 @@ class Concept:
         lora: dict[str, torch.Tensor],
         embeds_2: dict[str, torch.Tensor] | None = None,
     ) -> Concept:
-        """Write the folder in one go, replacing an older one, and return the concept as it lies
-        there.
+        """Write the folder atomically, replacing an older one, and return the concept there.
 
-        `embeds`: token -> float32 [vectors, dim], empty without tokens; `embeds_2`: those of an
+        `embeds`: token -> float32 [vectors, dim], empty without tokens. `embeds_2`: the same for an
         SDXL's second text encoder. `lora`: the UNet's LoRA in diffusers' naming, empty without
-        LoRA. Raises `UserError` where the folder cannot be written.
+        LoRA. Raises `UserError` if the folder cannot be written.
         """
         import torch
         from diffusers import StableDiffusionPipeline
@@ -185,7 +185,8 @@ class Concept:
             os.replace(beside, folder)
         except OSError as error:
             raise UserError(
-                f"The concept cannot be written to {folder} ({error.strerror or error}); choose another --out."
+                f"The concept cannot be written to {folder} ({error.strerror or error}); choose "
+                "another --out."
             ) from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -193,8 +194,8 @@ class Concept:
         return dataclasses.replace(self, folder=folder)
 
     def check_matches(self, class_names: list[str], base_fingerprint: str, where: str) -> None:
-        """Raise `UserError` where this concept, found at `where`, lacks one of the classes or is
-        for another base model.
+        """Raise `UserError` if this concept, found at `where`, lacks a class or was made on another
+        base model.
         """
         lacking = [name for name in class_names if self._name(name) is None]
         if lacking:
@@ -220,8 +221,8 @@ class Concept:
         ]
 
     def embeds(self, encoder: int = 0) -> dict[str, torch.Tensor]:
-        """token -> float32 [vectors, dim] of a text encoder: 0, or 1 for the second of an SDXL;
-        empty where it has none.
+        """Token -> float32 [vectors, dim] of a text encoder: 0, or 1 for the second of an SDXL.
+        Empty without tokens.
         """
         assert self.folder is not None
         if (self.folder / EMBEDS_FILE).exists():
@@ -235,7 +236,7 @@ class Concept:
         return reference_concept.embeds(self.folder) if encoder == 0 else {}
 
     def lora_weights(self) -> dict[str, torch.Tensor]:
-        """The UNet's LoRA in float32, in diffusers' naming with `unet.` in front; empty for a
+        """The UNet's LoRA in float32, in diffusers' naming with `unet.` in front. Empty for a
         concept of tokens alone.
         """
         assert self.folder is not None
@@ -243,12 +244,12 @@ class Concept:
         return lora.read(file) if self.lora_rank and file else {}
 
     def token(self, class_name: str) -> str | None:
-        """A class's token; None for a concept without tokens, or without this class."""
+        """A class's token. None: the concept has no tokens, or not this class."""
         return self.tokens.get(self._name(class_name) or "")
 
     def _name(self, class_name: str) -> str | None:
-        """A class's name as the concept spells it: other people's files write underscores, slashes
-        and capitals as they like.
+        """A class's name as the concept spells it. Other people's files differ in underscores,
+        slashes and capitals.
         """
         if class_name in self.class_names:
             return class_name
@@ -260,23 +261,23 @@ class Concept:
     ) -> None:
         """Put the tokens in the pipeline's tokenizers and text encoders, and the LoRA in its UNet.
 
-        `fuse` adds the LoRA into the UNet's weights, which makes it free at run time; do it in fp32
-        and cast after. Raises `UserError` where the weights do not fit this pipeline.
+        `fuse` adds the LoRA into the UNet's weights, so that it costs nothing at run time. Do it in
+        fp32 and cast after. Raises `UserError` if the weights do not fit this pipeline.
         """
         try:
             if use_tokens and self.tokens:
                 add_tokens(pipe, self.embeds(), self.embeds(1))
             if use_lora and self.lora_rank:
-                # `load_lora_weights` does the same, but warns that there is nothing for the text
-                # encoder, and takes nothing at all from keys without `unet.` in front, as the
-                # reference's are.
+                # `load_lora_weights` does the same, but warns that the text encoder gets nothing,
+                # and ignores keys without `unet.` in front, as the reference's are.
                 pipe.load_lora_into_unet(self.lora_weights(), None, pipe.unet)
                 if fuse:
                     pipe.unet.fuse_lora()
                     pipe.unet.unload_lora()
         except (RuntimeError, ValueError) as error:
             raise UserError(
-                f"The concept in {self.folder} does not fit the base model ({reason(error)}); it was made on {self.base}."
+                f"The concept in {self.folder} does not fit the base model ({reason(error)}); it "
+                f"was made on {self.base}."
             ) from error
 
     def _stored(self) -> dict:
@@ -286,10 +287,10 @@ class Concept:
 def add_tokens(
     pipe: Pipeline, embeds: dict[str, torch.Tensor], embeds_2: dict[str, torch.Tensor] | None = None
 ) -> None:
-    """Add tokens with their vectors [vectors, dim] to a pipeline, all at once and under the names
-    that diffusers gives them.
+    """Add tokens with their vectors (float [vectors, dim]) to a pipeline, all at once and under the
+    names that diffusers gives them.
 
-    `embeds_2` are the vectors of an SDXL's second text encoder. The same outcome as
+    `embeds_2` are the vectors of an SDXL's second text encoder. The outcome is that of
     `pipe.load_textual_inversion` for one token after another, which takes minutes for many classes.
     Raises `ValueError` for a token that is there already, vectors of another size, or vectors for
     another number of text encoders.
@@ -298,7 +299,8 @@ def add_tokens(
 
     if bool(embeds_2) != is_xl(pipe):
         raise ValueError(
-            f"token vectors for {2 if embeds_2 else 1} text encoders, where the base has {len(text_parts(pipe))}"
+            f"token vectors for {2 if embeds_2 else 1} text encoders, where the base has "
+            f"{len(text_parts(pipe))}"
         )
     for (tokenizer, encoder), table in zip(text_parts(pipe), (embeds, embeds_2), strict=False):
         assert table is not None

@@ -1,24 +1,20 @@
 """What the UNet is told: texts through one text encoder (Stable Diffusion 1.x and 2.x) or two
 (SDXL), in one form.
 
-Everything that differs between the two kinds of base is here; whoever calls the UNet passes
+All that differs between the two kinds of base is here. Callers of the UNet pass
 `Conditioning.unet_inputs()`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
-from diffmix.generator.base_model import is_xl, text_parts
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from diffmix.generator.base_model import Pipeline
+from diffmix.generator.base_model import Pipeline, is_xl, text_parts
 
 _AT_ONCE = 64  # prompts in one call of the text encoders
 
@@ -27,19 +23,15 @@ _AT_ONCE = 64  # prompts in one call of the text encoders
 class Conditioning:
     """The conditioning of n samples."""
 
-    hidden_states: torch.Tensor
-    """[n, L, dim]: for cross-attention; of two text encoders, side by side."""
-    pooled: torch.Tensor | None
-    """[n, pooled dim]: SDXL's embedding of the whole prompt, None for other bases."""
-    time_ids: torch.Tensor | None
-    """float32 [6]: SDXL's micro-conditioning (original size, crop's corner, target size, in
-    pixels).
-    """
+    hidden_states: Float[Tensor, "n length dim"]
+    """For cross-attention; of two text encoders, side by side."""
+    pooled: Float[Tensor, "n pooled"] | None
+    """SDXL's embedding of the whole prompt. None for other bases."""
+    time_ids: Float[Tensor, " 6"] | None
+    """SDXL's micro-conditioning in pixels: original size, corner of the crop, target size."""
 
-    def rows(self, index: Sequence[int] | torch.Tensor | slice) -> Conditioning:
-        """The samples `index` (int64 [m]), which may repeat, or those of a slice, which are not
-        copied.
-        """
+    def rows(self, index: Sequence[int] | Int[Tensor, " m"] | slice) -> Conditioning:
+        """The samples at `index`, which may repeat. Those of a slice are not copied."""
         return Conditioning(
             self.hidden_states[index],
             None if self.pooled is None else self.pooled[index],
@@ -57,15 +49,25 @@ class Conditioning:
         return inputs
 
 
+def join(parts: Sequence[Conditioning]) -> Conditioning:
+    """The samples of all parts, in order. At least one part, all of the same base."""
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return Conditioning(
+        torch.cat([part.hidden_states for part in parts]),
+        torch.cat(pooled) if pooled else None,
+        parts[0].time_ids,
+    )
+
+
 class PromptEncoder(nn.Module):
-    """A pipeline's tokenizers and text encoders, which stay the pipeline's: what is added to them
+    """A pipeline's tokenizers and text encoders. They stay the pipeline's: what is added to them
     later is used.
 
     `side` in pixels is what an SDXL base is told as original and target size, uncropped, in
-    training as in mixing: what the stock pipelines say for an image of that side. The empty prompt
-    is what guidance leads away from: where an SDXL base was made for zeros there
-    (`force_zeros_for_empty_prompt`), it is encoded as zeros, as stock does where no negative prompt
-    is given.
+    training as in mixing. The stock pipelines say the same for an image of that side. The empty
+    prompt is what guidance leads away from. Where an SDXL base was made for zeros there
+    (`force_zeros_for_empty_prompt`), it is encoded as zeros, as stock does without a negative
+    prompt.
     """
 
     def __init__(self, pipe: Pipeline, side: int):
@@ -75,28 +77,26 @@ class PromptEncoder(nn.Module):
         self.text_encoders = nn.ModuleList([encoder for _, encoder in text_parts(pipe)])
         self.zero_empty = bool(is_xl(pipe) and pipe.config.force_zeros_for_empty_prompt)
         self.register_buffer("empty_ids", self.tokenize([""]), persistent=False)
-        self.register_buffer(
-            "time_ids",
-            torch.tensor([side, side, 0, 0, side, side]).float().to(self.empty_ids.device),
-            persistent=False,
-        )
+        sizes = torch.tensor([side, side, 0, 0, side, side]).float().to(self.empty_ids.device)
+        self.register_buffer("time_ids", sizes, persistent=False)
 
-    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
-        """int64 [n, encoders, L] on the text encoders' device; longer texts are cut, as CLIP's are."""
-        ids = [
-            tokenizer(
-                [self.pipe.maybe_convert_prompt(text, tokenizer) for text in texts],
+    def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "n encoders length"]:
+        """Token ids (int64) on the text encoders' device. Longer texts are cut, as CLIP's are."""
+        ids = []
+        for tokenizer in self.tokenizers:
+            spelled = [self.pipe.maybe_convert_prompt(text, tokenizer) for text in texts]
+            tokens = tokenizer(
+                spelled,
                 padding="max_length",
                 max_length=tokenizer.model_max_length,
                 truncation=True,
                 return_tensors="pt",
-            ).input_ids
-            for tokenizer in self.tokenizers
-        ]
+            )
+            ids.append(tokens.input_ids)
         return torch.stack(ids, dim=1).to(self.text_encoders[0].device)
 
-    def forward(self, ids: torch.Tensor) -> Conditioning:
-        """Of token ids int64 [n, encoders, L], in the text encoders' dtype, differentiable."""
+    def forward(self, ids: Int[Tensor, "n encoders length"]) -> Conditioning:
+        """Of token ids (int64), in the text encoders' dtype, differentiable."""
         if len(self.text_encoders) == 1:
             return Conditioning(self.text_encoders[0](ids[:, 0])[0], None, None)
         outputs = [
@@ -114,10 +114,4 @@ class PromptEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Conditioning:
         """The conditioning of texts, once and for all."""
-        parts = [self(ids) for ids in self.tokenize(texts).split(_AT_ONCE)]
-        pooled = [part.pooled for part in parts if part.pooled is not None]
-        return Conditioning(
-            torch.cat([part.hidden_states for part in parts]),
-            torch.cat(pooled) if pooled else None,
-            parts[0].time_ids,
-        )
+        return join([self(ids) for ids in self.tokenize(texts).split(_AT_ONCE)])

@@ -14,7 +14,7 @@ Sampler = Literal["dpm", "lcm", "tcd"]
 
 
 def make_scheduler(sampler: Sampler, pipe: StableDiffusionPipeline) -> Any:
-    """The sampler's diffusers scheduler, on the noise schedule of the pipeline's own.
+    """The sampler's diffusers scheduler, on the pipeline's noise schedule.
 
     `dpm` is DPM-Solver++ (2211.01095), `lcm` latent consistency (2310.04378), `tcd` trajectory
     consistency (2402.19159) with diffusers' own eta of 0.3.
@@ -30,18 +30,19 @@ def make_scheduler(sampler: Sampler, pipe: StableDiffusionPipeline) -> Any:
 
 
 def check_sampler_lora(path: str | None) -> None:
-    """Raise `UserError` where nothing is at `path`."""
+    """Raise `UserError` if `path` is set and nothing is there."""
     if path and not Path(path).exists():
         raise UserError(
-            f"There is no LoRA at {path}; set --mix.sampler_lora to a safetensors file or a folder with one."
+            f"There is no LoRA at {path}; set --mix.sampler_lora to a safetensors file or a folder "
+            "with one."
         )
 
 
 def fuse_sampler_lora(pipe: StableDiffusionPipeline, path: str) -> None:
-    """Add the LoRA at `path` (any naming that diffusers reads) into the UNet's weights, on top of
-    what is fused already.
+    """Add the LoRA at `path` (in any naming that diffusers reads) into the UNet's weights, on top
+    of what is fused already.
 
-    Raises `UserError` where it is no LoRA, or is made for another kind of model.
+    Raises `UserError` if it is not a LoRA, or was made for another kind of model.
     """
     from safetensors import SafetensorError
 
@@ -55,5 +56,6 @@ def fuse_sampler_lora(pipe: StableDiffusionPipeline, path: str) -> None:
         pipe.unet.unload_lora()
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
-            f"The LoRA {path} does not fit the base model ({reason(error)}); choose another --mix.sampler_lora."
+            f"The LoRA {path} does not fit the base model ({reason(error)}); choose another "
+            "--mix.sampler_lora."
         ) from error

@@ -1,4 +1,4 @@
-"""An AutoencoderTiny (TAESD) in the place of the base model's VAE."""
+"""An AutoencoderTiny (TAESD) in place of the base model's VAE."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_tiny_vae(path: str | None) -> None:
-    """Raise `UserError` where `path` is set and is no folder of an AutoencoderTiny."""
+    """Raise `UserError` if `path` is set and is not a folder of an AutoencoderTiny."""
     if not path:
         return
     try:
@@ -24,15 +24,16 @@ def check_tiny_vae(path: str | None) -> None:
         kind = None
     if kind != "AutoencoderTiny":
         raise UserError(
-            f"{path} is no folder of an AutoencoderTiny ({kind or 'no readable config.json'}); set --model.tiny_vae to one."
+            f"{path} is not a folder of an AutoencoderTiny ({kind or 'no readable config.json'}); "
+            "set --model.tiny_vae to one."
         )
 
 
 def use_tiny_vae(pipe: StableDiffusionPipeline, path: str) -> None:
     """Put the tiny VAE at `path` into the pipeline, on the CPU in fp32.
 
-    It encodes without a posterior to draw from, and its latents are scaled as the UNet wants them.
-    Raises `UserError` where it cannot be read or makes other latents than the UNet takes.
+    It encodes without a posterior to draw from, and its latents are scaled as the UNet expects.
+    Raises `UserError` if it cannot be read or makes other latents than the UNet takes.
     """
     from diffusers import AutoencoderTiny
     from safetensors import SafetensorError
@@ -48,7 +49,8 @@ def use_tiny_vae(pipe: StableDiffusionPipeline, path: str) -> None:
     wants = (pipe.unet.config.in_channels, pipe.vae_scale_factor)
     if has != wants:
         raise UserError(
-            f"The AutoencoderTiny in {path} makes latents of {has[0]} channels at 1/{has[1]} of the size, but the base model "
+            f"The AutoencoderTiny in {path} makes latents of {has[0]} channels at 1/{has[1]} of "
+            "the size, but the base model "
             f"takes {wants[0]} at 1/{wants[1]}; choose another --model.tiny_vae."
         )
     pipe.vae = vae

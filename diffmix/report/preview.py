@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffmix import images
+from diffmix import gates, images, strategies
 from diffmix.config import Config, MixConfig
 from diffmix.config_check import check
 from diffmix.datasets.prepare import prepare
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
-from diffmix.gates.clip import check_clip
-from diffmix.gates.gate import Scorer, make_gate
+from diffmix.gates import Scorer
 from diffmix.generator.base_model import base_path
 from diffmix.plan import MixSpec, denoising_steps
 from diffmix.report.contact_sheet import Mixed, Row, mix_sheet, short
 from diffmix.report.html import png
 from diffmix.storage import Folder
+from diffmix.strategies import Strategy
 
 if TYPE_CHECKING:
     from diffmix.generator.mixer import Mixer
@@ -48,8 +48,9 @@ def preview(config: Config) -> dict:
         raise UserError("--out is not set: name the folder that preview.png is to be written to.")
     out = Folder(config.out).create()
     base_path(config.model)
-    if config.gate.clip:
-        check_clip(config.gate.clip)
+    # The classes are not known yet; what the gate reads is.
+    if gate := gates.configured(config.gate, "superclass", ()):
+        gate.check()
     concept = _concept(config, out)
     real = prepare(config.data, out.uri).train
     from diffmix.generator.mixer import Mixer
@@ -63,11 +64,11 @@ def preview(config: Config) -> dict:
         config.personalize.prompts[0],
     )
     rows = preview_rows(mixer, real, config.run.seed)
-    if gate := make_gate(config.gate, real.superclass):
-        rows = score_rows(rows, Scorer(gate, mixer.device.type))
+    if gate := gates.configured(config.gate, real.superclass, real.class_names):
+        rows = score_rows(rows, gate.load(mixer.device.type), real.class_names)
     what = (
         "each row is one class, made from noise"
-        if mixer.kind == "gen"
+        if mixer.strategy.from_noise
         else "each row has the same noise, and strength rises"
     )
     out.write("preview.png", png(mix_sheet(rows, f"{config.mix.strategy}: {what}")))
@@ -90,8 +91,8 @@ def preview_rows(mixer: Mixer, real: RealSet, seed: int) -> list[Row]:
     For strategies from noise a row is one class, drawn several times. The mixer is called once or
     more for each strength.
     """
-    pairs = _pairs(mixer.kind, real, np.random.default_rng(seed))
-    strengths = [1.0] * DRAWS if mixer.kind == "gen" else preview_strengths(mixer.config)
+    pairs = _pairs(mixer.strategy, real, np.random.default_rng(seed))
+    strengths = [1.0] * DRAWS if mixer.strategy.from_noise else preview_strengths(mixer.config)
     sources = [images.decode(real.image_bytes(index)) if index >= 0 else None for index, _ in pairs]
     rows = [
         Row(source, real.class_names[real.labels[index] if index >= 0 else target], [])
@@ -100,7 +101,7 @@ def preview_rows(mixer: Mixer, real: RealSet, seed: int) -> list[Row]:
     size = mixer.batch
     for column, strength in enumerate(strengths):
         noise = 1000 * seed + (
-            100 * column if mixer.kind == "gen" else 0
+            100 * column if mixer.strategy.from_noise else 0
         )  # from noise, draws have nothing else to differ in
         specs = [
             MixSpec(
@@ -125,19 +126,24 @@ def preview_rows(mixer: Mixer, real: RealSet, seed: int) -> list[Row]:
     return rows
 
 
-def score_rows(rows: list[Row], scorer: Scorer) -> list[Row]:
-    """The same rows with the gate's score of each picture, the real ones too: they show what a good
+def score_rows(rows: list[Row], scorer: Scorer, class_names: list[str]) -> list[Row]:
+    """The same rows with the gate's score of each image, the real ones too: they show what a good
     score is.
     """
     scored = []
     for row in rows:
-        mixes = [
-            mix._replace(score=float(score))
-            for mix, score in zip(
-                row.mixes, scorer.score([m.image for m in row.mixes]), strict=True
-            )
+        label = class_names.index(row.source_class)
+        specs = [
+            MixSpec(0, "", label, class_names.index(mix.target), mix.strength, 0)
+            for mix in row.mixes
         ]
-        source = float(scorer.score([row.source])[0]) if row.source else None
+        scores = scorer.score([mix.image for mix in row.mixes], specs)
+        mixes = [
+            mix._replace(score=float(score)) for mix, score in zip(row.mixes, scores, strict=True)
+        ]
+        source = None
+        if row.source:
+            source = float(scorer.score([row.source], [MixSpec(0, "", label, label, 0, 0)])[0])
         scored.append(row._replace(mixes=mixes, source_score=source))
     return scored
 
@@ -171,16 +177,18 @@ def preview_strengths(mix: MixConfig) -> list[float]:
     ]
 
 
-def _pairs(kind: str, real: RealSet, generator: np.random.Generator) -> list[tuple[int, int]]:
+def _pairs(
+    strategy: Strategy, real: RealSet, generator: np.random.Generator
+) -> list[tuple[int, int]]:
     """(row of the source image or -1, target class) of each row of the sheet."""
     classes = generator.permutation(len(real.class_names)).tolist()
-    if kind == "gen":
+    if strategy.from_noise:
         return [(-1, target) for target in classes[: SOURCES + TARGETS]]
-    several = SOURCES * TARGETS if kind == "aug" else SOURCES
+    several = SOURCES * TARGETS if strategy.target == "same" else SOURCES
     sources = [
         int(generator.choice(np.flatnonzero(real.labels == label))) for label in classes[:several]
     ]
-    if kind == "aug":
+    if strategy.target == "same":
         return [(index, int(real.labels[index])) for index in sources]
     # Targets come from the far end, so that with enough classes none of them is a source.
     return [
@@ -192,7 +200,7 @@ def _pairs(kind: str, real: RealSet, generator: np.random.Generator) -> list[tup
 
 def _concept(config: Config, out: Folder) -> str | None:
     """A local folder of the concept, or None where the strategy uses the base model as it is."""
-    if config.mix.strategy.startswith("real-"):
+    if not strategies.find(config.mix.strategy).uses_concept:
         return None
     given = config.personalize.concept
     if not given and not (out / "concept").exists("concept.json"):

@@ -1,18 +1,18 @@
-"""The gate over a whole mix store: scores what has no score, decides what is accepted, and
-remembers it as `gate.json`.
+"""The gate over a whole mix store: score what has no score, decide what is accepted, and keep the
+decision as `gate.json`.
 
-A threshold is decided by the mixers as they go. A quantile needs all scores, so it is decided here
-when all mixes are there. `diffmix filter` does the same to any store, as often as one likes; its
-decision then stands over the configuration's until it is run again, and holds for mixes that are
-made later.
+Mixers decide by a threshold as they go. A quantile needs all scores, so it is decided here when all
+mixes are stored. `diffmix filter` does the same to any store, any number of times. Its decision
+then stands over the configuration's until it is run again, and holds for mixes made later.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,15 @@ import pyarrow as pa
 import ray.data
 import yaml
 
-from diffmix import images
-from diffmix.config import Config
+from diffmix import gates, images
+from diffmix.config import Config, GateConfig
 from diffmix.config_check import check
 from diffmix.datasets.real import RealSet
 from diffmix.devices import inference_device, limit_threads
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
-from diffmix.gates.clip import check_clip
-from diffmix.gates.gate import Gate, Scorer, make_gate, quantile_cut
+from diffmix.gates import GateRule, quantile_cut
+from diffmix.plan import MixSpec
 from diffmix.storage import Folder
 from engine.failures import user_errors
 from engine.mixing.stages import configure_ray_data
@@ -40,114 +40,109 @@ from engine.progress import Display
 log = logging.getLogger(__name__)
 
 _RECORD = "gate.json"
+_DECIDE = ("threshold", "quantile", "top_k")
+"""Options of the group `gate` that decide by scores. The others say how mixes are scored."""
 
 
 @dataclass(frozen=True)
 class Decision:
     """What `gate.json` holds: the gate that a store was filtered by."""
 
-    gate: Gate
+    gate: GateRule
     chunks: int
-    """Number of parts that it was decided over; 0 while that is still going on."""
+    """Number of parts that it was decided over; 0 while the filter is not finished."""
 
     @staticmethod
     def of(store: MixStore) -> Decision | None:
-        """The store's, None where its mixes were never filtered."""
+        """The store's decision. None: its mixes were never filtered."""
         if not store.folder.exists(_RECORD):
             return None
         try:
             values = without_version(
                 json.loads(store.folder.read(_RECORD)), f"{store.folder.uri}/{_RECORD}"
             )
-            return Decision(
-                Gate(**{**values["gate"], "prompts": tuple(values["gate"]["prompts"])}),
-                values["chunks"],
-            )
+            rule = values["gate"]
+            if "kind" not in rule:  # written when CLIP's was the only gate
+                clip = {name: rule.pop(name) for name in ("clip", "prompts")}
+                rule = {"kind": "clip", "gate": clip, **rule}
+            return Decision(gates.rule_from_json(rule), values["chunks"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{store.folder.uri}/{_RECORD} cannot be read ({error}); delete it and run diffmix filter again."
+                f"{store.folder.uri}/{_RECORD} cannot be read ({error}); delete it and run diffmix "
+                "filter again."
             ) from error
 
     def save(self, store: MixStore) -> None:
-        store.folder.write(_RECORD, json.dumps(with_version(asdict(self)), indent=2).encode())
+        values = {"gate": self.gate.to_json(), "chunks": self.chunks}
+        store.folder.write(_RECORD, json.dumps(with_version(values), indent=2).encode())
 
 
-def gate_of(config: Config, store: MixStore, superclass: str) -> Gate | None:
-    """The gate for mixes that are still to be made: the store's decision where there is one, else
+def gate_of(config: Config, store: MixStore, real: RealSet) -> GateRule | None:
+    """The gate of mixes that are still to be made: the store's decision where there is one, else
     the configuration's.
     """
     decision = Decision.of(store)
     if decision is None:
-        return make_gate(config.gate, superclass)
-    kept, asked = decision.gate, config.gate
-    rule = (None, asked.quantile) if asked.threshold is None else (asked.threshold, None)
-    if asked.clip is not None and (asked.clip, *rule) != (kept.clip, kept.threshold, kept.quantile):
+        return gates.make_rule(config.gate, real.superclass, real.class_names)
+    kept = decision.gate
+    asked = gates.configured(config.gate, real.superclass, real.class_names)
+    rule = gates.decision(type(kept.gate), config.gate)
+    if asked is not None and (asked, *rule) != (kept.gate, kept.threshold, kept.quantile):
         log.warning(
             "%s stays as diffmix filter decided (%s); run it again to change that.",
             store.folder.uri,
-            _rule(kept),
+            _described(kept),
         )
     return kept
 
 
-def _rule(gate: Gate) -> str:
-    return (
-        f"quantile {gate.quantile:g}"
-        if gate.quantile is not None
-        else f"threshold {gate.threshold:g}"
-    )
+def _described(rule: GateRule) -> str:
+    if rule.quantile is not None:
+        return f"quantile {rule.quantile:g}"
+    return f"threshold {rule.threshold:g}"
 
 
-def check_gate(config: Config) -> None:
-    """Raise `UserError` for a gate that cannot be had or cannot do what the run asks of it, before
-    anything is made.
-    """
-    gate = config.gate
-    if gate.clip is None:
-        return
+def check_gate(config: Config, real: RealSet) -> None:
+    """Raise `UserError` for a gate that cannot be loaded, before any mix is made."""
     if Decision.of(MixStore((Folder(config.out) / "mixes").uri)) is None:
-        check_clip(gate.clip)
-        make_gate(gate, "superclass")
+        gate = gates.configured(config.gate, real.superclass, real.class_names)
+        if gate is not None:
+            gate.check()
 
 
 def check_streaming(config: Config) -> None:
-    """Raise `UserError` where training would draw from mixes that a quantile has yet to decide
-    about.
-    """
-    gate = config.gate
-    if (
-        gate.clip is None
-        or gate.threshold is not None
-        or gate.quantile == 0
-        or config.run.mode == "staged"
-    ):
+    """Raise `UserError` where training would draw mixes before a quantile has decided on them."""
+    chosen = gates.choose(config.gate)
+    if chosen is None or config.run.mode == "staged":
         return
-    if Decision.of(MixStore((Folder(config.out) / "mixes").uri)) is None:
+    _, quantile = gates.decision(chosen[1], config.gate)
+    if quantile and Decision.of(MixStore((Folder(config.out) / "mixes").uri)) is None:
         raise UserError(
-            f"--gate.quantile {gate.quantile:g} needs the scores of all mixes, but an overlapped run trains while they are made; "
-            "set --gate.threshold (diffmix preview shows scores) or --run.mode staged."
+            f"--gate.quantile {quantile:g} needs the scores of all mixes, but an overlapped run "
+            "trains while they are made; set --gate.threshold (diffmix preview shows scores) or "
+            "--run.mode staged."
         )
 
 
 def finish_filter(config: Config, store: MixStore) -> None:
-    """Go on with a `diffmix filter` that was stopped, so that training never sees half a decision."""
+    """Resume a `diffmix filter` that was stopped, so that training never sees half a decision."""
     decision = Decision.of(store)
     if decision is not None and decision.chunks == 0 and store.stored_chunks():
         apply_gate(config, store, decision.gate)
 
 
-def settle(config: Config, store: MixStore, superclass: str) -> None:
-    """Decide what mixers could not, a quantile, over all stored mixes."""
+def settle(config: Config, store: MixStore, real: RealSet) -> None:
+    """Decide over all stored mixes by a quantile, which mixers could not."""
     decision = Decision.of(store)
-    gate = decision.gate if decision else make_gate(config.gate, superclass)
+    if decision is None:
+        rule = gates.make_rule(config.gate, real.superclass, real.class_names)
+    else:
+        rule = decision.gate
     chunks = len(store.stored_chunks())
-    if (
-        gate is not None
-        and gate.quantile
-        and chunks
-        and (decision is None or decision.chunks != chunks)
-    ):
-        apply_gate(config, store, gate)
+    if rule is None or not rule.quantile or not chunks:
+        return
+    if decision is None or decision.chunks != chunks:
+        apply_gate(config, store, rule)
 
 
 def filter_store(config: Config) -> dict:
@@ -155,18 +150,18 @@ def filter_store(config: Config) -> dict:
     about all of them.
 
     Gives `stored` and `rejected` (numbers of mixes), `scored` (how many were scored now) and `cut`
-    (the least accepted score). A stopped call goes on where it was; another threshold or quantile
-    only decides again. Raises `UserError` where there are no mixes or no CLIP is known.
+    (the lowest accepted score). A stopped call resumes; another threshold or quantile only decides
+    again. Raises `UserError` where there are no mixes or no gate is known.
     """
     check(config)
     out = Folder(config.out)
     store = MixStore((out / "mixes").uri)
     if not config.out or not store.stored_chunks():
         raise UserError(
-            f"{config.out or 'The run folder'} holds no mixes; set --out to a folder that diffmix synthesize or run has filled."
+            f"{config.out or 'The run folder'} holds no mixes; set --out to a folder that diffmix "
+            "synthesize or run has filled."
         )
-    gate = _asked(config, out, store)
-    result = apply_gate(config, store, gate)
+    result = apply_gate(config, store, _asked(config, out, store))
     if out.exists("summary.json"):
         summary = without_version(json.loads(out.read("summary.json")), f"{out.uri}/summary.json")
         summary["plan"] |= {name: result[name] for name in ("stored", "rejected")}
@@ -174,88 +169,92 @@ def filter_store(config: Config) -> dict:
     return result
 
 
-def _asked(config: Config, out: Folder, store: MixStore) -> Gate:
-    """The gate that a filter is to apply: without `gate.clip`, the CLIP and the prompts that the
-    store was scored with.
+def _asked(config: Config, out: Folder, store: MixStore) -> GateRule:
+    """The gate that a filter is to apply. Without one in the options: the gate that the store was
+    scored by, with the options' threshold or quantile.
     """
-    asked = config.gate
+    options = config.gate
     decision = Decision.of(store)
-    if asked.clip is None and decision is not None:
-        quantile = asked.quantile if asked.threshold is None else None
-        return replace(
-            decision.gate, threshold=asked.threshold, quantile=quantile, cut=asked.threshold
-        )
-    if asked.clip is None and out.exists("config.yaml"):
+    if gates.choose(options) is None and decision is not None:
+        return decision.gate.decided_by(options)
+    if gates.choose(options) is None and out.exists("config.yaml"):
         values = without_version(yaml.safe_load(out.read("config.yaml")), f"{out.uri}/config.yaml")
-        run = values.get("gate") or {}
-        asked = replace(asked, clip=run.get("clip"), prompts=run.get("prompts", asked.prompts))
-    if asked.clip is None:
+        options = _scored_by(options, values.get("gate") or {})
+    superclass, class_names = _classes(config, out, store)
+    rule = gates.make_rule(options, superclass, class_names)
+    if rule is None:
         raise UserError(
-            f"The mixes in {store.folder.uri} were never scored; set --gate.clip to the CLIP that is to score them."
+            f"The mixes in {store.folder.uri} were never scored; set --gate.clip to the CLIP that "
+            "is to score them, or --gate.classifier."
         )
-    superclass = (
-        config.data.superclass or RealSet.open((out / "data").uri + "/train.arrow").superclass
-    )
-    gate = make_gate(asked, superclass)
-    assert gate is not None
-    return gate
+    return rule
 
 
-def apply_gate(config: Config, store: MixStore, gate: Gate) -> dict:
+def _scored_by(options: GateConfig, run: dict) -> GateConfig:
+    """The options with the gate of a run's `config.yaml`, but with their own decision."""
+    known = {field.name for field in dataclasses.fields(GateConfig)}.difference(_DECIDE)
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in run.items()
+        if name in known
+    }
+    return dataclasses.replace(options, **values)
+
+
+def _classes(config: Config, out: Folder, store: MixStore) -> tuple[str, list[str]]:
+    """(superclass, class names) of a store. The names are empty for parts without a plan.json."""
+    names = store.class_names if store.folder.exists("plan.json") else []
+    superclass = config.data.superclass
+    if superclass is None and out.exists("data/train.arrow"):
+        superclass = RealSet.open((out / "data").uri + "/train.arrow").superclass
+    return superclass or "object", names
+
+
+def apply_gate(config: Config, store: MixStore, rule: GateRule) -> dict:
     """Make the store's `score` and `accepted` what the gate says, part by part and each atomically;
     see `filter_store`.
 
-    Starts or joins a cluster only where parts have to be written.
+    Starts or joins a cluster only where parts must be written.
     """
     chunks = sorted(store.stored_chunks())
     parts = store.scores(chunks)
     unscored = [
         chunk
         for chunk in chunks
-        if parts[chunk].scorer != gate.scorer or np.isnan(parts[chunk].score).any()
+        if parts[chunk].scorer != rule.scorer or np.isnan(parts[chunk].score).any()
     ]
-    gate = replace(gate, cut=gate.threshold)
+    rule = dataclasses.replace(rule, cut=rule.threshold)
     if unscored:
-        Scorer(gate)  # a CLIP that does not load is one sentence here, and an actor's death there
-    Decision(gate, 0).save(store)
+        # A model that does not load is one sentence here, and the death of an actor there.
+        rule.load("cpu")
+    Decision(rule, 0).save(store)
     scored = 0
     if unscored:
         total = sum(len(parts[chunk].score) for chunk in unscored)
         display = Display()
-        for rows in _over_parts(
-            config,
-            unscored,
-            _ScorePart,
-            {"store": store, "gate": gate, "cpus": config.placement.cpus_per_mixer},
-        ):
+        arguments = {"store": store, "rule": rule, "cpus": config.placement.cpus_per_mixer}
+        for rows in _over_parts(config, unscored, _ScorePart, arguments):
             scored += sum(rows)
             display.on_events([{"event": "score", "scored": scored, "mixes": total}])
         parts |= store.scores(unscored)
-    if gate.quantile is not None:
-        gate = replace(
-            gate,
-            cut=quantile_cut(
-                np.concatenate([parts[chunk].score for chunk in chunks]), gate.quantile
-            ),
-        )
-    wrong = [
-        chunk
-        for chunk in chunks
-        if not np.array_equal(gate.accepts(parts[chunk].score), parts[chunk].accepted)
-    ]
-    for _ in _over_parts(config, wrong, decide_part, {"store": store, "gate": gate}):
+    if rule.quantile is not None:
+        scores = np.concatenate([parts[chunk].score for chunk in chunks])
+        rule = dataclasses.replace(rule, cut=quantile_cut(scores, rule.quantile))
+    wanted = {chunk: rule.accepts(parts[chunk].score) for chunk in chunks}
+    wrong = [chunk for chunk in chunks if not np.array_equal(wanted[chunk], parts[chunk].accepted)]
+    for _ in _over_parts(config, wrong, decide_part, {"store": store, "rule": rule}):
         pass
-    Decision(gate, len(chunks)).save(store)
-    accepted = sum(int(gate.accepts(parts[chunk].score).sum()) for chunk in chunks)
-    total = sum(len(parts[chunk].score) for chunk in chunks)
-    return {"stored": accepted, "rejected": total - accepted, "scored": scored, "cut": gate.cut}
+    Decision(rule, len(chunks)).save(store)
+    accepted = sum(int(part.sum()) for part in wanted.values())
+    total = sum(len(part) for part in wanted.values())
+    return {"stored": accepted, "rejected": total - accepted, "scored": scored, "cut": rule.cut}
 
 
 def _over_parts(
     config: Config, chunks: list[int], work: Any, arguments: dict
 ) -> Iterator[list[int]]:
-    """Run `work` on each part, on the mixers' share of the cluster where it is an actor's class;
-    yields the `rows` of what is done.
+    """Run `work` on each part and yield the `rows` of what is done. An actor's class runs on the
+    mixers' share of the cluster.
     """
     if not chunks:
         return
@@ -281,32 +280,33 @@ def _over_parts(
 
 
 class _ScorePart:
-    """Holds one CLIP for a whole filter; scores a part's mixes and writes the part again. Closed
-    with Ray's actor pool.
+    """Holds one gate's model for a whole filter. A call scores a part's mixes and writes the part
+    again. Closed with Ray's actor pool.
     """
 
-    def __init__(self, store: MixStore, gate: Gate, cpus: float):
+    def __init__(self, store: MixStore, rule: GateRule, cpus: float):
         limit_threads(cpus)
-        self.store, self.gate = store, gate
-        self.scorer = Scorer(gate, inference_device())
+        self.store, self.rule = store, rule
+        self.scorer = rule.load(inference_device())
 
     def __call__(self, row: pa.Table) -> pa.Table:
         chunk = row["chunk"][0].as_py()
         mixes = self.store.read(chunk)
-        score = self.scorer.score([images.decode(image) for image in mixes["image"].to_pylist()])
+        specs = [MixSpec(**spec) for spec in mixes.select(list(MixSpec._fields)).to_pylist()]
+        decoded = [images.decode(image) for image in mixes["image"].to_pylist()]
+        score = self.scorer.score(decoded, specs)
         mixes = _with(mixes, "score", pa.array(score, pa.float32()))
-        self.store.write(
-            chunk, _with(mixes, "accepted", pa.array(self.gate.accepts(score))), self.gate.scorer
-        )
+        mixes = _with(mixes, "accepted", pa.array(self.rule.accepts(score)))
+        self.store.write(chunk, mixes, self.rule.scorer)
         return pa.table({"rows": [len(mixes)]})
 
 
-def decide_part(row: pa.Table, store: MixStore, gate: Gate) -> pa.Table:
+def decide_part(row: pa.Table, store: MixStore, rule: GateRule) -> pa.Table:
     """Write a scored part again with what the gate accepts of it."""
     chunk = row["chunk"][0].as_py()
     mixes = store.read(chunk)
-    score = mixes["score"].to_numpy()
-    store.write(chunk, _with(mixes, "accepted", pa.array(gate.accepts(score))), gate.scorer)
+    accepted = rule.accepts(mixes["score"].to_numpy())
+    store.write(chunk, _with(mixes, "accepted", pa.array(accepted)), rule.scorer)
     return pa.table({"rows": [len(mixes)]})
 
 

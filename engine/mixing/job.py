@@ -11,7 +11,7 @@ from PIL.Image import Image
 from diffmix.config import Config
 from diffmix.datasets.real import RealSet
 from diffmix.devices import limit_threads
-from diffmix.gates.gate import Gate
+from diffmix.gates import GateRule
 from diffmix.plan import MixSpec
 from diffmix.storage import Folder
 from engine.telemetry import Reporter
@@ -58,7 +58,7 @@ class MixJob:
     reporter: Reporter
     build: Callable[[MixJob], ChunkMixer] = build_mixer
     """Called on the actor's node; makes what the actor holds."""
-    gate: Gate | None = None
+    gate: GateRule | None = None
     """Scores each chunk in the actor that made it, and accepts or rejects its mixes. None accepts
     all.
     """

@@ -86,7 +86,7 @@ class PlannedMixes:
         finish_filter(config, self.store)
 
     def settle(self, config: Config) -> None:
-        settle(config, self.store, self._real.superclass)
+        settle(config, self.store, self._real)
 
 
 class ComposedMixes:
@@ -130,7 +130,10 @@ class ComposedPlan:
     columns, but no images.
     """
 
-    kind = "composed"
+    strategy = None
+    """No strategy made all of it."""
+    from_noise = False
+    """Even if some are from noise: what matters is that a source class has several targets."""
 
     def __init__(self, store: MixStore):
         self._store = store

@@ -12,7 +12,6 @@ from PIL.Image import Image
 from diffmix import images
 from diffmix.devices import inference_device
 from diffmix.errors import UserError
-from diffmix.gates.gate import Scorer
 from diffmix.plan import MixSpec
 from engine.mixing.job import MixJob
 from engine.mixing.store import SCHEMA, MixStore
@@ -37,7 +36,7 @@ class MixActor:
         started = time.time()
         try:
             self.mixer = job.build(job)
-            self.scorer = Scorer(job.gate, inference_device()) if job.gate else None
+            self.scorer = job.gate.load(inference_device()) if job.gate else None
         except UserError as error:
             # Ray drops the exception when an actor dies in `__init__`: the first call raises it.
             self.startup_error = error
@@ -73,20 +72,22 @@ class MixActor:
     def _table(self, specs: list[dict], made: list[Image]) -> pa.Table:
         """The chunk's mixes as the store keeps them."""
         mix = self.job.config.mix
-        scores, accepted = self._judge(made)
+        scores, accepted = self._judge(made, [MixSpec(**spec) for spec in specs])
         rows = []
         for spec, image, score, accept in zip(specs, made, scores, accepted, strict=True):
             file = images.encode(image, mix.image_format, mix.image_quality)
             rows.append({**spec, "image": file, "score": score, "accepted": accept})
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
-    def _judge(self, made: list[Image]) -> tuple[list[float | None], list[bool]]:
+    def _judge(
+        self, made: list[Image], specs: list[MixSpec]
+    ) -> tuple[list[float | None], list[bool]]:
         """Each mix's score, and whether it is accepted. Without a gate there are no scores, and all
         are accepted.
         """
         if self.scorer is None or self.job.gate is None:
             return [None] * len(made), [True] * len(made)
-        score = self.scorer.score(made)
+        score = self.scorer.score(made, specs)
         return score.tolist(), self.job.gate.accepts(score).tolist()
 
     def _passed(self, chunk: int, mixes: pa.Table) -> pa.Table:

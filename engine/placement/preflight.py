@@ -54,7 +54,7 @@ def check_inputs(config: Config, trains: bool = False) -> Inputs:
     _check_generator(config)
     data = prepare(config.data, out.uri)
     _check_classifier(config, out, data, trains)
-    check_gate(config)
+    check_gate(config, data.train)
     config = with_stored_batch(config, out)
     source = find_mix_source(out, data.train)
     source.check(config)

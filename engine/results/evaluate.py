@@ -15,7 +15,7 @@ from diffmix.datasets.real import RealSet
 from diffmix.devices import inference_device
 from diffmix.errors import UserError
 from diffmix.faithfulness import StoredMix, faithfulness, load_features
-from diffmix.gates.clip import load_clip
+from diffmix.gates.clip_model import load_clip
 from diffmix.storage import Folder
 from engine.mixing.store import MixStore
 from engine.training.classifier_loop import evaluate_folder

@@ -17,6 +17,7 @@ from diffmix.report import plots
 from diffmix.report.contact_sheet import Mixed, Row, describe, mix_sheet
 from diffmix.report.html import Plot, png, render_report
 from diffmix.storage import Folder
+from diffmix.strategies import Strategy
 from engine.mixing.mix_source import ComposedPlan, MixSource, find_mix_source
 from engine.mixing.store import MixStore
 from engine.run_folder import config_yaml, read_json
@@ -26,14 +27,6 @@ ROWS, MIXES_PER_ROW = 6, 5
 """Size of the contact sheet."""
 _MOST_SOURCES = 500
 """Source images of a large set that are looked at, to find those with the most mixes to show."""
-
-_SHEET_TITLES = {
-    "gen": "Images made from noise",
-    "aug": "Left a real image, right of it the same image redrawn as its own class",
-    "mix": "Left a real image, right of it the same image translated into other classes",
-    "composed": "Mixes that were put together; left the real image where the run has it",
-}
-"""By the plan's kind."""
 
 
 def write_report(
@@ -55,7 +48,7 @@ def write_report(
     rows = choose_rows(config, data.train, source) if source else []
     sheet = None
     if source and rows:
-        sheet = mix_sheet(rows, _SHEET_TITLES[source.plan(config).kind])
+        sheet = mix_sheet(rows, _sheet_title(source.plan(config).strategy))
     page = render_report(
         f"Diff-Mix: {len(class_names)} classes of {data.train.superclass}, {config.mix.strategy}",
         summary,
@@ -161,7 +154,7 @@ def choose_rows(config: Config, real: RealSet, source: MixSource) -> list[Row]:
 def _groups(plan: MixPlan | ComposedPlan, available: np.ndarray) -> list[list[int]]:
     """Mix ids by row of the sheet, each row's and the rows themselves in order of preference."""
     columns = plan.columns(available)
-    key = columns["target_label"] if plan.kind == "gen" else columns["source"]
+    key = columns["target_label"] if plan.from_noise else columns["source"]
     keys = np.unique(key)
     if len(keys) > _MOST_SOURCES:
         keys = np.sort(np.random.default_rng(0).choice(keys, _MOST_SOURCES, replace=False))
@@ -212,6 +205,17 @@ def _row(made: list[dict], real: RealSet) -> Row:
         image, target = images.decode(mix["image"]), names[mix["target_label"]]
         mixes.append(Mixed(image, target, mix["strength"], mix["score"]))
     return Row(source, names[first["source_label"]], mixes)
+
+
+def _sheet_title(strategy: Strategy | None) -> str:
+    """The contact sheet's title for the mixes of a strategy; None: of a composed store."""
+    if strategy is None:
+        return "Mixes that were put together; left the real image where the run has it"
+    if strategy.from_noise:
+        return "Images made from noise"
+    if strategy.target == "same":
+        return "Left a real image, right of it the same image redrawn as its own class"
+    return "Left a real image, right of it the same image translated into other classes"
 
 
 class _StoredMixes:

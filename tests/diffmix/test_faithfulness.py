@@ -17,7 +17,7 @@ from diffmix.faithfulness import (
     frechet_distance,
     load_features,
 )
-from diffmix.gates.clip import load_clip
+from diffmix.gates.clip_model import load_clip
 
 
 def gaussian_of(*batches: np.ndarray) -> Gaussian:

@@ -9,7 +9,7 @@ import timm
 from diffmix.classifier.model import describe
 from diffmix.config import Config
 from diffmix.config_check import check
-from diffmix.datasets.named import SETS
+from diffmix.datasets.named import names
 from jobs.options import load, parse
 
 RECIPES = Path(__file__).parents[2] / "jobs" / "recipes"
@@ -71,7 +71,7 @@ def test_the_page_of_recipes_names_every_folder_and_addon():
 
 def test_data_sets_have_the_names_that_the_command_line_knows():
     for name in DATA:
-        assert name in SETS
+        assert name in names()
         source = recipe(f"data/{name}.yaml").data.train.partition(":")[0]
         assert source in (name, "flowers-half")
 
@@ -94,7 +94,7 @@ def test_there_is_one_for_every_row_of_the_paper():
 def test_data_are_of_a_published_set_and_weights_exist(name):
     config = recipe(name)
     for source in filter(None, (config.data.train, config.data.test)):
-        assert source.partition(":")[0] in SETS
+        assert source.partition(":")[0] in names()
     assert config.train.pretrained
     assert config.train.model_name in timm.list_pretrained()
     assert (config.mix.strategy, config.mix.strength, config.mix.multiplier) == (
@@ -172,13 +172,11 @@ def test_robustness_is_trained_on_cub_and_tested_on_waterbirds():
 
 
 def test_nano_has_a_counterpart_for_each_protocol_and_strategy():
-    from typing import get_args
-
-    from diffmix.config.mix import Strategy
+    from diffmix import strategies
 
     for name in ("few_shot", "conventional", "long_tail", "robustness"):
         assert recipe(f"nano/{name}.yaml").data.train == "nano"
-    for strategy in get_args(Strategy):
+    for strategy in strategies.names():
         config = recipe(f"nano/strategies/{strategy}.yaml")
         assert config.mix.strategy == strategy
         assert config.personalize.lora == (not strategy.startswith("ti-"))

@@ -49,7 +49,7 @@ def published(tmp_path):
     """A function that writes a miniature copy of a published data set in its publisher's own layout
     and gives its folder.
 
-    The names are those of `named.SETS`, `cars in one list` and `voc-main with a test set`.
+    The names are those of `named.names`, `cars in one list` and `voc-main with a test set`.
     """
 
     def make(name: str, folder: str = "copy"):
@@ -118,9 +118,14 @@ def write_cub(root):
 def write_waterbirds(root):
     write = Writer(root)
     rows = [  # y: waterbird; place: water; the places of the backgrounds are not in the copy
-        (f"{ALBATROSS}/a.jpg", 1, 0, 1), (f"{ALBATROSS}/b.jpg", 1, 1, 0), (f"{ALBATROSS}/c.jpg", 1, 2, 0),
-        (f"{ALBATROSS}/d.jpg", 1, 2, 1), (f"{TANAGER}/e.jpg", 0, 0, 0), (f"{TANAGER}/f.jpg", 0, 2, 1), (f"{TANAGER}/g.jpg", 0, 2, 0),
-    ]  # fmt: skip
+        (f"{ALBATROSS}/a.jpg", 1, 0, 1),
+        (f"{ALBATROSS}/b.jpg", 1, 1, 0),
+        (f"{ALBATROSS}/c.jpg", 1, 2, 0),
+        (f"{ALBATROSS}/d.jpg", 1, 2, 1),
+        (f"{TANAGER}/e.jpg", 0, 0, 0),
+        (f"{TANAGER}/f.jpg", 0, 2, 1),
+        (f"{TANAGER}/g.jpg", 0, 2, 0),
+    ]
     lines = [
         f"{number},{path},{y},{split},{place},/o/ocean/{number}.jpg"
         for number, (path, y, split, place) in enumerate(rows, 1)
@@ -263,7 +268,8 @@ def annotation(*objects):
     """An annotation as VOC's are; objects are (name, box, difficult), and each has a part with a
     box of its own.
     """
-    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>999</xmax><ymax>999</ymax></bndbox></part>"
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>999</xmax><ymax>999</ymax></bndbox>"
+    part = f"<part><name>head</name>{box}</part>"
     found = [
         f"<object><name>{name}</name><difficult>{difficult}</difficult>{part}<bndbox>"
         + "".join(
@@ -337,7 +343,8 @@ def write_voc_main_with_a_test_set(root):
 
 
 WRITERS = {
-    "aircraft": write_aircraft, "cars": write_cars, "cars in one list": write_cars_in_one_list, "cub": write_cub, "dogs": write_dogs, "flowers": write_flowers,
-    "flowers-half": write_flowers, "food101": write_food101, "pets": write_pets, "voc": write_voc, "voc-main": write_voc_main, "voc-main with a test set": write_voc_main_with_a_test_set,
-    "waterbirds": write_waterbirds,
+    "aircraft": write_aircraft, "cars": write_cars, "cars in one list": write_cars_in_one_list,
+    "cub": write_cub, "dogs": write_dogs, "flowers": write_flowers, "flowers-half": write_flowers,
+    "food101": write_food101, "pets": write_pets, "voc": write_voc, "voc-main": write_voc_main,
+    "voc-main with a test set": write_voc_main_with_a_test_set, "waterbirds": write_waterbirds,
 }  # fmt: skip

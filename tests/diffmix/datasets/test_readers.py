@@ -1,3 +1,5 @@
+"""Every form of a user's data set. Covers `folder.py`, `tabular.py` and `raw.py` too."""
+
 import os
 import sys
 from itertools import islice

@@ -1,77 +1,36 @@
-"""The gate's scores and decisions."""
+"""How a gate is chosen, and its rule: what of its scores is accepted. Covers `gates/__init__.py`
+too.
+"""
+
+import json
+import pickle
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
+from diffmix import gates
 from diffmix.config import Config, GateConfig
 from diffmix.config_check import check
 from diffmix.errors import UserError
-from diffmix.gates.gate import Scorer, make_gate, quantile_cut
+from diffmix.gates import make_rule, quantile_cut
+from diffmix.gates.accuracy import AccuracyGate
+from diffmix.gates.clip import ClipGate
 
 
-@pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
-    rng = np.random.default_rng(1)
-    return [
-        Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((40, 32))
-        for _ in range(20)
-    ]
-
-
-def softmax_of_the_stock_model(folder, prompts, pictures) -> np.ndarray:
-    from transformers import CLIPModel, CLIPProcessor
-
-    inputs = CLIPProcessor.from_pretrained(folder)(
-        text=prompts, images=pictures, return_tensors="pt", padding=True
-    )
-    with torch.no_grad():
-        return (
-            CLIPModel.from_pretrained(folder)(**inputs)
-            .logits_per_image.softmax(dim=1)[:, 0]
-            .numpy()
-        )
-
-
-def test_scores_are_the_references(tiny_clip, pictures):
-    gate = make_gate(GateConfig(clip=str(tiny_clip)), "bird")
-    wanted = softmax_of_the_stock_model(
-        tiny_clip, ["a photo with a bird on it", "a photo without a bird on it"], pictures
-    )
-    scores = Scorer(gate).score(pictures)
-    assert scores.dtype == np.float32
-    assert np.allclose(scores, wanted, atol=1e-4)
-    assert np.ptp(scores) > 0.05, "a gate that gives all pictures one score would prove nothing"
-
-
-def test_prompts_can_be_chosen(tiny_clip, pictures):
-    gate = make_gate(
-        GateConfig(clip=str(tiny_clip), prompts=("a {superclass}", "no {superclass}")), "thing"
-    )
-    wanted = softmax_of_the_stock_model(tiny_clip, ["a thing", "no thing"], pictures)
-    assert np.allclose(Scorer(gate).score(pictures), wanted, atol=1e-4)
-    with pytest.raises(UserError, match=r"The prompt 'a \{thing\}' cannot be used"):
-        make_gate(GateConfig(clip=str(tiny_clip), prompts=("a {thing}", "none")), "thing")
-
-
-def test_the_article_fits_the_superclass(tiny_clip):
-    assert (
-        make_gate(GateConfig(clip=str(tiny_clip)), "aircraft").prompts[0]
-        == "a photo with an aircraft on it"
-    )
+def rule_of(**options):
+    return make_rule(GateConfig(**options), "bird", ["a", "b"])
 
 
 def test_a_threshold_is_decided_at_once_and_a_quantile_later(tiny_clip):
     scores = np.array([0.2, 0.5, 0.8], dtype=np.float32)
-    by_threshold = make_gate(GateConfig(clip=str(tiny_clip), threshold=0.5, quantile=0.3), "bird")
+    by_threshold = rule_of(clip=str(tiny_clip), threshold=0.5, quantile=0.3)
     assert by_threshold.accepts(scores).tolist() == [False, True, True]
     assert by_threshold.quantile is None, "a threshold overrides the quantile"
-    by_quantile = make_gate(GateConfig(clip=str(tiny_clip), quantile=0.3), "bird")
+    by_quantile = rule_of(clip=str(tiny_clip), quantile=0.3)
     assert by_quantile.accepts(scores).all()
     assert by_threshold.scorer == by_quantile.scorer, "their scores are the same"
-    assert by_threshold.scorer != make_gate(GateConfig(clip=str(tiny_clip)), "dog").scorer
-    assert make_gate(GateConfig(), "bird") is None
+    assert by_quantile.decided_by(GateConfig(threshold=0.5)) == by_threshold
+    assert rule_of() is None
 
 
 def test_the_quantile_is_the_references_percentile():
@@ -83,9 +42,32 @@ def test_the_quantile_is_the_references_percentile():
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("threshold", 1.5), ("threshold", -0.1), ("quantile", 1.0)]
+    ("option", "value"),
+    [("threshold", 1.5), ("threshold", -0.1), ("quantile", 1.0), ("top_k", 0)],
 )
 def test_options_out_of_range(option, value):
     config = Config(gate=GateConfig(**{option: value}))
     with pytest.raises(UserError, match=f"--gate.{option} is {value}"):
         check(config)
+
+
+def test_the_gate_is_the_one_whose_option_is_set():
+    assert gates.choose(GateConfig()) is None
+    assert gates.choose(GateConfig(clip="openai/x")) == ("clip", ClipGate)
+    assert gates.choose(GateConfig(classifier="nano")) == ("accuracy", AccuracyGate)
+    both = GateConfig(clip="openai/x", classifier="nano")
+    with pytest.raises(UserError, match=r"--gate\.classifier and --gate\.clip ask for different"):
+        gates.choose(both)
+    clip = GateConfig(clip="openai/x", classifier="nano", kind="clip")
+    assert gates.choose(clip) == ("clip", ClipGate)
+    with pytest.raises(UserError, match=r"--gate\.kind accuracy needs --gate\.classifier"):
+        gates.choose(GateConfig(kind="accuracy"))
+    with pytest.raises(UserError, match=r"acuracy is not a gate; did you mean accuracy\?"):
+        gates.choose(GateConfig(kind="acuracy"))
+
+
+@pytest.mark.parametrize("options", [{"clip": "openai/x"}, {"classifier": "nano", "top_k": 3}])
+def test_a_rule_travels_and_is_read_again(options):
+    rule = rule_of(**options)
+    assert pickle.loads(pickle.dumps(rule)) == rule
+    assert gates.rule_from_json(json.loads(json.dumps(rule.to_json()))) == rule

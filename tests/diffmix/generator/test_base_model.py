@@ -65,7 +65,7 @@ def test_a_hub_model_that_cannot_be_had_is_refused_in_a_sentence():
     for use in (check_base, lambda model: load_base(model, "cpu", torch.float32)):
         with pytest.raises(
             UserError,
-            match="somebody/no-such-model at revision v2 is no local folder and cannot be had from the hub",
+            match="somebody/no-such-model at revision v2 is no local folder and cannot be loaded",
         ):
             use(model)
 

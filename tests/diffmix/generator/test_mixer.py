@@ -1,7 +1,12 @@
-"""The mixer against the stock pipelines, mix by mix."""
+"""The mixer against the stock pipelines, mix by mix. Covers `latent_images.py`, `samplers.py`,
+`tiny_vae.py` and `prompt_encoder.py` too.
+"""
 
+import dataclasses
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from diffmix.errors import UserError
 from diffmix.generator.mixer import Mixer
 from diffmix.images import decode
 from diffmix.plan import MixSpec
+from diffmix.strategies import Strategy
 
 
 def psnr(one: Image.Image, other: Image.Image) -> float:
@@ -151,7 +157,7 @@ def test_each_image_is_what_stock_img2img_gives_alone(
 
 
 def test_every_part_of_a_spec_matters(stock, tiny_model, tiny_real):
-    """The comparison above can fail: another class, seed, strength or source gives another picture."""
+    """The comparison above can fail: another class, seed, strength, source gives another image."""
     mixer = mixer_of(tiny_model, tiny_real)
     spec = specs_of(tiny_real, 1)[0]
     source = sources_of(tiny_real, [spec])[0]
@@ -203,7 +209,7 @@ def test_an_image_does_not_depend_on_its_batch_or_on_earlier_calls(tiny_model, t
 
 
 def test_sources_are_encoded_once_while_they_fit_in_the_cache(tiny_model, tiny_real, monkeypatch):
-    from diffmix.generator import mixer as module
+    from diffmix.generator import latent_images as module
 
     mixer = mixer_of(tiny_model, tiny_real)
     specs = specs_of(tiny_real, 6)
@@ -220,7 +226,7 @@ def test_sources_are_encoded_once_while_they_fit_in_the_cache(tiny_model, tiny_r
     assert [image.tobytes() for image in small.mix(specs, sources)] == [
         image.tobytes() for image in before
     ]
-    assert len(small._sources) == 3
+    assert len(small.images._cache) == 3
 
 
 def test_pil_sources_are_taken_too(tiny_model, tiny_real):
@@ -266,6 +272,66 @@ def test_a_batch_runs_one_number_of_steps(tiny_model, tiny_real):
 def test_a_strategy_of_concepts_needs_one(tiny_model, tiny_real):
     with pytest.raises(UserError, match=r"--mix.strategy ti-mix needs a concept"):
         mixer_of(tiny_model, tiny_real, strategy="ti-mix")
+
+
+def scene_prompt(context, spec):
+    return f"{context.class_prompts[spec.target_label]} beside a {context.class_names[0]}"
+
+
+def away_from_the_source(context, spec):
+    return context.class_prompts[spec.source_label]
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """A function that names a strategy of one's own, as a module beside the user's script."""
+
+    def make(**parts) -> str:
+        strategy = Strategy(**{"name": "own", "generator": "base", **parts})
+        monkeypatch.setitem(sys.modules, "own_module", SimpleNamespace(OWN=strategy))
+        return "own_module:OWN"
+
+    return make
+
+
+def test_a_strategy_gives_each_mix_its_prompts(stock, tiny_model, tiny_real, worst_psnr, own):
+    name = own(prompt=scene_prompt, negative_prompt=away_from_the_source)
+    mixer = mixer_of(tiny_model, tiny_real, strategy=name, guidance_scale=4.0)
+    specs = specs_of(tiny_real, 5)
+    sources = sources_of(tiny_real, specs)
+    for spec, source, image in zip(specs, sources, mixer.mix(specs, sources), strict=True):
+        away = dataclasses.replace(mixer.config, negative_prompt=mixer.prompts[spec.source_label])
+        alone = stock_image(stock, spec, source, scene_prompt(mixer.context, spec), away)
+        worst_psnr.append(psnr(image, alone))
+        assert worst_psnr[-1] > 40
+        usual = stock_image(stock, spec, source, mixer.prompts[spec.target_label], mixer.config)
+        assert psnr(image, usual) < 35
+
+
+def keep_the_left_half(mixer, specs, sources, steps):
+    latents = mixer.denoise(specs, sources, steps)
+    real = torch.cat([source.mean for source in sources]) * mixer.pipe.vae.config.scaling_factor
+    half = latents.shape[-1] // 2
+    return torch.cat([real[..., :half], latents[..., half:]], dim=-1)
+
+
+def test_a_strategy_may_denoise_in_its_own_way(tiny_model, tiny_real, own):
+    specs = specs_of(tiny_real, 3)
+    sources = sources_of(tiny_real, specs)
+    usual = mixer_of(tiny_model, tiny_real)
+    own_mixer = mixer_of(tiny_model, tiny_real, strategy=own(denoise=keep_the_left_half))
+    encoded = [
+        usual.images.encode(spec.source_id, image)
+        for spec, image in zip(specs, sources, strict=True)
+    ]
+    latents = keep_the_left_half(usual, specs, encoded, 4)
+    (pixels,) = usual.images.decode(latents)
+    for image, wanted, plain in zip(
+        own_mixer.mix(specs, sources), pixels, usual.mix(specs, sources), strict=True
+    ):
+        scaled = Image.fromarray(wanted).resize(image.size, Image.Resampling.BILINEAR)
+        assert image.tobytes() == scaled.tobytes()
+        assert image.tobytes() != plain.tobytes()
 
 
 def other_parts(stock, **parts):
@@ -391,7 +457,7 @@ def test_a_tiny_vae_that_is_none_or_of_another_shape(tiny_base, tiny_model, tiny
         (tmp_path, "no readable config.json"),
         (tiny_base / "vae", "AutoencoderKL"),
     ):
-        with pytest.raises(UserError, match=f"no folder of an AutoencoderTiny .{reason}"):
+        with pytest.raises(UserError, match=f"not a folder of an AutoencoderTiny .{reason}"):
             mixer_of(replace(tiny_model, tiny_vae=str(path)), tiny_real)
     tiny_vae(tmp_path / "eight", levels=4)
     tiny_model = replace(tiny_model, tiny_vae=str(tmp_path / "eight"))
@@ -402,7 +468,7 @@ def test_a_tiny_vae_that_is_none_or_of_another_shape(tiny_base, tiny_model, tiny
 
 
 def test_guidance_in_an_interval_is_what_a_loop_by_hand_gives(stock, tiny_model, tiny_real):
-    """Steps 2 to 5 of 6 run; guidance is on in the middle half, [1.5, 4.5), so in steps 2, 3 and 4."""
+    """Steps 2 to 5 of 6 run. Guidance is on in the middle half, [1.5, 4.5): in steps 2, 3 and 4."""
     from diffusers import DPMSolverMultistepScheduler
     from diffusers.image_processor import VaeImageProcessor
 

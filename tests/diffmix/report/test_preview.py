@@ -6,7 +6,7 @@ from PIL import Image
 
 from diffmix.config import Config, DataConfig, GateConfig, MixConfig, replace
 from diffmix.errors import UserError
-from diffmix.gates.gate import Scorer, make_gate
+from diffmix.gates import configured
 from diffmix.generator.concept import Concept
 from diffmix.generator.mixer import Mixer
 from diffmix.report.preview import DRAWS, preview, preview_rows, preview_strengths, score_rows
@@ -20,6 +20,23 @@ def mixer_of(model, real, strategy: str, **options) -> Mixer:
         ),
         real.class_names,
         real.superclass,
+    )
+
+
+def empty_concept(class_names: list[str], base: str, fingerprint: str) -> Concept:
+    """A concept without tokens and without a LoRA."""
+    return Concept(
+        class_names=class_names,
+        superclass="animal",
+        tokens={},
+        vectors_per_token=1,
+        lora_rank=0,
+        base=base,
+        revision=None,
+        base_fingerprint=fingerprint,
+        steps=0,
+        seed=0,
+        data_fingerprint="",
     )
 
 
@@ -125,19 +142,7 @@ def test_preview_writes_the_sheet_with_a_given_concept_and_the_run_folders_own(
 ):
     from diffmix.generator.base_model import base_fingerprint
 
-    concept = Concept(
-        ["fox", "wolf", "狐"],
-        "animal",
-        {},
-        1,
-        0,
-        str(tiny_base),
-        None,
-        base_fingerprint(config.model),
-        0,
-        0,
-        "",
-    )
+    concept = empty_concept(["fox", "wolf", "狐"], str(tiny_base), base_fingerprint(config.model))
     config = replace(config, **{"mix.strategy": "diff-mix", "mix.strength": (0.4, 0.8)})
     concept.save(tmp_path / "concept", {}, {})
     given = replace(config, **{"personalize.concept": str(tmp_path / "concept")})
@@ -169,18 +174,18 @@ def test_with_a_gate_scores_stand_under_the_pictures_and_in_the_summary(config, 
     command(config)
     words = capsys.readouterr().out
     assert (
-        f"mean CLIP score: {shown['scores'][0.0]:.2f} of the real images, {shown['scores'][0.5]:.2f} at 0.5"
+        f"mean score of the gate: {shown['scores'][0.0]:.2f} of the real images, {shown['scores'][0.5]:.2f} at 0.5"
         in words
     )
 
 
 def test_scores_are_those_of_the_pictures_shown(tiny_model, tiny_real, tiny_clip):
     rows = preview_rows(mixer_of(tiny_model, tiny_real, "real-mix"), tiny_real, seed=0)
-    scorer = Scorer(make_gate(GateConfig(clip=str(tiny_clip)), "animal"))
-    for row in score_rows(rows, scorer):
+    scorer = configured(GateConfig(clip=str(tiny_clip)), "animal", []).load("cpu")
+    for row in score_rows(rows, scorer, tiny_real.class_names):
         for mix in row.mixes:
-            assert mix.score == pytest.approx(float(scorer.score([mix.image])[0]), abs=1e-5)
-        assert row.source_score == pytest.approx(float(scorer.score([row.source])[0]), abs=1e-5)
+            assert mix.score == pytest.approx(float(scorer.score([mix.image], [])[0]), abs=1e-5)
+        assert row.source_score == pytest.approx(float(scorer.score([row.source], [])[0]), abs=1e-5)
 
 
 def test_what_is_missing_is_said_before_images_are_read(config, tmp_path):
@@ -192,9 +197,7 @@ def test_what_is_missing_is_said_before_images_are_read(config, tmp_path):
 
 
 def test_a_concept_of_other_classes_is_refused(config, tmp_path):
-    Concept(["cat"], "animal", {}, 1, 0, "base", None, "", 0, 0, "").save(
-        tmp_path / "concept", {}, {}
-    )
+    empty_concept(["cat"], "base", "").save(tmp_path / "concept", {}, {})
     config = replace(config, **{"personalize.concept": str(tmp_path / "concept")})
     with pytest.raises(UserError, match="other classes"):
         preview(config)

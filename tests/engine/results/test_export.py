@@ -22,7 +22,17 @@ def config(tmp_path):
 def concept(folder, vectors: int = 1, rank: int = 2) -> Concept:
     generator = torch.Generator().manual_seed(0)
     description = Concept(
-        list(TOKENS), "thing", TOKENS, vectors, rank, "some/base", None, "", 1, 0, ""
+        class_names=list(TOKENS),
+        superclass="thing",
+        tokens=TOKENS,
+        vectors_per_token=vectors,
+        lora_rank=rank,
+        base="some/base",
+        revision=None,
+        base_fingerprint="",
+        steps=1,
+        seed=0,
+        data_fingerprint="",
     )
     sides = {
         "down": torch.randn((2, 8), generator=generator),

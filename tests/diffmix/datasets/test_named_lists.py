@@ -1,5 +1,5 @@
 """What the lists of published data sets say, from miniature copies; some are read by torchvision as
-well.
+well. Covers the modules of `named/`.
 """
 
 import os
@@ -9,7 +9,8 @@ import pytest
 import torchvision.datasets as torchvision_sets
 
 from diffmix.config import DataConfig
-from diffmix.datasets import layouts
+from diffmix.datasets.named.flowers import FLOWERS
+from diffmix.datasets.named.voc import VOC
 from diffmix.datasets.readers import find
 
 ALBATROSS, TANAGER = "001.Black_footed_Albatross", "139.Scarlet_Tanager"
@@ -200,10 +201,7 @@ def test_comments_and_blank_lines_are_no_images(published):
 def test_flowers_in_halves_as_in_the_papers_code(published):
     found = read("flowers-half", published("flowers-half"))
     labels = np.array(
-        [
-            layouts.FLOWERS.index(name)
-            for _, name, _ in sorted(rows(found["train"]) + rows(found["test"]))
-        ]
+        [FLOWERS.index(name) for _, name, _ in sorted(rows(found["train"]) + rows(found["test"]))]
     )
     rng, train, test = np.random.default_rng(0), [], []
     for label in range(102):  # every class takes its turn at the generator
@@ -270,8 +268,8 @@ def test_flowers_as_torchvision_reads_them(published, tmp_path, monkeypatch, spl
 
 
 def test_flower_names_are_torchvisions():
-    assert [name.rstrip("?") for name in torchvision_sets.Flowers102.classes] == layouts.FLOWERS
-    assert len(set(layouts.FLOWERS)) == 102
+    assert [name.rstrip("?") for name in torchvision_sets.Flowers102.classes] == FLOWERS
+    assert len(set(FLOWERS)) == 102
 
 
 @pytest.mark.parametrize(("split", "theirs"), [("train", "trainval"), ("test", "test")])
@@ -301,7 +299,7 @@ def test_voc_as_torchvision_reads_it(published, tmp_path, split, theirs):
     raw = read("voc", root)[split]
     assert [found.image for found in raw.examples()] == peer.images
     for index, (_, name, _) in enumerate(rows(raw)):
-        assert list(layouts.VOC.values()).index(name) + 1 in np.asarray(peer[index][1])
+        assert list(VOC.values()).index(name) + 1 in np.asarray(peer[index][1])
 
 
 @pytest.mark.parametrize(("split", "theirs"), [("train", "train"), ("test", "val")])
@@ -317,5 +315,5 @@ def test_voc_main_as_torchvision_reads_it(published, tmp_path, split, theirs):
             if found["difficult"] == "1":
                 areas.popitem()
         if areas:
-            expected[path] = layouts.VOC[areas[max(areas)]]
+            expected[path] = VOC[areas[max(areas)]]
     compare(read("voc-main", root)[split], root, expected.keys(), expected.values())
