@@ -46,9 +46,7 @@ def preview(config: Config) -> None:
     strengths = ", ".join(f"{strength:g}" for strength in shown["strengths"])
     sources = f"{', '.join(shown['sources'])} into " if shown["sources"] else ""
     targets = ", ".join(shown["targets"])
-    print(
-        f"{shown['images']} images, {sources}{targets} at strength {strengths}: {shown['picture']}"
-    )
+    print(f"{shown['images']} images, {sources}{targets} at strength {strengths}: {shown['path']}")
     if shown["scores"]:
         words = []
         for strength, score in shown["scores"].items():

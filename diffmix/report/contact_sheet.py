@@ -20,7 +20,7 @@ Those above the second are reduced to it.
 """
 
 _TITLE, _NAME, _DETAIL = 16, 13, 12  # font sizes in pixels
-_INK, _GREY, _PAPER = "#1a1a1a", "#6a6a6a", "white"
+_INK, _GRAY, _PAPER = "#1a1a1a", "#6a6a6a", "white"
 # DejaVu, which comes with matplotlib, has Europe's scripts. For other scripts one of these fonts is
 # used, if the machine has it.
 _MORE_FONTS = (
@@ -99,9 +99,9 @@ def mix_sheet(rows: list[Row], title: str = "") -> Image.Image:
         for text in _wrap(name, _NAME, side):
             _write(draw, (x, below), text, _NAME, _INK)
             below += line
-        _write(draw, (x, below), detail, _DETAIL, _GREY)
+        _write(draw, (x, below), detail, _DETAIL, _GRAY)
         if score is not None:
-            _write(draw, (x, below + line), f"CLIP {score:.2f}", _DETAIL, _GREY)
+            _write(draw, (x, below + line), f"CLIP {score:.2f}", _DETAIL, _GRAY)
 
     for number, row in enumerate(rows):
         y = top + number * (height_of_row + MARGIN)

@@ -1,4 +1,4 @@
-"""Base models of the other kinds, as small as `tiny_base` and with its VAE and vocabulary."""
+"""Base models of other kinds, as small as `tiny_base`, with its VAE and vocabulary."""
 
 from pathlib import Path
 
@@ -7,8 +7,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tiny_sd2(tmp_path_factory, tiny_base) -> Path:
-    """Shaped like Stable Diffusion 2.1: predicts v, a text encoder of another width that has a
-    projection's size, pads with `!`.
+    """Shaped like Stable Diffusion 2.1.
+
+    It predicts v and pads with `!`; its text encoder has another width, and a projection size.
     """
     import torch
     from diffusers import (
@@ -63,8 +64,10 @@ def tiny_sd2(tmp_path_factory, tiny_base) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_xl(tmp_path_factory, tiny_base) -> Path:
-    """Shaped like SDXL 1.0: two text encoders of different width (with its odd `eos_token_id` of
-    2), two tokenizers, pooled text and sizes.
+    """Shaped like SDXL 1.0.
+
+    It has two tokenizers, two text encoders of different width (with SDXL's odd `eos_token_id` of
+    2), pooled text and sizes.
     """
     import torch
     from diffusers import (
@@ -146,7 +149,7 @@ def _text(tokenizer) -> dict:
 
 
 def _heed_the_text(unet) -> None:
-    """Random weights hardly look at the conditions: make them matter."""
+    """Make the conditions matter, which random weights hardly use."""
     import torch
 
     with torch.no_grad():

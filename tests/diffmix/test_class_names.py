@@ -18,9 +18,8 @@ def test_match_prefers_the_same_name():
 
 
 def test_names_that_fit_none_or_several():
-    with pytest.raises(
-        UserError, match="here has mixes of the class 'lynx', which is not one of the 2 classes"
-    ):
+    sentence = "here has mixes of the class 'lynx', which is not one of the 2 classes"
+    with pytest.raises(UserError, match=sentence):
         match(["lynx"], ["fox", "wolf"], "here")
     with pytest.raises(UserError, match="could be 'a b' and 'A_B'"):
         match(["a_b"], ["a b", "A_B"], "here")

@@ -1,4 +1,4 @@
-"""Every form of image file against pixel values worked out without Pillow's conversions."""
+"""Every kind of image file, against pixel values computed without Pillow's conversions."""
 
 import io
 
@@ -9,10 +9,9 @@ from PIL import Image
 from diffmix.config import DataConfig
 from diffmix.images import BadImage, decode, encode
 
-RGB = (
-    np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3) * 2
-)  # height 6, width 5: a swapped axis shows
-GREY = np.arange(30, dtype=np.uint8).reshape(6, 5) * 8
+# Height 6, width 5: a swapped axis is noticed.
+RGB = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3) * 2
+GRAY = np.arange(30, dtype=np.uint8).reshape(6, 5) * 8
 
 
 def file_of(image: Image.Image, format: str, **options) -> bytes:
@@ -45,11 +44,11 @@ def test_jpeg():
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF"])
 def test_gray(format):
-    assert (pixels(file_of(Image.fromarray(GREY), format)) == as_rgb(GREY)).all()
+    assert (pixels(file_of(Image.fromarray(GRAY), format)) == as_rgb(GRAY)).all()
 
 
 def test_one_bit():
-    bits = GREY > 100
+    bits = GRAY > 100
     assert (pixels(file_of(Image.fromarray(bits), "PNG")) == as_rgb(bits * 255)).all()
 
 
@@ -62,9 +61,8 @@ def test_palette_and_first_gif_frame():
     second = Image.new("P", image.size, 2)
     second.putpalette(colors.tobytes())
     assert (pixels(file_of(image, "PNG")) == colors[index]).all()
-    assert (
-        pixels(file_of(image, "GIF", save_all=True, append_images=[second])) == colors[index]
-    ).all()
+    frames = file_of(image, "GIF", save_all=True, append_images=[second])
+    assert (pixels(frames) == colors[index]).all()
 
 
 def test_palette_transparency_is_white():
@@ -136,26 +134,23 @@ def test_float_that_is_not_a_number():
         decode(file_of(Image.fromarray(np.array([[0, np.nan]], dtype=np.float32)), "TIFF"))
 
 
+# No cyan, all magenta and yellow.
+RED_IN_CMYK = np.full((16, 16, 4), (0, 255, 255, 0), dtype=np.uint8)
+
+
 @pytest.mark.parametrize("format", ["TIFF", "JPEG"])
 def test_cmyk(format):
-    cmyk = np.full(
-        (16, 16, 4), (0, 255, 255, 0), dtype=np.uint8
-    )  # no cyan, all magenta and yellow: red
-    result = pixels(file_of(Image.fromarray(cmyk, "CMYK"), format))
+    result = pixels(file_of(Image.fromarray(RED_IN_CMYK, "CMYK"), format))
     assert abs(result - (255, 0, 0)).max() <= 3
 
 
 def test_inverted_cmyk_of_adobe():
-    data = file_of(
-        Image.fromarray(np.full((16, 16, 4), (0, 255, 255, 0), dtype=np.uint8), "CMYK"), "JPEG"
-    )
-    assert b"Adobe" in data, (
-        "Pillow writes the marker, so the stored values are inverted and have to be turned back"
-    )
+    data = file_of(Image.fromarray(RED_IN_CMYK, "CMYK"), "JPEG")
+    assert b"Adobe" in data, "Pillow writes the marker: the stored values are inverted"
     assert abs(pixels(data) - (255, 0, 0)).max() <= 3
 
 
-# What a viewer sees for each EXIF orientation, in terms of the stored rows and columns.
+# EXIF orientation -> what a viewer shows of the stored rows and columns.
 TURNED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -173,22 +168,19 @@ TURNED = {
 def test_exif_orientation(orientation, format):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = file_of(
-        Image.fromarray(RGB), format, exif=exif, **({"lossless": True} if format == "WEBP" else {})
-    )
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = file_of(Image.fromarray(RGB), format, exif=exif, **options)
     assert (pixels(data) == TURNED[orientation](RGB)).all()
 
 
 def test_exif_orientation_of_16_bit_gray():
     exif = Image.Exif()
     exif[0x0112] = 6
-    gray = GREY.astype(np.uint16) * 257
-    assert (
-        pixels(file_of(Image.fromarray(gray), "PNG", exif=exif)) == TURNED[6](as_rgb(GREY))
-    ).all()
+    data = file_of(Image.fromarray(GRAY.astype(np.uint16) * 257), "PNG", exif=exif)
+    assert (pixels(data) == TURNED[6](as_rgb(GRAY))).all()
 
 
-def test_broken_exif_does_not_cost_the_picture():
+def test_broken_exif_does_not_cost_the_image():
     data = file_of(Image.fromarray(RGB), "PNG", exif=b"Exif\x00\x00nonsense that is no TIFF header")
     assert (pixels(data) == RGB).all()
 

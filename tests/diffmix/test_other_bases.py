@@ -1,5 +1,6 @@
-"""Stable Diffusion 2 and SDXL-shaped bases: loaded, personalized and mixed like any other, against
-the stock pipelines.
+"""Bases shaped like Stable Diffusion 2 and SDXL: they load, personalize and mix like any other.
+
+Mixes are compared with those of the stock pipelines.
 """
 
 import json
@@ -38,7 +39,7 @@ def psnr(one: Image.Image, other: Image.Image) -> float:
 
 
 def stock(base, task="Img2Img"):
-    """The stock pipeline of the base's kind, with the sampler that the paper's code uses."""
+    """The stock pipeline for the base, with the sampler of the paper's code."""
     import diffusers
 
     kind = "StableDiffusionXL" if (base / "text_encoder_2").exists() else "StableDiffusion"
@@ -49,7 +50,7 @@ def stock(base, task="Img2Img"):
 
 
 def load_concept(pipe, folder) -> None:
-    """As the docstring of `diffmix.generator.concept` says."""
+    """Load a concept as the docstring of `diffmix.generator.concept` describes."""
     rows = load_file(folder / "learned_embeds.safetensors")
     if set(rows) == {"clip_l", "clip_g"}:
         names = Concept.load(folder).spellings
@@ -92,10 +93,8 @@ def test_each_mix_is_what_stock_img2img_gives_alone(base, tiny_real, guidance, n
             "guidance_scale": guidance,
             "negative_prompt": negative or None,
         }
-        start, generator = (
-            image.resize((32, 32), Image.Resampling.BILINEAR),
-            torch.Generator().manual_seed(spec.seed),
-        )
+        start = image.resize((32, 32), Image.Resampling.BILINEAR)
+        generator = torch.Generator().manual_seed(spec.seed)
         made = pipe(mixer.prompts[label], image=start, generator=generator, **options).images[0]
         return made.resize(image.size, Image.Resampling.BILINEAR)
 
@@ -105,7 +104,7 @@ def test_each_mix_is_what_stock_img2img_gives_alone(base, tiny_real, guidance, n
     ]
     print("PSNR", [f"{value:.1f}" for value in values])
     assert min(values) > 40
-    assert psnr(images[0], alone(specs[0], sources[0], 3)) < 35  # another class is another picture
+    assert psnr(images[0], alone(specs[0], sources[0], 3)) < 35  # another class, another image
 
 
 @pytest.mark.parametrize("side", [None, 64])
@@ -142,15 +141,14 @@ def settings(**changes) -> PersonalizeConfig:
     )
 
 
-def test_a_concept_makes_the_same_picture_in_stock_diffusers(tmp_path, base, tiny_real):
+def test_a_concept_makes_the_same_image_in_stock_diffusers(tmp_path, base, tiny_real):
     concept = train_concept(
         model_of(base), settings(vectors_per_token=2), tiny_real, tmp_path / "concept", 0
     )
     config = MixConfig(num_inference_steps=6, guidance_scale=3.0)
     spec, source = MixSpec(0, tiny_real.image_ids[0], 0, 1, 0.8, 5), tiny_real.image_bytes(0)
-    image = Mixer(model_of(base), config, tiny_real.class_names, "animal", concept.folder).mix(
-        [spec], [source]
-    )[0]
+    mixer = Mixer(model_of(base), config, tiny_real.class_names, "animal", concept.folder)
+    image = mixer.mix([spec], [source])[0]
 
     def in_stock(folder):
         pipe = stock(base)

@@ -37,9 +37,8 @@ def test_a_file_in_the_way(tmp_path):
 
 
 def test_no_permission(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        os, "access", lambda *_: False
-    )  # tests may run as root, whom nothing is forbidden
+    # Tests may run as root, to whom nothing is forbidden.
+    monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(UserError, match="no permission"):
         Folder(str(tmp_path)).create()
 

@@ -1,4 +1,4 @@
-"""`diffmix preview`: what is on the sheet, with a tiny pipeline of random weights."""
+"""`diffmix preview`: the content of the sheet, with a tiny pipeline of random weights."""
 
 import numpy as np
 import pytest
@@ -20,23 +20,6 @@ def mixer_of(model, real, strategy: str, **options) -> Mixer:
         ),
         real.class_names,
         real.superclass,
-    )
-
-
-def empty_concept(class_names: list[str], base: str, fingerprint: str) -> Concept:
-    """A concept without tokens and without a LoRA."""
-    return Concept(
-        class_names=class_names,
-        superclass="animal",
-        tokens={},
-        vectors_per_token=1,
-        lora_rank=0,
-        base=base,
-        revision=None,
-        base_fingerprint=fingerprint,
-        steps=0,
-        seed=0,
-        data_fingerprint="",
     )
 
 
@@ -64,52 +47,35 @@ def config(tmp_path, folder, tiny_model) -> Config:
 
 
 def test_each_row_is_one_source_and_target_with_strength_rising(tiny_model, tiny_real):
-    rows = preview_rows(
-        mixer_of(
-            tiny_model, tiny_real, "real-mix", strength=(0.9, 0.3), num_inference_steps=10, batch=4
-        ),
-        tiny_real,
-        seed=0,
-    )
+    options = {"strength": (0.9, 0.3), "num_inference_steps": 10, "batch": 4}
+    mixer = mixer_of(tiny_model, tiny_real, "real-mix", **options)
+    rows = preview_rows(mixer, tiny_real, seed=0)
     assert len(rows) == 9
     assert len({row.source_class for row in rows}) == 3
     for row in rows:
         assert [round(mix.strength, 3) for mix in row.mixes] == [0.3, 0.9]
         (target,) = {mix.target for mix in row.mixes}
         assert target != row.source_class
-    near, far = (
-        np.mean([_distance(row.source, row.mixes[i].image) for row in rows]) for i in (0, 1)
-    )
+    near = np.mean([_distance(row.source, row.mixes[0].image) for row in rows])
+    far = np.mean([_distance(row.source, row.mixes[1].image) for row in rows])
     assert near < far
 
 
 def _distance(one: Image.Image, other: Image.Image) -> float:
-    return float(
-        np.abs(
-            np.asarray(one, dtype=float) - np.asarray(other.resize(one.size), dtype=float)
-        ).mean()
-    )
+    other = other.resize(one.size)
+    return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean())
 
 
 def test_the_batch_changes_nothing_and_the_seed_everything(tiny_model, tiny_real):
-    whole_batch, small_batch = (
-        mixer_of(tiny_model, tiny_real, "real-mix", batch=batch) for batch in (16, 2)
-    )
+    whole_batch = mixer_of(tiny_model, tiny_real, "real-mix", batch=16)
+    small_batch = mixer_of(tiny_model, tiny_real, "real-mix", batch=2)
 
-    def pictures(mixer: Mixer, seed: int) -> list[np.ndarray]:
+    def shown(mixer: Mixer, seed: int) -> list[np.ndarray]:
         rows = preview_rows(mixer, tiny_real, seed)
-        return [
-            np.asarray(mix.image, dtype=float)
-            for row in rows
-            if row.source.size == (32, 32)
-            for mix in row.mixes
-        ]
+        mixes = [mix for row in rows if row.source.size == (32, 32) for mix in row.mixes]
+        return [np.asarray(mix.image, dtype=float) for mix in mixes]
 
-    whole, parts, other = (
-        pictures(whole_batch, 0),
-        pictures(small_batch, 0),
-        pictures(whole_batch, 1),
-    )
+    whole, parts, other = shown(whole_batch, 0), shown(small_batch, 0), shown(whole_batch, 1)
     assert max(np.abs(a - b).max() for a, b in zip(whole, parts, strict=True)) <= 1
     assert any(np.abs(a - b).max() > 1 for a, b in zip(whole, other, strict=False))
 
@@ -132,9 +98,16 @@ def test_strengths_are_the_configured_ones_or_a_range():
     assert rounded(strength=(0.7,)) == [0.3, 0.5, 0.7, 0.9]
     assert rounded(strength=(0.8, 0.4, 0.8)) == [0.4, 0.8]
     assert rounded(strength=(0.8, 0.4), strength_beta=(5, 2)) == [0.3, 0.5, 0.7, 0.9]
-    assert rounded(strength=(0.7,), num_inference_steps=2) == [0.5, 0.7, 0.9], (
-        "0.3 would run no step"
-    )
+    few_steps = rounded(strength=(0.7,), num_inference_steps=2)
+    assert few_steps == [0.5, 0.7, 0.9], "0.3 would run no step"
+
+
+def empty_concept(class_names: list[str], **fields) -> Concept:
+    """A concept without tokens and without LoRA."""
+    defaults = {"superclass": "animal", "tokens": {}, "vectors_per_token": 1, "lora_rank": 0}
+    defaults |= {"base": "base", "revision": None, "base_fingerprint": ""}
+    defaults |= {"steps": 0, "seed": 0, "data_fingerprint": ""}
+    return Concept(class_names=class_names, **{**defaults, **fields})
 
 
 def test_preview_writes_the_sheet_with_a_given_concept_and_the_run_folders_own(
@@ -142,44 +115,44 @@ def test_preview_writes_the_sheet_with_a_given_concept_and_the_run_folders_own(
 ):
     from diffmix.generator.base_model import base_fingerprint
 
-    concept = empty_concept(["fox", "wolf", "狐"], str(tiny_base), base_fingerprint(config.model))
+    concept = empty_concept(
+        ["fox", "wolf", "狐"], base=str(tiny_base), base_fingerprint=base_fingerprint(config.model)
+    )
     config = replace(config, **{"mix.strategy": "diff-mix", "mix.strength": (0.4, 0.8)})
     concept.save(tmp_path / "concept", {}, {})
     given = replace(config, **{"personalize.concept": str(tmp_path / "concept")})
     shown = preview(given)
-    assert shown["picture"] == f"{tmp_path}/out/preview.png"
+    assert shown["path"] == f"{tmp_path}/out/preview.png"
     assert shown["strengths"] == [0.4, 0.8]
     assert set(shown["sources"]) == set(shown["targets"]) == {"fox", "wolf", "狐"}
     assert shown["images"] == 3 * 2 * 2
     first = (tmp_path / "out" / "preview.png").read_bytes()
-    assert Image.open(shown["picture"]).width > 3 * 128
+    assert Image.open(shown["path"]).width > 3 * 128
     concept.save(tmp_path / "out" / "concept", {}, {})
     preview(config)
     assert (tmp_path / "out" / "preview.png").read_bytes() == first
 
 
-def test_with_a_gate_scores_stand_under_the_pictures_and_in_the_summary(config, tiny_clip, capsys):
+def test_with_a_gate_scores_stand_below_the_images_and_in_the_summary(config, tiny_clip, capsys):
     from jobs.commands import preview as command
 
     config = replace(config, **{"mix.strategy": "real-mix", "mix.strength": (0.5, 0.75)})
     plain = preview(config)
-    before = Image.open(plain["picture"]).copy()
+    before = Image.open(plain["path"]).copy()
     assert plain["scores"] == {}
     config = replace(config, **{"gate.clip": str(tiny_clip)})
     shown = preview(config)
-    after = Image.open(shown["picture"])
-    assert after.height > before.height, "a line more under each picture"
+    after = Image.open(shown["path"])
+    assert after.height > before.height, "one more line below each image"
     assert list(shown["scores"]) == [0.0, 0.5, 0.75]
     assert all(0 < score < 1 for score in shown["scores"].values())
     command(config)
     words = capsys.readouterr().out
-    assert (
-        f"mean score of the gate: {shown['scores'][0.0]:.2f} of the real images, {shown['scores'][0.5]:.2f} at 0.5"
-        in words
-    )
+    real, half = shown["scores"][0.0], shown["scores"][0.5]
+    assert f"mean score of the gate: {real:.2f} of the real images, {half:.2f} at 0.5" in words
 
 
-def test_scores_are_those_of_the_pictures_shown(tiny_model, tiny_real, tiny_clip):
+def test_scores_are_those_of_the_images_shown(tiny_model, tiny_real, tiny_clip):
     rows = preview_rows(mixer_of(tiny_model, tiny_real, "real-mix"), tiny_real, seed=0)
     scorer = configured(GateConfig(clip=str(tiny_clip)), "animal", []).load("cpu")
     for row in score_rows(rows, scorer, tiny_real.class_names):
@@ -197,7 +170,7 @@ def test_what_is_missing_is_said_before_images_are_read(config, tmp_path):
 
 
 def test_a_concept_of_other_classes_is_refused(config, tmp_path):
-    empty_concept(["cat"], "base", "").save(tmp_path / "concept", {}, {})
+    empty_concept(["cat"]).save(tmp_path / "concept", {}, {})
     config = replace(config, **{"personalize.concept": str(tmp_path / "concept")})
     with pytest.raises(UserError, match="other classes"):
         preview(config)
