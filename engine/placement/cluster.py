@@ -74,7 +74,7 @@ def _job_config() -> ray.job_config.JobConfig:
     job_config = ray.job_config.JobConfig()
     here = os.path.realpath(os.curdir)
     if here not in {os.path.realpath(folder) for folder in sys.path}:
-        # A job of Ray's client gets its folders in other ways; this is all that the mark changes.
+        # Ray adds no folder for jobs of Ray Client, and does nothing else with this mark.
         job_config._client_job = True
     return job_config
 
