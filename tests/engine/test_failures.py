@@ -36,12 +36,12 @@ def test_the_sentence_alone_is_found(error):
 
 
 def test_a_train_workers_error_is_found():
-    class Failed(TrainingFailedError):
+    class FailedError(TrainingFailedError):
         def __init__(self, worker_failures):
             self.worker_failures = worker_failures
 
     with pytest.raises(UserError) as found, user_errors():
-        raise Failed({0: RuntimeError("another"), 1: as_task_error(UserError(SENTENCE))})
+        raise FailedError({0: RuntimeError("another"), 1: as_task_error(UserError(SENTENCE))})
     assert str(found.value) == SENTENCE
 
 

@@ -19,4 +19,4 @@ def test_each_number_of_gpus_has_its_best_split_and_cost():
 def test_too_few_gpus_have_no_row():
     config = Config(placement=PlacementConfig(gpus_per_mixer=4.0))
     rows = splits(config, Rates(2.0, {1: 600.0}, "measured"), 100)
-    assert [row["GPUs"] for row in rows][0] == 5
+    assert rows[0]["GPUs"] == 5
