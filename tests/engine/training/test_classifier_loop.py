@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from diffmix.datasets.prepare import prepare
+from diffmix.errors import UserError
+from diffmix.format_version import FORMAT_VERSION, KEY
 from engine.mixing.store import MixStore
 from engine.testing import mix_table
 from engine.training.arrivals import Arrivals
@@ -132,9 +134,18 @@ def test_a_resumed_loop_ends_like_an_uninterrupted_one(tmp_path, small_config, r
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_checkpoint_without_its_best_weights_is_not_resumed(tmp_path, small_config, ray_train):
+def test_which_checkpoints_are_resumed(tmp_path, small_config, ray_train):
+    """Not one whose best weights are gone, and none of a newer format version."""
     config = small_config(tmp_path, **{"train.epochs": 1, "train.eval_every": 1})
     start(tmp_path, config)[0].run()
     ray_train.resume_from(1)
     assert start(tmp_path, config)[0].first_epoch == 1
     assert start(tmp_path, config, "another folder")[0].first_epoch == 0
+    epoch = ray_train.folder / "checkpoint-1" / "epoch.json"
+    state = json.loads(epoch.read_text())
+    assert state.pop(KEY) == FORMAT_VERSION
+    epoch.write_text(json.dumps(state))  # version 1
+    assert start(tmp_path, config)[0].first_epoch == 1
+    epoch.write_text(json.dumps({**state, KEY: FORMAT_VERSION + 1}))
+    with pytest.raises(UserError, match=r"epoch\.json has format version"):
+        start(tmp_path, config)
