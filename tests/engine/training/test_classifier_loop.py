@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from diffmix.datasets.prepare import prepare
 from diffmix.errors import UserError
-from diffmix.format_version import FORMAT_VERSION, KEY
+from diffmix.format_version import FORMAT_VERSION, KEY, with_version
 from engine.mixing.store import MixStore
 from engine.testing import mix_table
 from engine.training.arrivals import Arrivals
@@ -107,7 +107,8 @@ def test_epochs_are_reported_and_the_best_weights_are_tested(tmp_path, small_con
     result, confusion = evaluate_folder(loop.job.classifier, loop.job.test_path)
     assert result["chosen"] == kept
     assert confusion.sum() == result["images"]
-    for name, wanted in (("result.json", result), ("confusion.json", confusion.tolist())):
+    files = {"result.json": with_version(result), "confusion.json": confusion.tolist()}
+    for name, wanted in files.items():
         written = json.loads((tmp_path / "classifier" / name).read_text())
         assert written == json.loads(json.dumps(wanted))
     assert evaluate_folder(loop.job.classifier, None) == ({"chosen": kept}, None)
