@@ -170,7 +170,7 @@ def _classifier_identity(
     if job is not None and not streaming:
         stored = len(MixStore(job.store).stored_chunks())
         if stored < session.source.plan(config).num_chunks:
-            # A stopped `synthesize` left a part of the mixes, and all of them are another thing.
+            # Weights trained on a part of the mixes are not those trained on all of them.
             identity["stored"] = stored
     return identity
 

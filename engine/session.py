@@ -1,4 +1,4 @@
-"""A run's surroundings while it goes on: its folder, its data, its cluster, its telemetry."""
+"""What the phases of a run share: its folder, its data, its cluster, its telemetry."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from diffmix.errors import UserError
+from diffmix.format_version import with_version, without_version
 
 CHECKPOINT_FILE = "personalize.pt"
 
@@ -43,12 +44,13 @@ class TrainingState(NamedTuple):
             "identity": identity,
             "step": step,
         }
-        torch.save(checkpoint, folder / CHECKPOINT_FILE)
+        torch.save(with_version(checkpoint), folder / CHECKPOINT_FILE)
 
     def load(self, folder: Path, identity: dict) -> int:
         """Restore a checkpoint in place; gives the number of steps that were done.
 
-        `UserError` where it cannot be read, or is of a run with another `identity`.
+        `UserError` where it cannot be read, is of a newer format version, or of a run with another
+        `identity`.
         """
         try:
             checkpoint = torch.load(folder / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
@@ -58,6 +60,7 @@ class TrainingState(NamedTuple):
                 f"The personalization checkpoint in {folder} cannot be read; "
                 "delete it to start again."
             ) from error
+        checkpoint = without_version(checkpoint, f"{folder}/{CHECKPOINT_FILE}")
         if stored != identity:
             raise UserError(
                 f"The personalization checkpoint in {folder} is of a run with other settings, "

@@ -74,7 +74,8 @@ def _job_config() -> ray.job_config.JobConfig:
     job_config = ray.job_config.JobConfig()
     here = os.path.realpath(os.curdir)
     if here not in {os.path.realpath(folder) for folder in sys.path}:
-        # A job of Ray's client gets its folders in other ways; this is all that the mark changes.
+        # Ray adds no folder for jobs of Ray Client. Without a runtime environment of `init`'s own,
+        # the mark does nothing else.
         job_config._client_job = True
     return job_config
 

@@ -1,5 +1,6 @@
 """What workers of a connected job import."""
 
+import json
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ connect(Config(run=RunConfig(address=sys.argv[1])))
 @ray.remote(num_cpus=0)
 def found():
     import datasets, engine.phases, jobs.cli
-    return [datasets.__file__, engine.__file__, jobs.__file__]
+    return [datasets.__file__, engine.__file__, jobs.__file__, *sys.path]
 
 print(json.dumps(ray.get(found.remote())))
 """
@@ -55,7 +56,9 @@ def test_a_users_own_modules_in_the_current_folder_hide_none_of_ours(tmp_path, p
     )
     assert result.returncode == 0, result.stderr
     assert str(project) not in result.stdout
-    assert str(ROOT / "engine") in result.stdout
+    files = json.loads(result.stdout)
+    assert len(files) > 3
+    assert files[1].endswith("engine/__init__.py")
 
 
 def test_workers_look_in_the_current_folder_only_where_the_driver_does(project, monkeypatch):

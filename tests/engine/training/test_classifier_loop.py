@@ -13,7 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from diffmix.datasets.prepare import prepare
+from diffmix.errors import UserError
+from diffmix.format_version import FORMAT_VERSION, KEY, without_version
 from engine.mixing.store import MixStore
+from engine.telemetry import Reporter
 from engine.testing import mix_table
 from engine.training.arrivals import Arrivals
 from engine.training.classifier_loop import ClassifierLoop, evaluate_folder
@@ -55,20 +58,23 @@ def ray_train(tmp_path, monkeypatch):
     return train
 
 
-class Events(list):
-    """A `Reporter` that keeps what is sent."""
+class Kept(Reporter):
+    """Keeps the events that are sent."""
+
+    def __init__(self):
+        self.events = []
 
     def send(self, kind, **values):
-        self.append({"event": kind, **values})
+        self.events.append({"event": kind, **values})
 
 
-def start(tmp_path, config, name="classifier", mixes=0) -> tuple[ClassifierLoop, Events]:
+def start(tmp_path, config, name="classifier", mixes=0) -> tuple[ClassifierLoop, list[dict]]:
     real = prepare(config.data, str(tmp_path / "data"))
     store = None
     if mixes:
         store = MixStore(str(tmp_path / "mixes"))
         store.write(0, mix_table(mixes, image=[real.train.image_bytes(0)] * mixes))
-    events = Events()
+    reporter = Kept()
     job = TrainJob(
         config=config,
         train_path=real.train.path,
@@ -77,11 +83,11 @@ def start(tmp_path, config, name="classifier", mixes=0) -> tuple[ClassifierLoop,
         store=store.folder.uri if store else None,
         planned=mixes,
         classifier=str(tmp_path / name),
-        reporter=events,
+        reporter=reporter,
         build=ClassifierLoop,
     )
     pool = PoolWriter(str(tmp_path / f"pool-{name}"))
-    return job.build(job, pool, Arrivals(job.store, pool, streaming=False)), events
+    return job.build(job, pool, Arrivals(job.store, pool, streaming=False)), reporter.events
 
 
 def test_epochs_are_reported_and_the_best_weights_are_tested(tmp_path, small_config, ray_train):
@@ -107,6 +113,8 @@ def test_epochs_are_reported_and_the_best_weights_are_tested(tmp_path, small_con
     assert confusion.sum() == result["images"]
     for name, wanted in (("result.json", result), ("confusion.json", confusion.tolist())):
         written = json.loads((tmp_path / "classifier" / name).read_text())
+        if isinstance(written, dict):
+            written = without_version(written, name)
         assert written == json.loads(json.dumps(wanted))
     assert evaluate_folder(loop.job.classifier, None) == ({"chosen": kept}, None)
 
@@ -132,9 +140,18 @@ def test_a_resumed_loop_ends_like_an_uninterrupted_one(tmp_path, small_config, r
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_checkpoint_without_its_best_weights_is_not_resumed(tmp_path, small_config, ray_train):
+def test_which_checkpoints_are_resumed(tmp_path, small_config, ray_train):
+    """Not one whose best weights are gone, and none of a newer format version."""
     config = small_config(tmp_path, **{"train.epochs": 1, "train.eval_every": 1})
     start(tmp_path, config)[0].run()
     ray_train.resume_from(1)
     assert start(tmp_path, config)[0].first_epoch == 1
     assert start(tmp_path, config, "another folder")[0].first_epoch == 0
+    epoch = ray_train.folder / "checkpoint-1" / "epoch.json"
+    state = json.loads(epoch.read_text())
+    assert state.pop(KEY) == FORMAT_VERSION
+    epoch.write_text(json.dumps(state))  # version 1
+    assert start(tmp_path, config)[0].first_epoch == 1
+    epoch.write_text(json.dumps({**state, KEY: FORMAT_VERSION + 1}))
+    with pytest.raises(UserError, match=r"epoch\.json has format version"):
+        start(tmp_path, config)

@@ -1,0 +1,33 @@
+"""What `summary.json` is put together from. Whole runs' summaries are in tests/e2e/test_run.py."""
+
+import json
+from types import SimpleNamespace
+
+from diffmix.format_version import FORMAT_VERSION, KEY
+from engine.placement.preflight import check_inputs
+from engine.results.summary import write_summary
+from engine.run_folder import read_json, write_json
+from engine.session import Session
+
+
+def test_a_run_without_mixes(tmp_path, small_config):
+    inputs = check_inputs(small_config(tmp_path / "out"))
+    write_json(inputs.out / "classifier", "result.json", {"top1": 0.5, "per_class": {"0": 0.5}})
+    telemetry = SimpleNamespace(collect=lambda: None, events=[])
+    session = Session(
+        config=inputs.config,
+        out=inputs.out,
+        data=inputs.data,
+        source=inputs.source,
+        telemetry=telemetry,
+    )
+    given = write_summary(session, mixed=False)
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert stored[KEY] == FORMAT_VERSION
+    assert stored["plan"] == {"planned": 0, "stored": 0, "rejected": 0}
+    assert stored["accuracy"]["top1"] == 0.5
+    assert KEY not in stored["accuracy"]
+    assert "baseline" not in stored
+    assert given == {**read_json(inputs.out, "summary.json"), "report": given["report"]}
+    assert given["report"].endswith("report.html")
+    assert write_summary(session, mixed=True)["plan"]["planned"] == 40
