@@ -106,8 +106,8 @@ class _GatheringMixer:
 
 
 def gather(folder: str, count: int, seconds: float = 120.0) -> None:
-    """Return when `count` processes of this machine have called this with the same folder. A process
-    may call it again. `TimeoutError` after `seconds`.
+    """Return when `count` processes of this machine have called this with the same folder. A
+    process may call it again. `TimeoutError` after `seconds`.
     """
     os.makedirs(folder, exist_ok=True)
     Path(folder, str(os.getpid())).touch()
