@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from diffmix.datasets.prepare import prepare
 from diffmix.format_version import without_version
 from engine.mixing.store import MixStore
+from engine.telemetry import Reporter
 from engine.testing import mix_table
 from engine.training.arrivals import Arrivals
 from engine.training.classifier_loop import ClassifierLoop, evaluate_folder
@@ -56,20 +57,23 @@ def ray_train(tmp_path, monkeypatch):
     return train
 
 
-class Events(list):
-    """A `Reporter` that keeps what is sent."""
+class Kept(Reporter):
+    """Keeps the events that are sent."""
+
+    def __init__(self):
+        self.events = []
 
     def send(self, kind, **values):
-        self.append({"event": kind, **values})
+        self.events.append({"event": kind, **values})
 
 
-def start(tmp_path, config, name="classifier", mixes=0) -> tuple[ClassifierLoop, Events]:
+def start(tmp_path, config, name="classifier", mixes=0) -> tuple[ClassifierLoop, list[dict]]:
     real = prepare(config.data, str(tmp_path / "data"))
     store = None
     if mixes:
         store = MixStore(str(tmp_path / "mixes"))
         store.write(0, mix_table(mixes, image=[real.train.image_bytes(0)] * mixes))
-    events = Events()
+    reporter = Kept()
     job = TrainJob(
         config=config,
         train_path=real.train.path,
@@ -78,11 +82,11 @@ def start(tmp_path, config, name="classifier", mixes=0) -> tuple[ClassifierLoop,
         store=store.folder.uri if store else None,
         planned=mixes,
         classifier=str(tmp_path / name),
-        reporter=events,
+        reporter=reporter,
         build=ClassifierLoop,
     )
     pool = PoolWriter(str(tmp_path / f"pool-{name}"))
-    return job.build(job, pool, Arrivals(job.store, pool, streaming=False)), events
+    return job.build(job, pool, Arrivals(job.store, pool, streaming=False)), reporter.events
 
 
 def test_epochs_are_reported_and_the_best_weights_are_tested(tmp_path, small_config, ray_train):
