@@ -25,6 +25,7 @@ import ray
 import ray.train
 from PIL import Image
 
+from diffmix import images
 from diffmix.config import Config
 from diffmix.datasets.prepare import Prepared
 from diffmix.datasets.real import Example, RealSet
@@ -81,6 +82,18 @@ class SleepingMixer:
         return made
 
 
+class CopyingMixer:
+    """A mixer whose mixes are their source images, so that they can be looked at. It is also the
+    `MixJob.build` that makes it.
+    """
+
+    def __call__(self, job: MixJob) -> CopyingMixer:
+        return self
+
+    def mix(self, specs: list[MixSpec], sources: list[bytes | None]) -> list[Image.Image]:
+        return [images.decode(source) for source in sources if source is not None]
+
+
 @dataclass(frozen=True)
 class GatheringMixer:
     """`MixJob.build` of mixers that `build` makes. None of them finishes a chunk before `mixers` of
@@ -106,8 +119,8 @@ class _GatheringMixer:
 
 
 def gather(folder: str, count: int, seconds: float = 120.0) -> None:
-    """Return when `count` processes of this machine have called this with the same folder. A process
-    may call it again. `TimeoutError` after `seconds`.
+    """Return when `count` processes of this machine have called this with the same folder. A
+    process may call it again. `TimeoutError` after `seconds`.
     """
     os.makedirs(folder, exist_ok=True)
     Path(folder, str(os.getpid())).touch()
@@ -204,14 +217,14 @@ class _SleepingLoop:
 
 
 @contextmanager
-def temporary_session(config: Config, image_bytes: int, images: int = 500) -> Iterator[Session]:
-    """A session on the connected cluster, with real images of random bytes (no image files). Its
-    run folder is a new one and is deleted afterwards.
+def temporary_session(config: Config, image_bytes: int, count: int = 500) -> Iterator[Session]:
+    """A session on the connected cluster, with `count` real images of random bytes (no image
+    files). Its run folder is a new one and is deleted afterwards.
     """
     out = tempfile.mkdtemp(prefix="diffmix-testing-")
     random = np.random.default_rng(0)
     try:
-        examples = [Example(f"{i}", random.bytes(image_bytes), i % CLASSES) for i in range(images)]
+        examples = [Example(f"{i}", random.bytes(image_bytes), i % CLASSES) for i in range(count)]
         class_names = [f"class {i}" for i in range(CLASSES)]
         real = RealSet.write(f"{out}/train.arrow", examples, class_names, "thing")
         telemetry = Telemetry(Folder(out), f"telemetry-{uuid.uuid4().hex[:8]}")

@@ -217,9 +217,7 @@ def part_name(chunk: int) -> str:
 
 
 def describe_differences(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
-    """One phrase for each leaf in which two nested dicts differ, such as `plan.seed is 1 there and 2
-    now`.
-    """
+    """A phrase for each leaf in which nested dicts differ: `plan.seed is 1 there and 2 now`."""
     phrases = []
     for key in sorted(stored.keys() | wanted.keys()):
         old, new = stored.get(key), wanted.get(key)

@@ -9,14 +9,14 @@ from engine import phases
 from engine.mixing import batch_size
 from engine.mixing.batch_size import measure_batch, stored_batch
 from engine.run import run_mixing
-from engine.testing import SleepingMixer
+from engine.testing import CopyingMixer
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def test_measured_once_and_kept_by_the_store(tmp_path, small_config, monkeypatch):
-    # The real model is measured; a stand-in makes the mixes, whose bytes are each mix's own too.
-    monkeypatch.setattr(phases, "build_mixer", SleepingMixer(0.0, 9))
+    # The real model is measured; a stand-in makes the mixes.
+    monkeypatch.setattr(phases, "build_mixer", CopyingMixer())
     config = small_config(tmp_path, **{"mix.batch": "auto", "mix.count": 16})
     assert stored_batch(Folder(str(tmp_path))) is None
     run_mixing(config)

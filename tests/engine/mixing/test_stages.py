@@ -52,7 +52,7 @@ def test_a_task_has_a_row_for_each_of_its_chunks(tiny_real):
 @needs_ray
 @pytest.mark.parametrize("pass_on", [True, False])
 def test_what_is_passed_on_is_in_the_store(pass_on):
-    with temporary_session(config(), 30, images=40) as session:
+    with temporary_session(config(), 30, count=40) as session:
         job = simulated_mix_job(session, SleepingMixer(0.0, 9))
         mixes = stream(job, np.array([0, 3, 5, 11]), pass_on)
         passed = list(mixes.iter_batches(batch_size=None, batch_format="pyarrow"))
@@ -68,7 +68,7 @@ def test_what_is_passed_on_is_in_the_store(pass_on):
 
 @needs_ray
 def test_pool_of_mixers_grows(tmp_path):
-    with temporary_session(config(mixers=(1, 3)), 30, images=40) as session:
+    with temporary_session(config(mixers=(1, 3)), 30, count=40) as session:
         build = GatheringMixer(str(tmp_path), 3, SleepingMixer(0.0, 9))
         job = simulated_mix_job(session, build)
         phases.make_mixes(session, job)  # no chunk ends before three mixers have one
@@ -78,6 +78,6 @@ def test_pool_of_mixers_grows(tmp_path):
 
 @needs_ray
 def test_stream_of_nothing():
-    with temporary_session(config(), 30, images=40) as session:
+    with temporary_session(config(), 30, count=40) as session:
         job = simulated_mix_job(session, SleepingMixer(0.0, 9))
         assert stream(job, np.arange(0)).count() == 0

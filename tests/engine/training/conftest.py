@@ -18,5 +18,6 @@ def process_group():
     yield
     import deepspeed.comm
 
-    deepspeed.comm.destroy_process_group()
+    owner = deepspeed.comm if deepspeed.comm.is_initialized() else dist
+    owner.destroy_process_group()
     patch.undo()
