@@ -1,4 +1,4 @@
-"""The gate on a real cluster: in the mixer actors, after a staged synthesis, and by `diffmix
+"""The gate on a real cluster: in the mixer actors, after mixing is finished, and by `diffmix
 filter`.
 """
 

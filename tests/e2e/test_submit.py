@@ -27,10 +27,9 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def dashboard():
-    """Address of a cluster of two local nodes, started and stopped by the project's own commands."""
-    folder = tempfile.mkdtemp(
-        prefix="dm"
-    )  # Ray's sockets are below it, and their paths may have 107 bytes
+    """Address of a cluster of two local nodes that the project's commands start and stop."""
+    # Ray's sockets are below it, and their paths may have 107 bytes.
+    folder = tempfile.mkdtemp(prefix="dm")
     environment = {**os.environ, "TMPDIR": folder}
     ports = ["--port", str(free_port()), "--dashboard_port", str(free_port())]
     command = [sys.executable, "-m", "clusters.local.start", "--nodes", "2", "--gpus", "1", *ports]
