@@ -25,6 +25,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Ray would write a token file into the home folder and expect it of every process.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray Train looks this often whether its workers are done, by default every two seconds.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
 
 CLASS_NAMES = ["Red_Fox", "gray wolf", "Füchslein 狐", "lynx"]
 
@@ -336,14 +338,17 @@ def ray_python(tmp_path_factory):
 
 
 class RayPython:
-    """Owns the server of `tests/forked_worker.py`, which needs Linux. Elsewhere, workers start in
-    the usual way.
+    """Owns the server of `tests/forked_worker.py`. It needs Linux, and CUDA allows no forks;
+    elsewhere workers start in the usual way.
     """
 
     def __init__(self, log: Path):
+        import torch
+
         self.path = sys.executable
         self._log = log
-        if sys.platform != "linux":
+        self._server: subprocess.Popen | None = None
+        if sys.platform != "linux" or torch.cuda.is_available():
             return
         self._folder = Path(tempfile.mkdtemp(prefix="dm"))  # a socket's path may have 107 bytes
         script, address = Path(__file__).with_name("forked_worker.py"), self._folder / "workers"
@@ -367,7 +372,7 @@ class RayPython:
             yield
 
     def close(self) -> None:
-        if sys.platform == "linux":
+        if self._server is not None:
             assert self._server.poll() is None, self._log.read_text()
             self._server.kill()
             self._server.wait()
