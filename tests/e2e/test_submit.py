@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,14 @@ def submit(dashboard: str, *arguments: str) -> subprocess.CompletedProcess:
         "jobs.run",
         *arguments,
     ]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
-    )
+    end = time.monotonic() + 60
+    while True:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
+        )
+        # A cluster takes jobs some seconds after `ray start` has ended.
+        if "No available agent" not in done.stdout + done.stderr or time.monotonic() > end:
+            return done
 
 
 def test_good_job_makes_a_run_folder_and_bad_jobs_say_why(dashboard, tmp_path, small_config):
