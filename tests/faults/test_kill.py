@@ -19,7 +19,7 @@ from engine.telemetry import read_events
 DEADLINE = 300.0
 
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.usefixtures("own_clusters")
 
 
 @pytest.fixture
