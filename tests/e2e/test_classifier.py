@@ -3,8 +3,11 @@ weights a run folder holds.
 """
 
 import json
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 import pytest
 import timm
@@ -107,14 +110,19 @@ def test_long_tail_training_on_mixes(tmp_path, small_config):
 
 @dataclass(frozen=True)
 class StopsBeforeTheTest:
-    """`TrainJob.build`: the real loop, which raises an error after its last epoch."""
+    """`TrainJob.build`: the real loop, which raises an error when its last checkpoint is kept."""
 
     def __call__(self, job, pool, arrivals):
         loop = build_loop(job, pool, arrivals)
-        loop._test = self.stop
+        loop._test = partial(self.stop, Path(job.config.out, "checkpoints"))
         return loop
 
-    def stop(self) -> None:
+    def stop(self, checkpoints: Path) -> None:
+        end = time.monotonic() + 60
+        # Ray forgets a checkpoint of which it has not yet heard from all workers.
+        while not list(checkpoints.glob("classifier-*/checkpoint_manager_snapshot.json")):
+            assert time.monotonic() < end, "no checkpoint was kept"
+            Event().wait(0.05)  # files of other processes send no event
         raise RuntimeError("stopped")
 
 

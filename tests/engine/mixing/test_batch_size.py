@@ -5,18 +5,14 @@ import pytest
 
 from diffmix.errors import UserError
 from diffmix.storage import Folder
-from engine import phases
 from engine.mixing import batch_size
 from engine.mixing.batch_size import measure_batch, stored_batch
 from engine.run import run_mixing
-from engine.testing import SleepingMixer
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def test_measured_once_and_kept_by_the_store(tmp_path, small_config, monkeypatch):
-    # The real model is measured; a stand-in makes the mixes, whose bytes are each mix's own too.
-    monkeypatch.setattr(phases, "build_mixer", SleepingMixer(0.0, 9))
     config = small_config(tmp_path, **{"mix.batch": "auto", "mix.count": 16})
     assert stored_batch(Folder(str(tmp_path))) is None
     run_mixing(config)
