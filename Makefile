@@ -13,7 +13,7 @@ test: .venv/installed-dev
 
 # What starts no Ray and trains for no longer than a second.
 test-fast: .venv/installed-dev
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not cluster' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not cluster and not trains' $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
