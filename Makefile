@@ -13,13 +13,17 @@ test: .venv/installed-dev
 
 # What starts no Ray and trains for no longer than a second.
 test-fast: .venv/installed-dev
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not cluster' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not cluster and not trains' $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/installed
+	$(BIN)/python -m jobs.options_page > docs/options.md.new
+	mv docs/options.md.new docs/options.md
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,5 +1,5 @@
-"""Settings that every test needs before Ray or a hub client is imported, and the small jobs that
-several folders use.
+"""Settings that have to be there before Ray or a hub client is imported; small models, images and
+jobs; the cluster that tests share.
 """
 
 import contextlib
@@ -25,6 +25,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Ray would write a token file into the home folder and expect it of every process.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray Train looks this often whether its workers are done, by default every two seconds.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
 
 CLASS_NAMES = ["Red_Fox", "gray wolf", "Füchslein 狐", "lynx"]
 
@@ -89,9 +91,8 @@ def tiny_base(tmp_path_factory) -> Path:
         attention_head_dim=8,
         norm_num_groups=4,
     )
-    with (
-        torch.no_grad()
-    ):  # random weights hardly look at the prompt and paint everything gray: make both matter
+    # Random weights hardly look at the prompt and make everything gray: scale both up.
+    with torch.no_grad():
         vae.decoder.conv_out.weight *= 3
         vae.quant_conv.bias[4:] = -2.0
         for name, parameter in unet.named_parameters():
@@ -116,8 +117,8 @@ def tiny_base(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory) -> Path:
-    """A saved CLIP of random weights with 32 px images, whose answers differ widely between
-    pictures and between prompts.
+    """A saved CLIP of random weights for 32 px images. Its scores differ widely between images and
+    between prompts.
     """
     import torch
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
@@ -143,9 +144,8 @@ def tiny_clip(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     vision = {**layers, "image_size": 32, "patch_size": 8}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
-    with (
-        torch.no_grad()
-    ):  # random towers send all pictures one way: take out what they have in common
+    # A random vision tower gives all images nearly one vector: take out what they have in common.
+    with torch.no_grad():
         colors = torch.randn(64, 3, 1, 1) + torch.randn(64, 3, 32, 32)
         model.vision_model.post_layernorm.bias -= model.vision_model(
             pixel_values=colors
@@ -174,7 +174,7 @@ def _tokenizer_folder(folder: Path, vocab: Path, merges: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_real(tmp_path_factory):
-    """A `RealSet` of 12 pictures in 4 classes, most of 32 px; number 5 is 48 x 40."""
+    """A `RealSet` of 12 images in 4 classes, most of 32 px; number 5 is 48 x 40."""
     from PIL import Image
 
     from diffmix.datasets.real import Example, RealSet
@@ -217,7 +217,7 @@ THIRTY_NAMES = [
 
 
 def _write_images(folder: Path, class_names: list[str], per_class: int, side: int = 24) -> Path:
-    """A folder per class; each class has a color of its own, so that a classifier can learn it."""
+    """A folder per class. Each class has its own color, so that a classifier can learn it."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -234,15 +234,13 @@ def _write_images(folder: Path, class_names: list[str], per_class: int, side: in
 
 @pytest.fixture(scope="session")
 def write_images():
-    """`write_images(folder, class names, images per class)` writes an image folder and gives its
-    path.
-    """
+    """`write_images(folder, class_names, per_class)` writes an image folder. Gives its path."""
     return _write_images
 
 
 @pytest.fixture(scope="session")
 def thirty_names() -> list[str]:
-    """Class names as people have them: spaces, a slash's substitutes, umlauts, Chinese characters."""
+    """Class names as people have them: spaces, substitutes for a slash, umlauts, Chinese."""
     return THIRTY_NAMES
 
 
@@ -256,8 +254,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_config(tiny_base, photos):
-    """A function of `out` and of changes to options ("mix.count": 3) that gives a job of seconds."""
-
+    """`small_config(out, **{"mix.count": 3})`: a job of seconds, with some options changed."""
     from diffmix.config import (
         Config,
         DataConfig,
@@ -304,8 +301,8 @@ def small_config(tiny_base, photos):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark what uses Ray, and put it last: tests of one process first, then those that share a
-    cluster, then those that start their own.
+    """Mark tests that use Ray, and run them last: first those that share a cluster, then those that
+    start their own.
     """
 
     def kind(item: pytest.Item) -> int:
@@ -319,7 +316,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _ray_only_where_it_is_said(request, monkeypatch):
-    """`make test-fast` leaves out what starts Ray, so nothing else may start it."""
+    """A test without the mark `cluster`, which `make test-fast` runs, must not start Ray."""
     if not request.node.get_closest_marker("cluster"):
 
         def refuse(*_, **__):
@@ -331,7 +328,7 @@ def _ray_only_where_it_is_said(request, monkeypatch):
 @pytest.fixture(scope="session")
 def ray_python(tmp_path_factory):
     """`with ray_python():` around the start of a cluster makes its workers forks
-    (`tests/forked_worker.py`). `ray_python.path` is what they are started with.
+    (`tests/forked_worker.py`). `ray_python.path` is the program that starts them.
     """
     python = RayPython(tmp_path_factory.mktemp("workers") / "server.log")
     yield python
@@ -341,14 +338,17 @@ def ray_python(tmp_path_factory):
 
 
 class RayPython:
-    """Owns the server of `tests/forked_worker.py`. Where that does not run, workers start in the
-    usual way.
+    """Owns the server of `tests/forked_worker.py`. It needs Linux, and CUDA allows no forks;
+    elsewhere workers start in the usual way.
     """
 
     def __init__(self, log: Path):
+        import torch
+
         self.path = sys.executable
         self._log = log
-        if sys.platform != "linux":
+        self._server: subprocess.Popen | None = None
+        if sys.platform != "linux" or torch.cuda.is_available():
             return
         self._folder = Path(tempfile.mkdtemp(prefix="dm"))  # a socket's path may have 107 bytes
         script, address = Path(__file__).with_name("forked_worker.py"), self._folder / "workers"
@@ -366,14 +366,13 @@ class RayPython:
 
     @contextlib.contextmanager
     def __call__(self):
-        # Ray's own setting for its workers' Python (`py_executable`) costs each of them half a
-        # second.
+        # Ray has a setting for this (`py_executable`), which costs each worker half a second.
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "executable", self.path)
             yield
 
     def close(self) -> None:
-        if sys.platform == "linux":
+        if self._server is not None:
             assert self._server.poll() is None, self._log.read_text()
             self._server.kill()
             self._server.wait()
@@ -382,8 +381,8 @@ class RayPython:
 
 @pytest.fixture(scope="session")
 def bucket_settings() -> dict[str, str]:
-    """Environment variables that lead to `tests/e2e/test_object_store.py`'s server, and nowhere
-    else.
+    """Environment variables with the address and keys of `tests/e2e/test_object_store.py`'s server.
+    The shared cluster's workers have them from the start.
     """
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -399,7 +398,7 @@ def bucket_settings() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def start_cluster(ray_python, bucket_settings):
-    """A function that starts the tests' cluster, of 4 logical GPUs and 8 CPUs, if it does not run."""
+    """`start_cluster()` starts the shared cluster if it does not run: 4 logical GPUs, 8 CPUs."""
 
     def start() -> None:
         import ray
@@ -425,14 +424,14 @@ def start_cluster(ray_python, bucket_settings):
 
 @pytest.fixture(scope="module")
 def cluster(start_cluster) -> None:
-    """One Ray for all tests that do not start their own. A test leaves no actor on its GPUs."""
+    """The shared cluster. A test must leave no actor on its GPUs."""
     start_cluster()
 
 
 @pytest.fixture(scope="module")
 def own_clusters(ray_python):
-    """For modules that start clusters of their own in this process: ends the shared one, and theirs
-    afterwards. Gives the context to start them in.
+    """For a module that starts clusters in this process: stops the shared one first, and the
+    module's afterwards. `with own_clusters():` around their start makes workers forks.
     """
     import ray
 
@@ -443,7 +442,7 @@ def own_clusters(ray_python):
 
 @pytest.fixture(autouse=True)
 def _gpus_are_free_again(request):
-    """A test that leaves a mixer or a train worker behind fails, and not the next one."""
+    """A test that leaves a mixer or a train worker behind fails itself, not the next one."""
     yield
     if "cluster" in request.fixturenames:
         import ray
@@ -451,13 +450,13 @@ def _gpus_are_free_again(request):
         end = time.monotonic() + 60
         while ray.available_resources().get("GPU", 0) < ray.cluster_resources()["GPU"]:
             assert time.monotonic() < end, "an actor of this test still holds a GPU"
-            gc.collect()  # a caught error's frames may hold it
-            Event().wait(0.1)  # the cluster sends no event
+            gc.collect()  # the frames of a caught error may hold it
+            Event().wait(0.1)  # a cluster sends no event
 
 
 @pytest.fixture
 def object_store(monkeypatch):
-    """s3:// URIs go to an object store in memory: no folders, no appending, no renaming."""
+    """s3:// URIs lead to an object store in memory: no folders, no appending, no renaming."""
     import pyarrow.fs as pafs
     from fsspec.implementations.memory import MemoryFileSystem
 
@@ -465,9 +464,7 @@ def object_store(monkeypatch):
 
     class ObjectStore(MemoryFileSystem):
         def _open(self, path, mode="rb", **options):
-            """fsspec hands out one file object for all readers, position and all; a store's readers
-            know nothing of each other.
-            """
+            """fsspec gives all readers one file object with one position. Give each its own."""
             file = super()._open(path, mode, **options)
             return io.BytesIO(file.getvalue()) if mode == "rb" else file
 

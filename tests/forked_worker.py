@@ -53,10 +53,36 @@ def main() -> None:
             become(request)
         return
     address, *arguments = sys.argv[1:]
-    code = start_fork(address, arguments) if arguments[0].endswith("default_worker.py") else None
+    worker = worker_arguments(arguments)
+    code = start_fork(address, worker) if worker else None
     if code is None:
         os.execv(sys.executable, [sys.executable, *arguments])
     sys.exit(code)
+
+
+def worker_arguments(arguments: list[str]) -> list[str] | None:
+    """A worker's script and its arguments; None if something else is to be started.
+
+    For a worker with a runtime environment, Ray starts `setup_worker.py`, which imports Ray only to
+    set variables and to start the worker. This sets them here.
+    """
+    variables = {}
+    if arguments[0].endswith("setup_worker.py"):
+        option = "--serialized-runtime-env-context="
+        texts = [argument for argument in arguments if argument.startswith(option)]
+        context = json.loads(texts[0].removeprefix(option)) if texts else {}
+        if context.get("command_prefix") or context.get("py_executable") != sys.executable:
+            return None
+        variables = context["env_vars"]
+        arguments = [
+            argument
+            for argument in arguments[1:]
+            if not argument.startswith((option, "--language="))
+        ]
+    if not arguments[0].endswith("default_worker.py"):
+        return None
+    os.environ.update({name: os.path.expandvars(text) for name, text in variables.items()})
+    return arguments
 
 
 def start_fork(address: str, arguments: list[str]) -> int | None:

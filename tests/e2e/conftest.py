@@ -1,4 +1,4 @@
-"""Runs that are made once, for all the questions that tests ask of a finished run folder."""
+"""Runs that several tests ask questions of, and how to read their folders."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def staged(tmp_path_factory, start_cluster, small_config) -> Path:
-    """The folder of a finished staged run of `small_config`. To change it, take `copy_of_staged`."""
+    """The folder of a finished staged run of `small_config`. Read only: see `copy_of_staged`."""
     from engine.run import run
 
     start_cluster()
@@ -21,13 +21,13 @@ def staged(tmp_path_factory, start_cluster, small_config) -> Path:
 
 @pytest.fixture
 def copy_of_staged(tmp_path, staged) -> Path:
-    """A run folder of this test's own, in the state of `staged`."""
+    """A copy of `staged` that a test may change."""
     return Path(shutil.copytree(staged, tmp_path / "out"))
 
 
 @pytest.fixture(scope="session")
 def events() -> Callable[[Path, str], list[dict]]:
-    """`events(run folder, kind)` gives the events of a kind, in the order of `metrics.jsonl`."""
+    """`events(out, kind)`: a run folder's events of one kind, in the order of `metrics.jsonl`."""
 
     def read(out: Path, kind: str) -> list[dict]:
         lines = (out / "metrics.jsonl").read_text().splitlines()
@@ -38,7 +38,7 @@ def events() -> Callable[[Path, str], list[dict]]:
 
 @pytest.fixture(scope="session")
 def parts() -> Callable[[Path], dict[str, bytes]]:
-    """`parts(run folder)` gives the bytes of each part of its mix store, by name."""
+    """`parts(out)`: the bytes of each part of a run folder's mix store, by name."""
 
     def read(out: Path) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in sorted((out / "mixes").glob("part-*"))}

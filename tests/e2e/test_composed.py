@@ -1,4 +1,4 @@
-"""Mixes that somebody made with the reference implementation train a classifier here."""
+"""A classifier is trained on mixes that were made with the reference implementation."""
 
 import json
 
@@ -19,21 +19,23 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory, photos):
-    """A folder of the reference: every photo as a mix of its class and the next, in its file names."""
+    """A folder in the reference's layout: each image as a mix of its own class and the next."""
     folder = tmp_path_factory.mktemp("theirs")
     classes = sorted(photos.iterdir())
     for number, path in enumerate(sorted(photos.rglob("*.png"))):
         source = classes.index(path.parent)
         target = classes[(source + 1) % 4]
-        place = folder / "data" / reference.directory(path.parent.name)
-        place.mkdir(parents=True, exist_ok=True)
-        Image.open(path).save(place / f"{reference.directory(target.name)}-{number:06d}-0.7.png")
+        class_folder = folder / "data" / reference.directory(path.parent.name)
+        class_folder.mkdir(parents=True, exist_ok=True)
+        Image.open(path).save(
+            class_folder / f"{reference.directory(target.name)}-{number:06d}-0.7.png"
+        )
     return folder
 
 
 @pytest.fixture(scope="module")
 def options(small_config, theirs):
-    """The configuration of a job on those mixes, of which it takes some or all."""
+    """`options(out, **changes)`: the configuration of a job on those mixes."""
 
     def make(out, **changes):
         settings = {"mix.strategy": "diff-mix", "mix.synthetic_p": 0.5, "train.epochs": 2}
@@ -44,7 +46,7 @@ def options(small_config, theirs):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, options):
-    """A run folder: composed, then trained on, through the command line."""
+    """A run folder: composed and trained on through the command line."""
     folder = tmp_path_factory.mktemp("trained")
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(to_dict(options(folder / "out"))))
@@ -61,9 +63,7 @@ def test_a_classifier_of_the_references_mixes(trained):
         load_file(trained / "classifier" / "model.safetensors")
     )
     assert (trained / "report" / "mixes.png").exists()
-    assert not (trained / "concept").exists(), (
-        "diff-mix would personalize, but there is nothing to make"
-    )
+    assert not (trained / "concept").exists(), "diff-mix personalizes, but there is no mix to make"
 
 
 def test_all_is_done(trained, options):

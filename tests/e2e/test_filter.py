@@ -1,4 +1,4 @@
-"""The gate on a real cluster: in the mixer actors, after a staged synthesis, and by `diffmix
+"""The gate on a real cluster: in the mixer actors, after mixing is finished, and by `diffmix
 filter`.
 """
 
@@ -63,8 +63,8 @@ def pool_of_last_epoch(out: Path) -> int:
 
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory, small_config, tiny_clip):
-    """(configuration, summary) of a finished overlapped run whose mixers reject by threshold. PNG,
-    so that stored pixels are the scored ones.
+    """(configuration, summary) of a finished overlapped run whose mixers reject by threshold.
+    Training begins when all mixes are there. PNG, so that stored pixels are the scored ones.
     """
     changes = {
         "gate.clip": str(tiny_clip),
@@ -72,6 +72,7 @@ def gated(tmp_path_factory, small_config, tiny_clip):
         "mix.image_format": "png",
         "mix.batch": 8,
         "train.epochs": 2,
+        "run.train_after": 1.0,
     }
     config = small_config(tmp_path_factory.mktemp("gated") / "out", **changes)
     return config, run(config)

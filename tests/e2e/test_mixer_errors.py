@@ -1,6 +1,4 @@
-"""What the user has to mend on a mixer's node, on a real cluster: they are told, and no GPU stays
-taken.
-"""
+"""A user error on a mixer's node reaches the user as one sentence, and frees the GPUs."""
 
 import gc
 import time
@@ -22,9 +20,7 @@ SENTENCE = "There is no base model at /models/sd on this node; copy it there."
 
 @dataclass(frozen=True)
 class Unusable:
-    """`MixJob.build`: a mixer that says what the user has to mend, when it is built or when it
-    mixes.
-    """
+    """`MixJob.build`: a mixer that raises a user error, when it is built or when it mixes."""
 
     at_once: bool
 

@@ -16,7 +16,7 @@ BUCKET = "mixes"
 
 @pytest.fixture(scope="module")
 def bucket(bucket_settings):
-    """A client of the server. The cluster's workers have its address and keys since they started."""
+    """A client of the server. The cluster's workers know its address and keys."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -43,8 +43,8 @@ def objects(bucket, prefix: str) -> dict[str, str]:
     }
 
 
-def test_run_in_a_bucket_and_go_on_there(bucket, cluster, small_config):
-    """Personalized and overlapped, then again after parts were lost: the rest stays as it was."""
+def test_a_run_in_a_bucket_resumes_there(bucket, cluster, small_config):
+    """Personalized and overlapped. A second run makes the parts that were lost, and no other."""
     changes = {"mix.strategy": "diff-mix", "mix.count": 24}
     out = f"s3://{BUCKET}/Vögel/run 1"
     summary = run(small_config(out, **changes))
@@ -84,11 +84,11 @@ def test_run_in_a_bucket_and_go_on_there(bucket, cluster, small_config):
         assert pq.read_table(file).num_rows > 0
 
 
-def test_events_go_to_a_bucket_now_and_then_and_none_is_lost(bucket, cluster, monkeypatch):
+def test_events_go_to_a_bucket_every_half_minute_and_none_is_lost(bucket, cluster, monkeypatch):
     out = Folder(f"s3://{BUCKET}/events").create()
     events = telemetry.Telemetry(out, "telemetry-of-a-bucket")
     events.collect()
-    assert not out.exists("metrics.jsonl"), "the first half minute is not over"
+    assert not out.exists("metrics.jsonl"), "the first half minute has not passed"
     monkeypatch.setattr(listeners, "_REMOTE_SECONDS", 0.0)
     events.collect()
     assert [event["event"] for event in telemetry.read_events(out)] == ["start"]

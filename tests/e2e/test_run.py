@@ -1,13 +1,9 @@
-"""The main job on a real cluster, judged by what others can read of its run folder."""
+"""The whole job on a real cluster, judged by what its run folder holds."""
 
 import json
 import math
-import os
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from threading import Event
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,6 +20,7 @@ from diffmix.format_version import without_version
 from engine import phases
 from engine.mixing.job import build_mixer
 from engine.run import run, run_mixing, run_training
+from engine.testing import GatheringMixer
 from jobs.cli import main
 from jobs.options import load
 
@@ -32,8 +29,8 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_base, write_images, thirty_names):
-    """A run through the command line on 30 classes with awkward names, personalized, overlapped,
-    with a baseline.
+    """The folder of a run through the command line on 30 classes with awkward names: personalized,
+    overlapped, with a baseline.
     """
     folder = tmp_path_factory.mktemp("thirty")
     write_images(folder / "photos", thirty_names, 4)
@@ -173,34 +170,13 @@ def test_staged_runs_are_identical(tmp_path, staged, small_config, parts):
     assert parts(staged) == parts(again)
 
 
-@dataclass(frozen=True)
-class Together:
-    """`MixJob.build`: the real mixer, whose first chunk begins when `mixers` of them have one."""
-
-    folder: Path
-    mixers: int
-
-    def __call__(self, job):
-        mixer = build_mixer(job)
-        return SimpleNamespace(mix=lambda specs, sources: self.wait() or mixer.mix(specs, sources))
-
-    def wait(self) -> None:
-        (self.folder / str(os.getpid())).touch()
-        end = time.monotonic() + 120
-        while len(list(self.folder.iterdir())) < self.mixers:
-            assert time.monotonic() < end, (
-                f"{len(list(self.folder.iterdir()))} of {self.mixers} mixers work"
-            )
-            Event().wait(0.05)  # other processes' files have no event
-
-
 def test_one_mixer_and_three_mixers_make_the_same_bytes(
     tmp_path, staged, small_config, parts, events, monkeypatch
 ):
     def mix_job(*arguments):
-        return replace(make_job(*arguments), build=Together(working, 3))
+        build = GatheringMixer(str(tmp_path / "working"), 3, build_mixer)
+        return replace(make_job(*arguments), build=build)
 
-    (working := tmp_path / "working").mkdir()
     make_job = phases.mix_job
     monkeypatch.setattr(phases, "mix_job", mix_job)
     run_mixing(small_config(tmp_path / "3", **{"placement.mixers": (3,)}))
@@ -222,7 +198,7 @@ def test_two_train_workers_with_zero_2(tmp_path, staged, small_config, parts):
     config = small_config(tmp_path / "out", **changes)
     summary = run(config)
     assert summary["plan"]["stored"] == 40
-    assert parts(tmp_path / "out") == parts(staged), "how it is run changes no mix"
+    assert parts(tmp_path / "out") == parts(staged), "how mixes are made changes none of them"
     weights = load_file(tmp_path / "out" / "classifier" / "model.safetensors")
     timm.create_model("resnet10t", num_classes=4).load_state_dict(weights)
     torch.manual_seed(config.run.seed)

@@ -1,5 +1,5 @@
-"""SIGKILL to the driver at several moments, and Ctrl-C; the same command then finishes the job and
-makes no stored mix twice.
+"""The driver is killed at several moments, and once interrupted by Ctrl-C. The same command then
+finishes the job and makes no stored mix again.
 """
 
 import json
@@ -19,7 +19,7 @@ from engine.telemetry import read_events
 DEADLINE = 300.0
 
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.usefixtures("own_clusters")
 
 
 @pytest.fixture
@@ -37,8 +37,7 @@ def start(ray_python):
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"},
-            # Where the tests run in the background, a shell has told them to ignore it, and a child
-            # would too.
+            # Tests in the background of a shell ignore Ctrl-C, and so would their children.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
@@ -46,13 +45,13 @@ def start(ray_python):
 
 
 def wait_until(process: subprocess.Popen, happened) -> None:
-    """Return when `happened()`; the driver must still be running then."""
+    """Return when `happened()`. The driver must still run then."""
     import time
 
     end = time.monotonic() + DEADLINE
     while not happened():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end, "the moment to kill at never came"
+        assert time.monotonic() < end, "the moment to kill the driver never came"
         process_wait(0.05)
 
 
@@ -64,7 +63,7 @@ def process_wait(seconds: float) -> None:
 
 
 def parts(out: Path) -> dict[str, int]:
-    """Inode of each stored part: a part that is written again gets another."""
+    """Inode of each stored part. A part that is written again gets another inode."""
     return {file.name: file.stat().st_ino for file in (out / "mixes").glob("part-*.parquet")}
 
 
@@ -90,8 +89,8 @@ def test_killed_while_personalizing_mixing_and_training(tmp_path, small_config, 
             lambda: any(checkpoints.glob("personalize-*/checkpoint_*/*")),
         ),
         "mixing": (signal.SIGKILL, lambda: len(parts(out)) >= 5),
-        # An event of this attempt: a killed one's mixers may go on storing for a moment, and Python
-        # has to be up to be interrupted.
+        # An event of this attempt. A part may still come from the mixers of the killed attempt, and
+        # Python has to be running to be interrupted.
         "mixing more": (
             signal.SIGINT,
             lambda: any(event["event"] == "mix" for event in read_events(Folder(str(out)))[had:]),
@@ -108,7 +107,7 @@ def test_killed_while_personalizing_mixing_and_training(tmp_path, small_config, 
         wait_until(process, happened)
         process.send_signal(ending)
         if ending == signal.SIGKILL:
-            process.wait()  # what it leaves behind may hold its output for a while
+            process.wait()  # its workers may hold its output open for a while
         else:
             output, _ = process.communicate(timeout=DEADLINE)
             assert process.returncode == 130

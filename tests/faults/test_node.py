@@ -1,6 +1,4 @@
-"""A node with a mixer dies in the middle of the stream: the run goes on with the others and makes
-every mix.
-"""
+"""A mixer's node dies in the middle of the stream: the others make every mix."""
 
 import threading
 from pathlib import Path
@@ -44,9 +42,8 @@ def test_a_mixer_node_dies_and_every_mix_is_made(nodes, tmp_path, small_config):
     }
     out = tmp_path / "out"
     done = threading.Event()
-    kept: dict[
-        str, int
-    ] = {}  # inode of each part that was there: one that is written again gets another
+    # Inode of each part that is there. A part that is written again gets another inode.
+    kept: dict[str, int] = {}
 
     def kill() -> None:
         while len(parts(out)) < 5:
@@ -64,10 +61,10 @@ def test_a_mixer_node_dies_and_every_mix_is_made(nodes, tmp_path, small_config):
         killer.join()
     assert kept
     assert all((out / "mixes" / name).stat().st_ino == inode for name, inode in kept.items()), (
-        "nothing stored is made again"
+        "a stored part was made again"
     )
     assert summary["plan"] == {"planned": 160, "stored": 160, "rejected": 0}
-    # The bytes are those of a run in which nothing died.
+    # The bytes are those of a run without a failure.
     other = tmp_path / "other"
     run_mixing(small_config(other, **{**changes, "placement.mixers": (1,)}))
     assert parts(other) == parts(out)

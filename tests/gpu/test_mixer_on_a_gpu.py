@@ -1,4 +1,4 @@
-"""What only a CUDA device can show of the mixer: `pytest -m gpu`. No device has run these yet."""
+"""The mixer on a CUDA device: `pytest -m gpu`. No device has run these yet."""
 
 import dataclasses
 
@@ -64,13 +64,13 @@ def on_the_cpu(tiny_base, tiny_real):
 
 
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 40), ("fp16", 30), ("bf16", 25)])
-def test_every_precision_gives_the_stock_pipelines_pictures(
+def test_every_precision_gives_the_stock_pipelines_images(
     tiny_model, tiny_real, on_the_cpu, precision, least
 ):
     assert psnr(mixed(tiny_model, tiny_real, precision=precision), on_the_cpu) > least
 
 
-def test_xformers_gives_the_pictures_of_sdpa(tiny_model, tiny_real):
+def test_xformers_gives_the_images_of_sdpa(tiny_model, tiny_real):
     pytest.importorskip("xformers")
     one, other = (
         mixed(tiny_model, tiny_real, precision="fp16", attention=attention)
@@ -79,7 +79,7 @@ def test_xformers_gives_the_pictures_of_sdpa(tiny_model, tiny_real):
     assert psnr(one, other) > 30
 
 
-def test_a_compiled_mixer_gives_the_same_pictures_with_a_short_last_call(tiny_model, tiny_real):
+def test_a_compiled_mixer_gives_the_same_images_with_a_short_last_call(tiny_model, tiny_real):
     one, other = (
         mixed(tiny_model, tiny_real, precision="fp16", compile=compiled)
         for compiled in (True, False)

@@ -22,6 +22,7 @@ def weights(folder):
     }
 
 
+@pytest.mark.trains
 def test_two_steps_are_reproducible_to_the_bit(tmp_path):
     first, again, other = (tmp_path / name for name in ("first", "again", "other"))
     pretrain(first, TINY)

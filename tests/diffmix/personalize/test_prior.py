@@ -109,6 +109,7 @@ def test_the_loss_is_the_real_images_and_the_prior_images_times_the_weight():
     assert torch.equal(torch.cat([half.noise[2:] for half in halves]), batch.noise[4:])
 
 
+@pytest.mark.trains
 def test_the_weight_and_the_number_of_images_change_what_is_learnt(tmp_path, tiny_model, tiny_real):
     def trained(name, **changes):
         from safetensors.torch import load_file

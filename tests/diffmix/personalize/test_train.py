@@ -146,6 +146,7 @@ def test_tokens_or_lora_alone(tmp_path, tiny_model, tiny_real, tokens, lora):
             )
 
 
+@pytest.mark.trains
 def test_the_loss_falls(tmp_path, tiny_model, tiny_real):
     losses: list[float] = []
     config = settings(steps=40, batch_size=8, lora_rank=8, lora_lr=3e-2, token_lr=3e-2)
@@ -290,6 +291,7 @@ def _rank(rank, folder, model, real):
 PRIOR = {"steps": 2, "prior_weight": 0.5, "prior_images": 12}  # two chunks, one for each worker
 
 
+@pytest.mark.trains
 def test_two_workers_do_what_one_with_twice_the_batch_does(tmp_path, tiny_model, tiny_real):
     train_concept(tiny_model, settings(**PRIOR), tiny_real, tmp_path / "alone" / "concept", 0)
     plain = weights(tmp_path / "alone" / "concept")
