@@ -78,7 +78,8 @@ def test_good_job_makes_a_run_folder_and_bad_jobs_say_why(dashboard, tmp_path, s
     for job, sentence in (
         (
             bad,
-            "diffmix: --mix.strength is 1.5, but it must be one or more numbers above 0 and at most 1.",
+            "diffmix: --mix.strength is 1.5, "
+            "but it must be one or more numbers above 0 and at most 1.",
         ),
         (relative, "give an absolute path or a URI"),
     ):

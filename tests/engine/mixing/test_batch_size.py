@@ -5,6 +5,7 @@ import pytest
 
 from diffmix.errors import UserError
 from diffmix.storage import Folder
+from engine import phases
 from engine.mixing import batch_size
 from engine.mixing.batch_size import measure_batch, stored_batch
 from engine.run import run_mixing
