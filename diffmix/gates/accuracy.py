@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float32
 from PIL.Image import Image
 
-from diffmix.class_names import match
 from diffmix.config import GateConfig
+from diffmix.datasets.class_names import match
 from diffmix.errors import UserError
 from diffmix.gates.gate import Gate
 from diffmix.storage import Folder

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmix.class_names import plain, spoken
 from diffmix.config import PersonalizeConfig
+from diffmix.datasets.class_names import plain, spoken
 from diffmix.errors import UserError, reason
 from diffmix.format_version import with_version, without_version
 from diffmix.formats import lora, reference_concept

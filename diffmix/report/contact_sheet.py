@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from diffmix.class_names import spoken
+from diffmix.datasets.class_names import spoken
 
 MARGIN = 14
 """Pixels around the sheet, and between its rows."""

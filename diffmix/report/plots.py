@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from diffmix.class_names import spoken
+from diffmix.datasets.class_names import spoken
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from diffmix import class_names as names
 from diffmix import images
 from diffmix.config import Config
 from diffmix.config_check import check
+from diffmix.datasets import class_names as names
 from diffmix.datasets.prepare import prepare
 from diffmix.errors import UserError
 from diffmix.formats import FORMATS, detect

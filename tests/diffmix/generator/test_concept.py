@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffmix.class_names import spoken
 from diffmix.config import MixConfig
+from diffmix.datasets.class_names import spoken
 from diffmix.errors import UserError
 from diffmix.generator.base_model import base_fingerprint, load_base
 from diffmix.generator.concept import Concept, prompt, spell

@@ -1,6 +1,6 @@
 import pytest
 
-from diffmix.class_names import match, plain
+from diffmix.datasets.class_names import match, plain
 from diffmix.errors import UserError
 
 
