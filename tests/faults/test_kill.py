@@ -125,9 +125,6 @@ def test_killed_while_personalizing_mixing_and_training(tmp_path, small_config, 
     assert all(parts(out)[part] == inode for part, inode in kept.items())
     summary = json.loads((out / "summary.json").read_text())
     assert summary["plan"] == {"planned": 120, "stored": 120, "rejected": 0}
-    epochs = [
-        json.loads(line)["epoch"]
-        for line in (out / "metrics.jsonl").read_text().splitlines()
-        if json.loads(line)["event"] == "train"
-    ]
-    assert max(epochs) == 11
+    # Not the events: orphaned workers checkpoint for a moment longer, with nobody to write events.
+    states = checkpoints.glob("classifier-*/checkpoint_*/epoch.json")
+    assert max(json.loads(state.read_text())["epoch"] for state in states) == 12
