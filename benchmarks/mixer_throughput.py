@@ -60,12 +60,12 @@ def tasks(count: int, side: int, repeat: int) -> tuple[list[MixSpec], list[bytes
     order = random.permutation(MIXES_PER_SOURCE * len(files))[:count] // MIXES_PER_SOURCE
     specs = [
         MixSpec(
-            i,
-            f"{repeat}/{row}",
-            int(row) % 10,
-            int(random.integers(10)),
-            float(np.float32(0.7)),
-            int(random.integers(2**31)),
+            mix_id=i,
+            source_id=f"{repeat}/{row}",
+            source_label=int(row) % 10,
+            target_label=int(random.integers(10)),
+            strength=float(np.float32(0.7)),
+            seed=int(random.integers(2**31)),
         )
         for i, row in enumerate(order)
     ]

@@ -80,7 +80,14 @@ def tasks(strength: float, count: int) -> tuple[list[MixSpec], list[bytes]]:
         source = examples[i % len(examples)]
         target = (source.label + int(random.integers(1, 10))) % 10
         specs.append(
-            MixSpec(i, source.image_id, source.label, target, float(np.float32(strength)), 1000 + i)
+            MixSpec(
+                mix_id=i,
+                source_id=source.image_id,
+                source_label=source.label,
+                target_label=target,
+                strength=float(np.float32(strength)),
+                seed=1000 + i,
+            )
         )
         sources.append(source.image)
     return specs, sources

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from diffmix import strategies
 from diffmix.config import Config, MixConfig
 from diffmix.errors import UserError
-from diffmix.strategies.mix_spec import MixSpec
+from diffmix.strategies.mix_spec import SPEC_COLUMNS, MixSpec
 from diffmix.strategies.pair_weights import PAIR_WEIGHTS, PairWeights
 
 if TYPE_CHECKING:
@@ -144,8 +144,8 @@ class MixPlan:
         columns["source_id"] = np.array(
             [self.image_ids[row] if row >= 0 else "" for row in columns["source"]], dtype=object
         )
-        rows = zip(*(columns[name].tolist() for name in MixSpec._fields), strict=True)
-        return [MixSpec(*row) for row in rows]
+        rows = zip(*(columns[name].tolist() for name in SPEC_COLUMNS), strict=True)
+        return [MixSpec(**dict(zip(SPEC_COLUMNS, row, strict=True))) for row in rows]
 
     def _uniform(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n 8"]:
         """Eight numbers in [0, 1) for each id: two blocks of Philox at the counter 2 * id."""

@@ -44,7 +44,10 @@ def saturating_batch(model: ModelConfig, mix: MixConfig, most: int = LARGEST) ->
 
     @torch.inference_mode()
     def seconds(batch: int) -> float:
-        specs = [MixSpec(i, "", 0, 0, 1.0, i) for i in range(batch)]
+        specs = [
+            MixSpec(mix_id=i, source_id="", source_label=0, target_label=0, strength=1.0, seed=i)
+            for i in range(batch)
+        ]
         taken = []
         for _ in range(3):
             start = time.perf_counter()

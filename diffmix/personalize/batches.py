@@ -84,11 +84,11 @@ class Batches:
             weights += [self.config.prior_weight / len(slots)] * len(slots)
         latents, noises, timesteps, prompts = zip(*samples, strict=True)
         return Batch(
-            torch.from_numpy(np.stack(latents)),
-            torch.from_numpy(np.stack(noises)),
-            torch.tensor(timesteps),
-            torch.tensor(prompts),
-            torch.tensor(weights),
+            latents=torch.from_numpy(np.stack(latents)),
+            noise=torch.from_numpy(np.stack(noises)),
+            timesteps=torch.tensor(timesteps),
+            prompts=torch.tensor(prompts),
+            weights=torch.tensor(weights),
         )
 
     def _real_sample(self, step: int, slot: int, num_classes: int) -> _Sample:

@@ -82,7 +82,17 @@ def _make(
         replace(model, compile=False), mix, [superclass], superclass, template=PRIOR_PROMPT
     )
     for chunk in chunks:
-        specs = [MixSpec(index, "", 0, 0, 1.0, _seed(seed, index)) for index in chunk]
+        specs = [
+            MixSpec(
+                mix_id=index,
+                source_id="",
+                source_label=0,
+                target_label=0,
+                strength=1.0,
+                seed=_seed(seed, index),
+            )
+            for index in chunk
+        ]
         for index, image in zip(chunk, mixer.mix(specs, [None] * _CHUNK), strict=True):
             file = io.BytesIO()
             image.save(file, "PNG")

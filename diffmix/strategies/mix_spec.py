@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, fields
 
 
-class MixSpec(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class MixSpec:
     """One mix to make."""
 
     mix_id: int
@@ -18,3 +19,7 @@ class MixSpec(NamedTuple):
     """In (0, 1]; exactly a float32."""
     seed: int
     """Seed of this mix's own noise, 0..2**62-1."""
+
+
+SPEC_COLUMNS = [field.name for field in fields(MixSpec)]
+"""Names of a spec's fields: the columns that a mix store begins with."""

@@ -93,12 +93,12 @@ def translate(
     """A mix of each (row of the source image, target class), mix i with the seed `seed` + i."""
     specs = [
         MixSpec(
-            number,
-            real.image_ids[source],
-            int(real.labels[source]),
-            target,
-            float(np.float32(strength)),
-            seed + number,
+            mix_id=number,
+            source_id=real.image_ids[source],
+            source_label=int(real.labels[source]),
+            target_label=target,
+            strength=float(np.float32(strength)),
+            seed=seed + number,
         )
         for number, (source, target) in enumerate(pairs)
     ]

@@ -28,8 +28,8 @@ from diffmix.devices import inference_device, limit_threads
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.gates import GateRule, quantile_cut
-from diffmix.plan import MixSpec
 from diffmix.storage import Folder
+from diffmix.strategies.mix_spec import SPEC_COLUMNS, MixSpec
 from engine.failures import user_errors
 from engine.mixing.stages import configure_ray_data
 from engine.mixing.store import MixStore
@@ -292,7 +292,7 @@ class _ScorePart:
     def __call__(self, row: pa.Table) -> pa.Table:
         chunk = row["chunk"][0].as_py()
         mixes = self.store.read(chunk)
-        specs = [MixSpec(**spec) for spec in mixes.select(list(MixSpec._fields)).to_pylist()]
+        specs = [MixSpec(**spec) for spec in mixes.select(SPEC_COLUMNS).to_pylist()]
         decoded = [images.decode(image) for image in mixes["image"].to_pylist()]
         score = self.scorer.score(decoded, specs)
         mixes = _with(mixes, "score", pa.array(score, pa.float32()))

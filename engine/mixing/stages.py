@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from dataclasses import asdict
 from functools import lru_cache
 
 import numpy as np
@@ -18,7 +19,8 @@ from jaxtyping import Int
 
 from diffmix.config import PlacementConfig
 from diffmix.datasets.real import RealSet
-from diffmix.plan import MixPlan, MixSpec, make_plan
+from diffmix.plan import MixPlan, make_plan
+from diffmix.strategies.mix_spec import SPEC_COLUMNS
 from engine.mixing.job import MixJob
 from engine.mixing.mixer_actor import MixActor
 from engine.mixing.store import SCHEMA
@@ -33,7 +35,7 @@ TASKS_PER_MIXER = 4
 the same time.
 """
 
-_SPEC = pa.struct([SCHEMA.field(name) for name in MixSpec._fields])
+_SPEC = pa.struct([SCHEMA.field(name) for name in SPEC_COLUMNS])
 _CHUNK = pa.schema(
     [("chunk", pa.int64()), ("specs", pa.list_(_SPEC)), ("sources", pa.list_(pa.binary()))]
 )
@@ -120,7 +122,7 @@ def read_chunks(rows: pa.Table, job: MixJob, groups: object) -> pa.Table:
                 for spec in specs
             ]
             found.append(
-                {"chunk": chunk, "specs": [spec._asdict() for spec in specs], "sources": sources}
+                {"chunk": chunk, "specs": [asdict(spec) for spec in specs], "sources": sources}
             )
     return pa.Table.from_pylist(found, schema=_CHUNK)
 

@@ -80,7 +80,17 @@ def test_each_mix_is_what_stock_img2img_gives_alone(base, tiny_real, guidance, n
         negative_prompt=negative,
     )
     mixer = Mixer(model_of(base), config, tiny_real.class_names, "animal")
-    specs = [MixSpec(i, tiny_real.image_ids[i], 0, i % 4, strength, 30 + i) for i in (0, 5, 7)]
+    specs = [
+        MixSpec(
+            mix_id=i,
+            source_id=tiny_real.image_ids[i],
+            source_label=0,
+            target_label=i % 4,
+            strength=strength,
+            seed=30 + i,
+        )
+        for i in (0, 5, 7)
+    ]
     sources = [tiny_real.image_bytes(i) for i in (0, 5, 7)]
     images = mixer.mix(specs, sources)
     pipe = stock(base)
@@ -111,7 +121,10 @@ def test_each_mix_is_what_stock_img2img_gives_alone(base, tiny_real, guidance, n
 def test_mixes_from_noise_are_what_stock_text_to_image_gives(base, tiny_real, side):
     config = MixConfig(strategy="real-gen", num_inference_steps=5, guidance_scale=4.0)
     mixer = Mixer(model_of(base, resolution=side), config, tiny_real.class_names, "animal")
-    specs = [MixSpec(i, "", i, i, 1.0, 70 + i) for i in range(3)]
+    specs = [
+        MixSpec(mix_id=i, source_id="", source_label=i, target_label=i, strength=1.0, seed=70 + i)
+        for i in range(3)
+    ]
     images = mixer.mix(specs, [None] * 3)
     pipe = stock(base, task="")
     for spec, image in zip(specs, images, strict=True):
@@ -146,7 +159,17 @@ def test_a_concept_makes_the_same_image_in_stock_diffusers(tmp_path, base, tiny_
         model_of(base), settings(vectors_per_token=2), tiny_real, tmp_path / "concept", 0
     )
     config = MixConfig(num_inference_steps=6, guidance_scale=3.0)
-    spec, source = MixSpec(0, tiny_real.image_ids[0], 0, 1, 0.8, 5), tiny_real.image_bytes(0)
+    spec, source = (
+        MixSpec(
+            mix_id=0,
+            source_id=tiny_real.image_ids[0],
+            source_label=0,
+            target_label=1,
+            strength=0.8,
+            seed=5,
+        ),
+        tiny_real.image_bytes(0),
+    )
     mixer = Mixer(model_of(base), config, tiny_real.class_names, "animal", concept.folder)
     image = mixer.mix([spec], [source])[0]
 
@@ -273,7 +296,17 @@ def test_half_precision_stays_near_full_precision(tmp_path, tiny_xl, tiny_real):
             concept.folder,
         )
         images[precision] = mixer.mix(
-            [MixSpec(0, tiny_real.image_ids[0], 0, 1, 0.8, 5)], [tiny_real.image_bytes(0)]
+            [
+                MixSpec(
+                    mix_id=0,
+                    source_id=tiny_real.image_ids[0],
+                    source_label=0,
+                    target_label=1,
+                    strength=0.8,
+                    seed=5,
+                )
+            ],
+            [tiny_real.image_bytes(0)],
         )[0]
     assert 20 < psnr(images["fp32"], images["bf16"]) < 90
 

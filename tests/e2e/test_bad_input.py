@@ -72,7 +72,9 @@ def broken(kind: str, good: bytes) -> bytes:
             + struct.pack(">I", zlib.crc32(chunk))
             + good[33:]
         )
-    return {"corrupt": b"no picture" * 20, "empty": b"", "truncated": good[: len(good) // 2]}[kind]
+    return {"corrupt": b"not an image" * 20, "empty": b"", "truncated": good[: len(good) // 2]}[
+        kind
+    ]
 
 
 @pytest.mark.parametrize("kind", ["corrupt", "empty", "truncated", "bomb"])

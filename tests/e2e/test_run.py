@@ -1,4 +1,7 @@
-"""The whole job on a real cluster, judged by what its run folder holds."""
+"""The whole job on a real cluster, judged by what its run folder holds.
+
+Covers `engine/run.py`, `engine/phases.py` and `engine/session.py` too.
+"""
 
 import json
 import math

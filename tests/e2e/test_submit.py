@@ -1,5 +1,7 @@
 """The real `ray job submit` client against the cluster that `clusters.local.start` starts, whose
 workers start in the usual way and are no forks.
+
+Covers `jobs/run.py` too.
 """
 
 import json

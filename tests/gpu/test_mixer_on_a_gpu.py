@@ -28,7 +28,14 @@ def mixed(model, real, batch: int = 4, **options) -> np.ndarray:
         real.superclass,
     )
     specs = [
-        MixSpec(i, real.image_ids[i], int(real.labels[i]), (i + 1) % 4, 0.7, 100 + i)
+        MixSpec(
+            mix_id=i,
+            source_id=real.image_ids[i],
+            source_label=int(real.labels[i]),
+            target_label=(i + 1) % 4,
+            strength=0.7,
+            seed=100 + i,
+        )
         for i in range(5)
     ]
     sources = [real.image_bytes(i) for i in range(5)]

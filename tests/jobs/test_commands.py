@@ -1,6 +1,8 @@
-"""Commands that need no cluster: `jobs/doctor.py`, `jobs/table.py` and parts of `jobs/commands.py`.
+"""Commands that need no cluster.
 
 `tests/e2e` covers the other commands, `tests/e2e/test_submit.py` covers `jobs/run.py`.
+
+Covers `jobs/doctor.py` and `jobs/table.py` too.
 """
 
 import json

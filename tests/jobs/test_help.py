@@ -1,4 +1,7 @@
-"""Also covers `jobs/cli.py`: its table of commands, and its output where nobody reads it."""
+"""The help: its table of commands, and its output where nobody reads it.
+
+Covers `jobs/cli.py` too.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,7 @@
-"""Command line and recipes to a `Config`. Also covers `diffmix/config_check.py`."""
+"""Command line and recipes to a `Config`.
+
+Covers `diffmix/config/*.py` and `diffmix/config_check.py` too.
+"""
 
 import pytest
 

@@ -13,8 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = (
 
 
 @pytest.fixture
-def picture():
-    """A function that gives the file of a small random picture, another one for each seed."""
+def image_file():
+    """A function that gives the file of a small random image, another one for each seed."""
 
     def make(seed: int, format: str = "PNG", side: int = 8) -> bytes:
         buffer = io.BytesIO()
@@ -27,7 +27,7 @@ def picture():
 
 
 @pytest.fixture
-def image_folder(tmp_path, picture):
+def image_folder(tmp_path, image_file):
     """A function that writes `{class name: number of images}` as an image folder and gives its
     path.
     """
@@ -37,7 +37,7 @@ def image_folder(tmp_path, picture):
         for class_name, count in counts.items():
             (tmp_path / name / class_name).mkdir(parents=True)
             for index in range(count):
-                (tmp_path / name / class_name / f"{index:02d}.png").write_bytes(picture(seed))
+                (tmp_path / name / class_name / f"{index:02d}.png").write_bytes(image_file(seed))
                 seed += 1
         return tmp_path / name
 
@@ -65,11 +65,11 @@ ALBATROSS, TANAGER = "001.Black_footed_Albatross", "139.Scarlet_Tanager"
 
 
 class Writer:
-    """Writes files of a miniature copy; every picture differs from the others."""
+    """Writes files of a miniature copy; every image differs from the others."""
 
     def __init__(self, root):
         self.root = root
-        self.pictures = 0
+        self.written = 0
 
     def text(self, path, *lines):
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -78,8 +78,8 @@ class Writer:
     def images(self, *paths):
         for path in paths:
             (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-            self.pictures += 1
-            Image.new("RGB", (8, 6), (self.pictures, 0, 0)).save(self.root / path)
+            self.written += 1
+            Image.new("RGB", (8, 6), (self.written, 0, 0)).save(self.root / path)
 
     def mat(self, path, **variables):
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)

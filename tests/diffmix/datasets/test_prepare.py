@@ -160,16 +160,16 @@ def test_imbalance(image_folder, run):
 # Bad input
 
 
-def break_images(root, picture):
+def break_images(root, image_file):
     (root / "a/empty.png").write_bytes(b"")
     (root / "a/text.jpg").write_bytes(b"not an image")
-    (root / "a/cut.png").write_bytes(picture(0, side=64)[:500])
+    (root / "a/cut.png").write_bytes(image_file(0, side=64)[:500])
     os.symlink(root / "nowhere", root / "a/link.png")
 
 
-def test_bad_images_are_named_counted_and_skipped(image_folder, run, picture, caplog, tmp_path):
+def test_bad_images_are_named_counted_and_skipped(image_folder, run, image_file, caplog, tmp_path):
     root = image_folder({"a": 5, "b": 5})
-    break_images(root, picture)
+    break_images(root, image_file)
     prepared = run(train=root, max_bad_images=4)
     assert len(prepared.train) + len(prepared.val) + len(prepared.test) == 10
     skipped = json.loads((tmp_path / "out/data/data.json").read_text())["skipped"]
@@ -181,9 +181,9 @@ def test_bad_images_are_named_counted_and_skipped(image_folder, run, picture, ca
         assert f"skipped {name}: {reason}" in caplog.messages
 
 
-def test_too_many_bad_images(image_folder, run, picture, tmp_path):
+def test_too_many_bad_images(image_folder, run, image_file, tmp_path):
     root = image_folder({"a": 5, "b": 5})
-    break_images(root, picture)
+    break_images(root, image_file)
     with pytest.raises(
         UserError, match=r"More than 3 images .* 'a/text.jpg' \(not a JPEG.*max_bad_images"
     ):
@@ -191,9 +191,9 @@ def test_too_many_bad_images(image_folder, run, picture, tmp_path):
     assert os.listdir(tmp_path / "out/data") == []
 
 
-def test_bomb(image_folder, run, picture):
+def test_bomb(image_folder, run, image_file):
     root = image_folder({"a": 5, "b": 5})
-    (root / "a/large.png").write_bytes(picture(0, side=40))
+    (root / "a/large.png").write_bytes(image_file(0, side=40))
     with pytest.raises(UserError, match=r"'a/large.png' \(40 x 40 pixels, more than 1599\)"):
         run(train=root, max_pixels=1599, max_bad_images=0)
     assert "a/large.png" in [
@@ -241,8 +241,8 @@ def test_no_test_images(image_folder, run):
         run(train=image_folder({"c": 1, "d": 1}, "few"))
 
 
-def test_ids_that_occur_twice(run, picture, tmp_path):
-    table = {"image": [picture(0), picture(1)], "label": ["a", "b"], "image_id": ["x", "x"]}
+def test_ids_that_occur_twice(run, image_file, tmp_path):
+    table = {"image": [image_file(0), image_file(1)], "label": ["a", "b"], "image_id": ["x", "x"]}
     pq.write_table(pa.table(table), tmp_path / "x.parquet")
     with pytest.raises(UserError, match="The image id 'x' occurs twice"):
         run(train=tmp_path / "x.parquet")
@@ -306,11 +306,11 @@ def test_moved_and_touched_files_are_compared_once(image_folder, run, decoded, t
     assert len(os.listdir(tmp_path / "out/data")) == 4
 
 
-def test_changed_images_are_refused(image_folder, run, picture, tmp_path):
+def test_changed_images_are_refused(image_folder, run, image_file, tmp_path):
     root = image_folder({"a": 5, "b": 5})
     first = run(train=root)
     for index in range(5):
-        (root / f"a/{index:02d}.png").write_bytes(picture(100 + index))
+        (root / f"a/{index:02d}.png").write_bytes(image_file(100 + index))
     with pytest.raises(
         UserError, match=r"are not those that .*out was made with; use another --out"
     ):

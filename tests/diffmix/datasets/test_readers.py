@@ -1,4 +1,8 @@
-"""Every form of a user's data set. Covers `folder.py`, `tabular.py` and `raw.py` too."""
+"""Every form of a user's data set.
+
+Covers `diffmix/datasets/folder.py`, `diffmix/datasets/raw.py` and `diffmix/datasets/tabular.py`
+too.
+"""
 
 import os
 import sys
@@ -31,33 +35,33 @@ def read(spec, **options):
     return {name: raw() for name, raw in find(str(spec), DataConfig(**options)).items()}
 
 
-def hf_dataset(picture, labels=(2, 0, 1, 2), names=("b", "a", "c"), start=0):
+def hf_dataset(image_file, labels=(2, 0, 1, 2), names=("b", "a", "c"), start=0):
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))}
     )
-    images = [{"bytes": picture(start + i), "path": None} for i in range(len(labels))]
+    images = [{"bytes": image_file(start + i), "path": None} for i in range(len(labels))]
     return datasets.Dataset.from_dict({"image": images, "label": list(labels)}, features=features)
 
 
 # Image folders
 
 
-def test_folder_with_any_class_name(image_folder, picture):
+def test_folder_with_any_class_name(image_folder, image_file):
     raw = read(image_folder(dict.fromkeys(NAMES, 2)))["train"]
     assert raw.class_names == sorted(NAMES)
     assert raw.superclass is None
     assert [(name, label) for name, _, label, _ in rows(raw)] == [
         (f"{name}/{index:02d}.png", name) for name in sorted(NAMES) for index in range(2)
     ]
-    assert rows(raw)[0][1] == picture(NAMES.index(sorted(NAMES)[0]) * 2)
+    assert rows(raw)[0][1] == image_file(NAMES.index(sorted(NAMES)[0]) * 2)
 
 
-def test_folder_is_recursive_and_skips_what_is_no_image(image_folder, picture):
+def test_folder_is_recursive_and_skips_what_is_no_image(image_folder, image_file):
     root = image_folder({"a": 1, "b": 1})
     (root / "a/deep/er").mkdir(parents=True)
-    (root / "a/deep/er/x.JPG").write_bytes(picture(9))
+    (root / "a/deep/er/x.JPG").write_bytes(image_file(9))
     for name in ("a/.hidden.png", "a/notes.txt", "readme.md"):
-        (root / name).write_bytes(picture(8))
+        (root / name).write_bytes(image_file(8))
     for name in (".cache", "__MACOSX"):
         (root / name).mkdir()
     os.symlink(root / "b", root / "c")
@@ -77,13 +81,13 @@ def test_folder_names_are_composed(image_folder):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such file names")
-def test_folder_name_that_is_not_utf_8(image_folder, picture):
+def test_folder_name_that_is_not_utf_8(image_folder, image_file):
     root = image_folder({"b": 1})
     folder = os.fsencode(root) + b"/K\xf6nig"
     os.mkdir(folder)
     with open(folder + b"/1.png", "wb") as file:
-        file.write(picture(5))
-    assert rows(read(root)["train"])[0][:3] == ("K\\xf6nig/1.png", picture(5), "K\\xf6nig")
+        file.write(image_file(5))
+    assert rows(read(root)["train"])[0][:3] == ("K\\xf6nig/1.png", image_file(5), "K\\xf6nig")
 
 
 @pytest.mark.parametrize(
@@ -112,8 +116,8 @@ def test_a_class_called_train_is_a_class(image_folder):
     assert found["train"].class_names == ["bus", "test", "train"]
 
 
-def test_folder_without_classes(tmp_path, picture):
-    (tmp_path / "1.png").write_bytes(picture(0))
+def test_folder_without_classes(tmp_path, image_file):
+    (tmp_path / "1.png").write_bytes(image_file(0))
     with pytest.raises(UserError, match=r"has no sub-folders; put the images of each class"):
         read(tmp_path)
 
@@ -134,59 +138,62 @@ def test_stamp_follows_the_files(image_folder):
 # Parquet
 
 
-def test_parquet_of_huggingface(tmp_path, picture):
-    hf_dataset(picture).to_parquet(tmp_path / "x.parquet")
+def test_parquet_of_huggingface(tmp_path, image_file):
+    hf_dataset(image_file).to_parquet(tmp_path / "x.parquet")
     raw = read(tmp_path / "x.parquet")["train"]
     assert raw.class_names == ["b", "a", "c"]
-    assert rows(raw) == [(f"train/{i}", picture(i), name, None) for i, name in enumerate("cbac")]
+    assert rows(raw) == [(f"train/{i}", image_file(i), name, None) for i, name in enumerate("cbac")]
 
 
-def test_parquet_with_binary_images_names_ids_and_groups(tmp_path, picture):
+def test_parquet_with_binary_images_names_ids_and_groups(tmp_path, image_file):
     table = {
-        "photo": [picture(0), picture(1)],
+        "photo": [image_file(0), image_file(1)],
         "kind": NAMES[:2],
         "group": ["land", None],
         "image_id": [7, 8],
     }
     pq.write_table(pa.table(table), tmp_path / "x.parquet")
     raw = read(tmp_path / "x.parquet", image_column="photo", label_column="kind")["train"]
-    assert rows(raw) == [("7", picture(0), NAMES[0], "land"), ("8", picture(1), NAMES[1], None)]
+    assert rows(raw) == [
+        ("7", image_file(0), NAMES[0], "land"),
+        ("8", image_file(1), NAMES[1], None),
+    ]
 
 
-def test_parquet_with_numbers_is_sorted_by_value(tmp_path, picture):
+def test_parquet_with_numbers_is_sorted_by_value(tmp_path, image_file):
     pq.write_table(
-        pa.table({"image": [picture(0)] * 3, "label": [10, 9, 10]}), tmp_path / "x.parquet"
+        pa.table({"image": [image_file(0)] * 3, "label": [10, 9, 10]}), tmp_path / "x.parquet"
     )
     raw = read(tmp_path / "x.parquet")["train"]
     assert raw.class_names == ["9", "10"]
     assert [row[2] for row in rows(raw)] == ["10", "9", "10"]
 
 
-def test_parquet_folder(tmp_path, picture):
+def test_parquet_folder(tmp_path, image_file):
     (tmp_path / "data").mkdir()
     for number, name in enumerate(
         ["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"]
     ):
-        hf_dataset(picture, start=4 * number).to_parquet(tmp_path / f"data/{name}.parquet")
+        hf_dataset(image_file, start=4 * number).to_parquet(tmp_path / f"data/{name}.parquet")
     found = read(tmp_path)
     assert sorted(found) == ["test", "train"]
-    assert [row[1] for row in rows(found["train"])] == [picture(i) for i in range(8)]
+    assert [row[1] for row in rows(found["train"])] == [image_file(i) for i in range(8)]
     assert [row[0] for row in rows(found["test"])] == [f"test/{i}" for i in range(4)]
 
 
-def test_parquet_image_by_path(tmp_path, picture):
-    (tmp_path / "1.png").write_bytes(picture(3))
+def test_parquet_image_by_path(tmp_path, image_file):
+    (tmp_path / "1.png").write_bytes(image_file(3))
     pq.write_table(
         pa.table({"image": [{"bytes": None, "path": "1.png"}], "label": ["a"]}),
         tmp_path / "x.parquet",
     )
-    assert rows(read(tmp_path / "x.parquet")["train"])[0][1] == picture(3)
+    assert rows(read(tmp_path / "x.parquet")["train"])[0][1] == image_file(3)
 
 
-def test_parquet_files_that_do_not_fit_together(tmp_path, picture):
+def test_parquet_files_that_do_not_fit_together(tmp_path, image_file):
     for name, label in (("a", 1), ("b", "one")):
         pq.write_table(
-            pa.table({"image": [picture(0)], "label": [label]}), tmp_path / f"{name}.parquet"
+            pa.table({"image": [image_file(0)], "label": [label]}), tmp_path / f"{name}.parquet"
         )
     with pytest.raises(UserError, match=r"'label' is missing in .*b\.parquet or not of the type"):
         read(tmp_path)
@@ -223,33 +230,33 @@ def test_parquet_that_is_none(tmp_path):
 # Hugging Face
 
 
-def test_saved_dataset(tmp_path, picture):
-    hf_dataset(picture).save_to_disk(tmp_path / "x")
+def test_saved_dataset(tmp_path, image_file):
+    hf_dataset(image_file).save_to_disk(tmp_path / "x")
     raw = read(tmp_path / "x")["train"]
     assert raw.class_names == ["b", "a", "c"]
-    assert rows(raw) == [(f"train/{i}", picture(i), name, None) for i, name in enumerate("cbac")]
+    assert rows(raw) == [(f"train/{i}", image_file(i), name, None) for i, name in enumerate("cbac")]
 
 
-def test_saved_dataset_dict_with_a_filtered_split(tmp_path, picture):
-    train = hf_dataset(picture).select([3, 1])
+def test_saved_dataset_dict_with_a_filtered_split(tmp_path, image_file):
+    train = hf_dataset(image_file).select([3, 1])
     splits = {
         "train": train,
-        "validation": hf_dataset(picture, start=10),
-        "test": hf_dataset(picture, start=20),
+        "validation": hf_dataset(image_file, start=10),
+        "test": hf_dataset(image_file, start=20),
     }
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "x")
     found = read(tmp_path / "x")
     assert sorted(found) == ["test", "train", "val"]
     assert found["train"].class_names == ["b", "c"], "classes without an image are none"
     assert rows(found["train"]) == [
-        ("train/0", picture(3), "c", None),
-        ("train/1", picture(1), "b", None),
+        ("train/0", image_file(3), "c", None),
+        ("train/1", image_file(1), "b", None),
     ]
-    assert rows(found["val"])[0][1] == picture(10)
+    assert rows(found["val"])[0][1] == image_file(10)
 
 
-def test_unlabeled_test_split_is_no_problem_until_it_is_used(tmp_path, picture):
-    splits = {"train": hf_dataset(picture), "test": hf_dataset(picture, labels=[-1, -1])}
+def test_unlabeled_test_split_is_no_problem_until_it_is_used(tmp_path, image_file):
+    splits = {"train": hf_dataset(image_file), "test": hf_dataset(image_file, labels=[-1, -1])}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "x")
     found = find(str(tmp_path / "x"), DataConfig())
     found["train"]()
@@ -257,18 +264,18 @@ def test_unlabeled_test_split_is_no_problem_until_it_is_used(tmp_path, picture):
         found["test"]()
 
 
-def test_dataset_without_a_train_split(tmp_path, picture):
-    splits = {"first": hf_dataset(picture), "second": hf_dataset(picture)}
+def test_dataset_without_a_train_split(tmp_path, image_file):
+    splits = {"first": hf_dataset(image_file), "second": hf_dataset(image_file)}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "x")
     with pytest.raises(UserError, match="has the splits first, second, but none called train"):
         find(str(tmp_path / "x"), DataConfig())
 
 
-def test_hub_id(picture, monkeypatch):
+def test_hub_id(image_file, monkeypatch):
     asked = []
-    loaded = datasets.DatasetDict({"train": hf_dataset(picture)})
+    loaded = datasets.DatasetDict({"train": hf_dataset(image_file)})
     monkeypatch.setattr(datasets, "load_dataset", lambda name: asked.append(name) or loaded)
-    assert rows(read("owner/name")["train"])[0][1:3] == (picture(0), "c")
+    assert rows(read("owner/name")["train"])[0][1:3] == (image_file(0), "c")
     assert asked == ["owner/name"]
 
 

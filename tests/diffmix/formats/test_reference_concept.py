@@ -60,7 +60,10 @@ def image(model, real, folder, class_names=None) -> bytes:
         real.superclass,
         folder,
     )
-    return mixer.mix([MixSpec(0, "a", 0, 2, 0.7, 1)], [real.image_bytes(0)])[0].tobytes()
+    return mixer.mix(
+        [MixSpec(mix_id=0, source_id="a", source_label=0, target_label=2, strength=0.7, seed=1)],
+        [real.image_bytes(0)],
+    )[0].tobytes()
 
 
 def without_lora(model, real, concept, folder) -> bytes:

@@ -50,7 +50,17 @@ def gate_of(classifier: str, names: list[str] = NAMES) -> AccuracyGate:
 
 
 def specs_of(count: int) -> list[MixSpec]:
-    return [MixSpec(i, "", i % 4, (i // 4) % 4, 0.7, i) for i in range(count)]
+    return [
+        MixSpec(
+            mix_id=i,
+            source_id="",
+            source_label=i % 4,
+            target_label=(i // 4) % 4,
+            strength=0.7,
+            seed=i,
+        )
+        for i in range(count)
+    ]
 
 
 def test_the_score_is_one_over_the_better_rank(classifier, images):

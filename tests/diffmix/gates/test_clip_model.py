@@ -20,14 +20,14 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
+def samples() -> list[Image.Image]:
     """Wide, high, square and small ones, more than one batch of them."""
     rng = np.random.default_rng(0)
     sizes = [(48, 40), (32, 64), (32, 32), (20, 20)] * 20
     return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
 
 
-def test_embeddings_are_those_of_transformers(tiny_clip, pictures):
+def test_embeddings_are_those_of_transformers(tiny_clip, samples):
     from transformers import CLIPModel, CLIPProcessor
 
     model, processor = (
@@ -35,12 +35,12 @@ def test_embeddings_are_those_of_transformers(tiny_clip, pictures):
         CLIPProcessor.from_pretrained(tiny_clip),
     )
     inputs = processor(
-        text=PROMPTS, images=pictures, return_tensors="pt", padding=True, truncation=True
+        text=PROMPTS, images=samples, return_tensors="pt", padding=True, truncation=True
     )
     with torch.no_grad():
         wanted = model(**inputs)
     clip = load_clip(str(tiny_clip))
-    images, texts = clip.embed_images(pictures), clip.embed_prompts(PROMPTS)
+    images, texts = clip.embed_images(samples), clip.embed_prompts(PROMPTS)
     assert torch.allclose(images, wanted.image_embeds, atol=1e-5)
     assert torch.allclose(texts, wanted.text_embeds, atol=1e-5)
     assert torch.allclose(clip.logit_scale * images @ texts.T, wanted.logits_per_image, atol=1e-3)
@@ -49,7 +49,7 @@ def test_embeddings_are_those_of_transformers(tiny_clip, pictures):
 @pytest.mark.skipif(
     importlib.util.find_spec("open_clip") is None, reason="open_clip is not installed"
 )
-def test_embeddings_are_those_of_open_clip(tmp_path, pictures):
+def test_embeddings_are_those_of_open_clip(tmp_path, samples):
     import open_clip
 
     config = {
@@ -73,9 +73,9 @@ def test_embeddings_are_those_of_open_clip(tmp_path, pictures):
     _, transform = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
     with torch.no_grad():
         image, text, scale = model(
-            torch.stack([transform(picture) for picture in pictures]), open_clip.tokenize(PROMPTS)
+            torch.stack([transform(sample) for sample in samples]), open_clip.tokenize(PROMPTS)
         )
-    assert torch.allclose(clip.embed_images(pictures), image, atol=1e-5)
+    assert torch.allclose(clip.embed_images(samples), image, atol=1e-5)
     assert torch.allclose(clip.embed_prompts(PROMPTS), text, atol=1e-5)
     assert clip.logit_scale == pytest.approx(float(scale))
     with pytest.raises(UserError, match=r"no model ViT-B-33; did you mean ViT-B-32"):

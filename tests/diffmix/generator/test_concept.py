@@ -84,7 +84,17 @@ def test_stock_diffusers_makes_the_same_image_from_the_folder(
 ):
     concept = random_concept(tmp_path / "concept", tiny_model, tiny_real, vectors, lora)
     config = MixConfig(strategy=strategy, num_inference_steps=6, guidance_scale=3.0)
-    specs = [MixSpec(i, tiny_real.image_ids[i], 0, (i + 1) % 4, 0.7, 40 + i) for i in range(2)]
+    specs = [
+        MixSpec(
+            mix_id=i,
+            source_id=tiny_real.image_ids[i],
+            source_label=0,
+            target_label=(i + 1) % 4,
+            strength=0.7,
+            seed=40 + i,
+        )
+        for i in range(2)
+    ]
     sources = [tiny_real.image_bytes(i) for i in range(2)]
     mixer = Mixer(tiny_model, config, tiny_real.class_names, tiny_real.superclass, concept.folder)
     images = mixer.mix(specs, sources)
@@ -112,7 +122,16 @@ def test_stock_diffusers_makes_the_same_image_from_the_folder(
 
 def test_the_strategy_decides_what_of_the_concept_is_used(tmp_path, tiny_model, tiny_real):
     concept = random_concept(tmp_path / "concept", tiny_model, tiny_real, vectors=2)
-    specs = [MixSpec(0, tiny_real.image_ids[0], 0, 1, 0.9, 7)]
+    specs = [
+        MixSpec(
+            mix_id=0,
+            source_id=tiny_real.image_ids[0],
+            source_label=0,
+            target_label=1,
+            strength=0.9,
+            seed=7,
+        )
+    ]
     sources = [tiny_real.image_bytes(0)]
     images = {}
     for generator in ("real", "ti", "diff"):
@@ -177,7 +196,10 @@ def test_the_reference_implementations_folder_is_read(tmp_path, tiny_model, tiny
     assert concept.lora_rank == 3
     assert len(concept.fingerprint) == 64
     concept.check_matches(tiny_real.class_names, "any base", str(folder))
-    specs, sources = [MixSpec(0, "a", 0, 2, 0.7, 1)], [tiny_real.image_bytes(0)]
+    specs, sources = (
+        [MixSpec(mix_id=0, source_id="a", source_label=0, target_label=2, strength=0.7, seed=1)],
+        [tiny_real.image_bytes(0)],
+    )
     config = MixConfig(num_inference_steps=4, guidance_scale=3.0)
     theirs = Mixer(tiny_model, config, *_names(tiny_real), folder).mix(specs, sources)[0]
     again = random_concept(tmp_path / "again", tiny_model, tiny_real)

@@ -1,5 +1,7 @@
-"""The mixer against the stock pipelines, mix by mix. Covers `latent_images.py`, `samplers.py`,
-`tiny_vae.py` and `prompt_encoder.py` too.
+"""The mixer against the stock pipelines, mix by mix.
+
+Covers `diffmix/generator/latent_images.py`, `diffmix/generator/prompt_encoder.py`,
+`diffmix/generator/samplers.py` and `diffmix/generator/tiny_vae.py` too.
 """
 
 import dataclasses
@@ -30,12 +32,12 @@ def specs_of(real, count: int, strengths=(0.7,), seed: int = 100) -> list[MixSpe
     rows = [(7 * i + 5) % len(real) for i in range(count)]
     return [
         MixSpec(
-            i,
-            real.image_ids[row],
-            int(real.labels[row]),
-            (3 * i + 1) % 4,
-            strengths[i % len(strengths)],
-            seed + i,
+            mix_id=i,
+            source_id=real.image_ids[row],
+            source_label=int(real.labels[row]),
+            target_label=(3 * i + 1) % 4,
+            strength=strengths[i % len(strengths)],
+            seed=seed + i,
         )
         for i, row in enumerate(rows)
     ]
@@ -186,7 +188,17 @@ def test_mixes_from_noise_are_what_stock_text_to_image_gives(
     stock, tiny_model, tiny_real, worst_psnr, guidance
 ):
     mixer = mixer_of(tiny_model, tiny_real, strategy="real-gen", guidance_scale=guidance)
-    specs = [MixSpec(i, "", i % 4, i % 4, 1.0, 2**61 + i) for i in range(4)]
+    specs = [
+        MixSpec(
+            mix_id=i,
+            source_id="",
+            source_label=i % 4,
+            target_label=i % 4,
+            strength=1.0,
+            seed=2**61 + i,
+        )
+        for i in range(4)
+    ]
     images = mixer.mix(specs, [None] * 4)
     for spec, image in zip(specs, images, strict=True):
         alone = stock_image(stock, spec, None, mixer.prompts[spec.target_label], mixer.config)

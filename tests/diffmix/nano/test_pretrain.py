@@ -1,4 +1,7 @@
-"""Pre-training (`pretrain.py`, `pipeline.py`) and the captions (`captions.py`)."""
+"""Pre-training and the captions.
+
+Covers `diffmix/nano/captions.py` and `diffmix/nano/pipeline.py` too.
+"""
 
 from dataclasses import replace
 

@@ -1,4 +1,7 @@
-"""Also covers `diffmix/options/markers.py` and `phrases.py`."""
+"""Options as the fields of `diffmix.config` declare them.
+
+Covers `diffmix/options/markers.py` and `diffmix/options/phrases.py` too.
+"""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

@@ -1,5 +1,8 @@
 """Personalization: what is trained, that it learns, that it resumes and spreads over workers
-without a change. Covers batches.py, modules.py and state.py too.
+without a change.
+
+Covers `diffmix/personalize/batches.py`, `diffmix/personalize/modules.py` and
+`diffmix/personalize/large_batch.py` too.
 """
 
 import json
@@ -134,7 +137,24 @@ def test_tokens_or_lora_alone(tmp_path, tiny_model, tiny_real, tokens, lora):
     assert mixer.prompts[0] == (
         "a photo of a <class_0> animal" if tokens else "a photo of a Red Fox animal"
     )
-    assert len(mixer.mix([MixSpec(0, "a", 0, 1, 1.0, 0)], [tiny_real.image_bytes(0)])) == 1
+    assert (
+        len(
+            mixer.mix(
+                [
+                    MixSpec(
+                        mix_id=0,
+                        source_id="a",
+                        source_label=0,
+                        target_label=1,
+                        strength=1.0,
+                        seed=0,
+                    )
+                ],
+                [tiny_real.image_bytes(0)],
+            )
+        )
+        == 1
+    )
     if not tokens:
         with pytest.raises(UserError, match="needs class tokens"):
             Mixer(

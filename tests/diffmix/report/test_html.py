@@ -1,4 +1,7 @@
-"""The page (`html.py`) is complete, well formed and self-contained; tests `headline.py` too."""
+"""The page (`html.py`) is complete, well formed and self-contained.
+
+Covers `diffmix/report/headline.py` too.
+"""
 
 import base64
 import io

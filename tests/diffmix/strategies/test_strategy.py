@@ -1,5 +1,6 @@
-"""Strategies as records: the paper's eight, and one of a user's own in the plan. Covers
-`strategies/__init__.py`, `strategy.py`, `mix_spec.py` and `paper.py`.
+"""Strategies as records: the paper's eight, and one of a user's own in the plan.
+
+Covers `diffmix/strategies/mix_spec.py` and `diffmix/strategies/paper.py` too.
 """
 
 import sys
@@ -43,7 +44,9 @@ def test_a_name_says_what_the_record_is(name):
 
 
 def test_prompts_are_the_target_classs_and_the_options():
-    spec = MixSpec(0, "image", 0, 1, 0.7, 0)
+    spec = MixSpec(
+        mix_id=0, source_id="image", source_label=0, target_label=1, strength=0.7, seed=0
+    )
     strategy = strategies.find("diff-mix")
     assert strategy.prompt(CONTEXT, spec) == "a photo of a <b> animal"
     assert strategy.negative_prompt(CONTEXT, spec) == "blurry"

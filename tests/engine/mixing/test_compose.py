@@ -25,7 +25,7 @@ from jobs.cli import main
 CLASS_NAMES = ["F/A-18", "707-320", "Großer Würger", "翠鸟"]
 
 
-def picture(seed: int, format: str = "JPEG") -> bytes:
+def image_file(seed: int, format: str = "JPEG") -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (9, 8, 3), dtype=np.uint8)).save(
         file, format
@@ -43,7 +43,7 @@ def rows(count: int, strength: float, class_names=CLASS_NAMES, first: int = 0) -
             "target_label": (i * 3 + 1) % len(class_names),
             "strength": strength,
             "seed": 2**61 + i,
-            "image": picture(int(1000 * strength) + i),
+            "image": image_file(int(1000 * strength) + i),
             "score": i / 100 if i % 2 else None,
             "accepted": i % 5 != 4,
         }
@@ -193,7 +193,7 @@ def reference_folder(folder: Path, classes=("F A-18", "Großer Würger")) -> Pat
         source, target = classes[number % 2], classes[(number + 1) % 2]
         path = f"{source.replace(' ', '_')}/{target.replace(' ', '_')}-{number:06d}-0.7.png"
         (folder / "data" / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "data" / path).write_bytes(picture(number, "PNG"))
+        (folder / "data" / path).write_bytes(image_file(number, "PNG"))
         lines.append(f"{source},{target},{number},0.7,{path}")
     (folder / "meta.csv").write_text("\n".join(lines))
     return folder
@@ -207,7 +207,7 @@ def test_the_references_folder_beside_our_store(tmp_path, config):
     assert {(row["source_id"], row["seed"], row["score"], row["accepted"]) for row in found} == {
         ("", None, None, True)
     }
-    assert [row["image"] for row in found] == [picture(number, "PNG") for number in range(6)]
+    assert [row["image"] for row in found] == [image_file(number, "PNG") for number in range(6)]
 
 
 def refused(config: Config, sentence: str) -> None:

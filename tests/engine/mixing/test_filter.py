@@ -15,8 +15,8 @@ from diffmix.classifier.model import Classifier, bare_model, save_classifier
 from diffmix.config import GateConfig
 from diffmix.errors import UserError
 from diffmix.gates import make_rule
-from diffmix.plan import MixSpec
 from diffmix.storage import Folder
+from diffmix.strategies.mix_spec import SPEC_COLUMNS, MixSpec
 from engine.mixing.filter import Decision, check_streaming, filter_store
 from engine.mixing.store import SCHEMA, MixStore
 from engine.placement.preflight import check_inputs
@@ -144,7 +144,7 @@ def test_the_accuracy_gate_in_mixers_and_in_filter(tmp_path, small_config, class
     plan = run_mixing(config)["plan"]
     store = MixStore(str(tmp_path / "out" / "mixes"))
     mixes = pa.concat_tables(store.tables())
-    specs = [MixSpec(**spec) for spec in mixes.select(list(MixSpec._fields)).to_pylist()]
+    specs = [MixSpec(**spec) for spec in mixes.select(SPEC_COLUMNS).to_pylist()]
     options = GateConfig(classifier=classifier, top_k=2)
     rule = make_rule(options, "thing", store.class_names)
     scores = rule.load("cpu").score([images.decode(i) for i in mixes["image"].to_pylist()], specs)

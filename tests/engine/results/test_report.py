@@ -4,6 +4,7 @@ behind.
 
 import io
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +51,7 @@ def fill(config: Config, data: Prepared, chunks=None, accepted=lambda spec: True
     for chunk in range(plan.num_chunks) if chunks is None else chunks:
         rows = [
             {
-                **spec._asdict(),
+                **asdict(spec),
                 "image": images.encode(_colored(0, spec.target_label), "png", 100),
                 "score": None,
                 "accepted": accepted(spec),

@@ -1,5 +1,6 @@
-"""What a train worker imports before its stream starts. Covers engine/training/job.py too; the
-worker itself runs in tests/e2e.
+"""What a train worker imports before its stream starts.
+
+Covers `engine/training/job.py` too. The worker itself runs in `tests/e2e`.
 """
 
 import subprocess

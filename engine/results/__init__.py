@@ -1,0 +1,1 @@
+"""What comes of a run: its figures, summary and report, its evaluation, and exports."""

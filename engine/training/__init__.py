@@ -1,0 +1,3 @@
+"""Training with Ray Train and DeepSpeed: the workers' loops, and the pool of mixes that they draw
+from.
+"""
