@@ -96,6 +96,13 @@ def _check_train(config: Config) -> None:
         )
     _require(
         config,
+        train.precision != "fp16" or train.zero_stage == 0,
+        "train.precision",
+        f"bf16, fp32 or auto with train.zero_stage {train.zero_stage}: DeepSpeed clips fp16 "
+        "gradients before it unscales them",
+    )
+    _require(
+        config,
         train.batch_size % trainers == 0,
         "train.batch_size",
         f"a multiple of placement.trainers, {trainers}",
