@@ -34,7 +34,7 @@ def training_dtype(options: TrainConfig) -> torch.dtype:
     From ZeRO 1 on, DeepSpeed 0.19 clips fp16 gradients before it unscales them, and never changes
     the scale after an overflow; `diffmix.config_check` refuses it.
     """
-    precision = options.precision
+    precision: str = options.precision
     if precision == "auto":
         precision = _best_precision()
         if precision == "fp16" and options.zero_stage:
