@@ -19,6 +19,7 @@ import ray.train
 import ray.train.torch
 
 from diffmix.config import to_dict
+from diffmix.errors import UserError
 from diffmix.generator.base_model import base_fingerprint
 from diffmix.generator.concept import concept_settings
 from diffmix.storage import Folder, filesystem
@@ -27,7 +28,10 @@ from engine.mixing.filter import Decision, gate_of
 from engine.mixing.job import MixJob, build_mixer
 from engine.mixing.stages import execution_options, stream
 from engine.mixing.store import MixStore
-from engine.placement import cluster
+from engine.placement.cluster import TRAIN_LABEL
+from engine.placement.pool import MixerPool, mixer_pool
+from engine.placement.ray_internals import TorchBackend, resolved_options
+from engine.placement.waiting import Wanted, Watch, watching
 from engine.run_folder import find_concept
 from engine.session import Session
 from engine.training.job import TrainJob
@@ -35,6 +39,8 @@ from engine.training.personalize_worker import PersonalizeJob, personalize_loop
 from engine.training.worker import build_loop, train_loop
 
 log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.2
 
 _WITHOUT_EFFECT = ("baseline", "loader_workers")
 """`train` options that do not affect the trained weights; changing them does not invalidate a
@@ -63,6 +69,7 @@ def personalize(session: Session) -> str | None:
         concept=folder.uri,
         prior=(session.out / "prior").uri,
         reporter=session.telemetry.reporter,
+        marker=session.marker,
     )
     key = _key(
         concept_settings(config.personalize),
@@ -71,7 +78,8 @@ def personalize(session: Session) -> str | None:
         base_fingerprint(config.model),
     )
     workers = config.placement.personalizers
-    _fit(session, personalize_loop, {"job": job}, f"personalize-{key}", workers)
+    watch = _watch(session, "personalize", workers)
+    _fit(session, personalize_loop, {"job": job}, f"personalize-{key}", watch)
     session.telemetry.record("personalize", start=start, end=time.time())
     return folder.uri
 
@@ -88,6 +96,8 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
         store=store.folder.uri,
         reporter=session.telemetry.reporter,
         build=build_mixer,
+        pool=mixer_pool(session.config.placement, session.capacity),
+        marker=session.marker,
         gate=gate_of(session.config, store, train_images),
     )
 
@@ -104,9 +114,13 @@ def make_mixes(session: Session, job: MixJob) -> None:
     if not len(missing):
         return
     mixes = stream(job, missing, pass_on=False)
-    with user_errors():
+
+    def consume() -> None:
         for _ in mixes.iter_batches(batch_size=None, batch_format="pyarrow"):
             pass
+
+    with user_errors(), watching(_watch(session, "", 0, job.pool, len(missing))) as over:
+        _in_a_thread(consume, over)
 
 
 def train_classifier(
@@ -138,16 +152,21 @@ def train_classifier(
         planned=len(plan) if plan else 0,
         classifier=best.uri,
         reporter=session.telemetry.reporter,
+        marker=session.marker,
         name="baseline" if baseline else "train",
         build=build,
     )
     if not best.exists("finished"):
         datasets: dict[str, Callable] = {}
+        pool, missing = None, 0
         if streaming and job is not None and plan is not None:
             num_chunks = plan.num_chunks
             datasets["mix"] = lambda: stream(job, missing_chunks(job, num_chunks))
+            missing = len(missing_chunks(job, num_chunks))
+            pool = job.pool if missing else None
         settings = {"job": train_job, "streaming": bool(datasets)}
-        _fit(session, train_loop, settings, f"{name}-{key}", config.placement.trainers, datasets)
+        watch = _watch(session, train_job.name, config.placement.trainers, pool, missing)
+        _fit(session, train_loop, settings, f"{name}-{key}", watch, datasets)
         best.write("finished", key.encode())
     _publish(best, session.out / name)
 
@@ -201,10 +220,13 @@ def _fit(
     loop: Callable,
     settings: dict,
     name: str,
-    workers: int,
+    watch: Watch,
     datasets: dict | None = None,
 ) -> None:
-    """Run a loop on Ray Train workers; the same name resumes from that name's last checkpoint."""
+    """Run a loop on Ray Train workers; the same name resumes from that name's last checkpoint.
+
+    Raises `UserError` where a worker refused to go on.
+    """
     placement = session.config.placement
     checkpoints = session.out / "checkpoints"
     # Ray's own reader of URIs refuses spaces and umlauts, so it gets the bucket and the path in it.
@@ -212,18 +234,15 @@ def _fit(
     trainer = ray.train.torch.TorchTrainer(
         loop,
         train_loop_config=settings,
-        # Logical GPUs are no devices: without an accelerator the workers talk through gloo.
-        torch_config=ray.train.torch.TorchConfig(
-            backend=None if cluster.has_accelerators() else "gloo"
-        ),
+        torch_config=_TorchConfig(),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
+            num_workers=watch.workers,
             use_gpu=placement.gpus_per_trainer > 0,
             resources_per_worker={
                 "CPU": placement.cpus_per_trainer,
                 "GPU": placement.gpus_per_trainer,
             },
-            label_selector=cluster.TRAIN_LABEL if placement.separate else None,
+            label_selector=TRAIN_LABEL if placement.separate else None,
         ),
         run_config=ray.train.RunConfig(
             name=name,
@@ -233,18 +252,40 @@ def _fit(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
         datasets=datasets,
-        dataset_config=_AsTheyCome(execution_options=execution_options(placement)),
+        dataset_config=_AsTheyCome(execution_options=execution_options(placement, watch.pool)),
     )
-    with user_errors():
-        _in_a_thread(trainer.fit)
+    with user_errors(), watching(watch) as over:
+        _in_a_thread(trainer.fit, over)
+    refusal = session.telemetry.reporter.refusal()
+    if refusal is not None:
+        raise UserError(refusal)
 
 
-def _in_a_thread(work: Callable[[], object]) -> None:
-    """Run Ray Train where it cannot take over Ctrl-C.
+class _TorchConfig(ray.train.torch.TorchConfig):
+    """Torch's process group with the backend that fits the workers' devices."""
 
-    In the main thread it installs a handler that ends the process without a word. The handler stays
-    when training has ended: it holds the controller, and through it the GPUs of a stream that broke
-    off.
+    @property
+    def backend_cls(self) -> type:
+        return TorchBackend
+
+
+def _watch(
+    session: Session, name: str, workers: int, pool: MixerPool | None = None, chunks: int = 0
+) -> Watch:
+    """Follows the workers that a phase needs: Ray Train workers of the kind `name`, and mixers for
+    the `chunks` that are missing.
+    """
+    placement = session.config.placement
+    wanted = Wanted(placement=placement, has=session.capacity, workers=workers, pool=pool)
+    return Watch(session.telemetry, wanted, name, chunks)
+
+
+def _in_a_thread(work: Callable[[], object], over: threading.Event) -> None:
+    """Run Ray's work in a thread until it is done, or until `over` is set.
+
+    Ray Train must not take over Ctrl-C. In the main thread it installs a handler that ends the
+    process without a word. The handler stays when training has ended: it holds the controller, and
+    through it the GPUs of a stream that broke off.
     """
     done: Future[None] = Future()
 
@@ -256,7 +297,12 @@ def _in_a_thread(work: Callable[[], object]) -> None:
             done.set_exception(error)
 
     threading.Thread(target=run, daemon=True, name="ray-train").start()
-    done.result()
+    while not over.is_set():
+        try:
+            return done.result(timeout=_LOOK_SECONDS)
+        except TimeoutError:
+            if done.done():  # the work's own error
+                raise
 
 
 class _AsTheyCome(ray.train.DataConfig):
@@ -273,7 +319,7 @@ class _AsTheyCome(ray.train.DataConfig):
         shards: list[dict[str, ray.data.DataIterator]] = [{} for _ in range(world_size)]
         for name, data in datasets.items():
             data = data.copy(data)
-            data.context.execution_options = self._resolve_execution_options(name)
+            data.context.execution_options = resolved_options(self, name)
             parts = data.streaming_split(world_size, equal=False)
             for shard, part in zip(shards, parts, strict=True):
                 shard[name] = part

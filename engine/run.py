@@ -15,13 +15,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-import ray
-
 from diffmix.config import Config
 from engine import phases
 from engine.listeners import Listener
 from engine.mixing.filter import check_streaming
 from engine.placement.calibrate import with_best_split
+from engine.placement.cluster import LABEL, TRAIN_LABEL
 from engine.results.summary import write_summary
 from engine.run_folder import find_concept
 from engine.session import Session, open_session
@@ -104,7 +103,8 @@ class _Baseline:
         self._thread: threading.Thread | None = None
         placement = session.config.placement
         workers = placement.personalizers + placement.trainers
-        room = ray.cluster_resources().get("GPU", 0.0) >= workers * placement.gpus_per_trainer
+        label = TRAIN_LABEL[LABEL] if placement.separate else None
+        room = session.capacity.total("GPU", label) >= workers * placement.gpus_per_trainer
         if session.config.train.baseline and room:
             self._thread = threading.Thread(target=self._train, daemon=True, name="baseline")
             self._thread.start()

@@ -20,8 +20,10 @@ from engine.listeners import Listener, make_listeners
 from engine.mixing.batch_size import with_measured_batch
 from engine.mixing.mix_source import MixSource
 from engine.placement import cluster
+from engine.placement.capacity import Capacity
 from engine.placement.preflight import check_inputs
-from engine.placement.room import check_room
+from engine.placement.room import wait_for_room
+from engine.placement.shared_folder import Marker, mark
 from engine.run_folder import write_config
 from engine.telemetry import Telemetry
 
@@ -40,6 +42,10 @@ class Session:
     source: MixSource
     """Where the run's mixes come from."""
     telemetry: Telemetry
+    capacity: Capacity
+    """What the job may count on of the cluster."""
+    marker: Marker | None
+    """By which workers know the run folder; None for a URI."""
 
 
 @contextlib.contextmanager
@@ -66,7 +72,8 @@ def open_session(
     cluster.connect(config)
     mixes = mixes and source.makes_mixes
     personalizes = personalizes and source.uses_concept(config)
-    check_room(config, personalizes=personalizes, mixes=mixes, trains=trains)
+    capacity = wait_for_room(config, personalizes=personalizes, mixes=mixes, trains=trains)
+    marker = mark(inputs.out)
     if mixes:
         config = with_measured_batch(config, len(source.plan(config)))
     write_config(inputs.out, config)
@@ -80,6 +87,8 @@ def open_session(
             data=inputs.data,
             source=source,
             telemetry=telemetry,
+            capacity=capacity,
+            marker=marker,
         )
 
 

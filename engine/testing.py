@@ -34,6 +34,7 @@ from diffmix.storage import Folder
 from engine.mixing.job import ChunkMixer, MixJob
 from engine.mixing.mix_source import find_mix_source
 from engine.mixing.store import SCHEMA
+from engine.placement.capacity import live
 from engine.session import Session
 from engine.telemetry import Telemetry
 from engine.training.arrivals import Arrivals
@@ -234,6 +235,8 @@ def temporary_session(config: Config, image_bytes: int, count: int = 500) -> Ite
             data=Prepared(real, None, real),
             source=find_mix_source(Folder(out), real),
             telemetry=telemetry,
+            capacity=live(),
+            marker=None,
         )
         telemetry.close()
     finally:

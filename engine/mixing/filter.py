@@ -34,7 +34,7 @@ from engine.failures import user_errors
 from engine.mixing.stages import configure_ray_data
 from engine.mixing.store import MixStore
 from engine.placement import cluster
-from engine.placement.room import check_room
+from engine.placement.room import wait_for_room
 from engine.progress import Display
 
 log = logging.getLogger(__name__)
@@ -262,7 +262,7 @@ def _over_parts(
     place = config.placement
     options: dict[str, Any] = {"num_cpus": 0.25, "fn_kwargs": arguments}
     if isinstance(work, type):
-        check_room(config, mixes=True)
+        wait_for_room(config, mixes=True)
         least, most = place.mixers[0], place.mixers[-1]
         actors = ray.data.ActorPoolStrategy(
             min_size=least, max_size=most, initial_size=least, max_tasks_in_flight_per_actor=2

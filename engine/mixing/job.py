@@ -14,6 +14,8 @@ from diffmix.devices import limit_threads
 from diffmix.gates import GateRule
 from diffmix.plan import MixSpec
 from diffmix.storage import Folder
+from engine.placement.pool import MixerPool
+from engine.placement.shared_folder import Marker
 from engine.telemetry import Reporter
 
 
@@ -58,6 +60,10 @@ class MixJob:
     reporter: Reporter
     build: Callable[[MixJob], ChunkMixer] = build_mixer
     """Called on the actor's node; makes what the actor holds."""
+    pool: MixerPool | None = None
+    """How many mixers; None: as `placement.mixers` says."""
+    marker: Marker | None = None
+    """By which a mixer knows the run folder; None where nothing is to be looked for."""
     gate: GateRule | None = None
     """Scores each chunk in the actor that made it, and accepts or rejects its mixes. None accepts
     all.

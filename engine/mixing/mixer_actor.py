@@ -14,6 +14,7 @@ from diffmix.devices import inference_device
 from diffmix.errors import UserError
 from diffmix.plan import MixSpec
 from engine.mixing.job import MixJob
+from engine.mixing.start import start
 from engine.mixing.store import SCHEMA, MixStore
 
 
@@ -33,9 +34,11 @@ class MixActor:
         self.name = f"mixer-{context.get_actor_id()[:12]}"
         self.restarted = context.was_current_actor_reconstructed
         self.startup_error: UserError | None = None
-        started = time.time()
+        began = time.time()
         try:
-            self.mixer = job.build(job)
+            if job.marker is not None:
+                job.marker.check()
+            self.mixer = start(lambda: job.build(job), job.reporter)
             self.scorer = job.gate.load(inference_device()) if job.gate else None
         except UserError as error:
             # Ray drops the exception when an actor dies in `__init__`: the first call raises it.
@@ -44,7 +47,7 @@ class MixActor:
             "mixer_ready",
             actor=self.name,
             node=context.get_node_id(),
-            start=started,
+            start=began,
             end=time.time(),
         )
 

@@ -17,7 +17,9 @@ from diffmix.config import Config
 from diffmix.datasets.real import RealSet
 from diffmix.devices import limit_threads
 from diffmix.storage import Folder
+from engine.placement.shared_folder import Marker
 from engine.telemetry import Reporter
+from engine.training.start import run_worker
 
 if TYPE_CHECKING:
     import torch
@@ -37,16 +39,22 @@ class PersonalizeJob:
     prior: str
     """Path or URI of the folder for prior preservation's images, which outlive an attempt."""
     reporter: Reporter
+    marker: Marker | None = None
+    """By which a worker knows the run folder; None where nothing is to be looked for."""
 
 
 def personalize_loop(settings: dict) -> None:
     """Ray Train runs this on every worker. `settings["job"]` is a `PersonalizeJob`. Rank 0 writes
     the concept folder at the end.
     """
+    job: PersonalizeJob = settings["job"]
+    run_worker("personalize", job, lambda: _personalize(job))
+
+
+def _personalize(job: PersonalizeJob) -> None:
     from diffmix.personalize.large_batch import folded
     from diffmix.personalize.train import Attempt, train_concept
 
-    job: PersonalizeJob = settings["job"]
     config = job.config
     limit_threads(config.placement.cpus_per_trainer)
     context = ray.train.get_context()

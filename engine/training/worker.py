@@ -12,6 +12,7 @@ import tempfile
 from engine.training.arrivals import Arrivals
 from engine.training.job import Loop, TrainJob
 from engine.training.pool import PoolWriter
+from engine.training.start import run_worker
 
 
 def train_loop(settings: dict) -> None:
@@ -19,10 +20,14 @@ def train_loop(settings: dict) -> None:
     `settings["streaming"]` is true, the worker's shard `mix` is the stream of new mixes.
     """
     job: TrainJob = settings["job"]
+    run_worker(job.name, job, lambda: _train(job, settings["streaming"]))
+
+
+def _train(job: TrainJob, streaming: bool) -> None:
     pool_folder = tempfile.mkdtemp(prefix="diffmix-pool-")
     try:
         pool = PoolWriter(pool_folder)
-        arrivals = Arrivals(job.store, pool, settings["streaming"])
+        arrivals = Arrivals(job.store, pool, streaming)
         job.build(job, pool, arrivals).run()
     finally:
         shutil.rmtree(pool_folder, ignore_errors=True)
