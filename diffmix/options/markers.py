@@ -96,8 +96,9 @@ Numbers = Annotated[tuple[str, ...], NUMBERS]
 
 
 def numbers(words: Iterable[str]) -> dict[str, float]:
-    """`("gen=8", "train=2")` as `{"gen": 8.0, "train": 2.0}`. Raises `ValueError` for a word that is
-    not a name and a finite number of at least 0.
+    """`("gen=8", "train=2")` as `{"gen": 8.0, "train": 2.0}`.
+
+    Raises `ValueError` for a word that is not a name and a finite number of at least 0.
     """
     found = {}
     for word in words:

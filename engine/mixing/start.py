@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
 
 
 def start(
-    build: Callable[[], T], reporter: Reporter, sleep: Callable[[float], None] | None = None
+    build: Callable[[], T], reporter: Reporter, sleep: Callable[[float], None] = time.sleep
 ) -> T:
     """What `build` makes. It is tried `TRIES` times, because a hub that answers 429 or a busy disk
     gets well again. Each failure is the event `mixer_failed`.
@@ -45,7 +46,7 @@ def start(
         retry=tenacity.retry_if_not_exception_type(UserError),
         after=failed,
         reraise=True,
-        **({"sleep": sleep} if sleep else {}),
+        sleep=sleep,
     )
     return retrying(build)
 

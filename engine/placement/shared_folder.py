@@ -50,7 +50,7 @@ def mark(out: Folder) -> Marker | None:
     marker = Marker(folder=str(out.path), word=uuid.uuid4().hex)
     out.write(_FILE, marker.word.encode())
     own = ray.get_runtime_context().get_node_id()
-    kinds = {}
+    kinds: dict[str | None, str] = {}
     for node in ray.nodes():
         if node["Alive"] and node["NodeID"] != own:
             kinds.setdefault(node.get("Labels", {}).get(LABEL), node["NodeID"])

@@ -1,4 +1,4 @@
-"""What the run waits for, said where the user looks: nodes that have not come, and workers on them."""
+"""What the run waits for, said where the user looks."""
 
 from __future__ import annotations
 
