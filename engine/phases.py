@@ -30,7 +30,7 @@ from engine.mixing.stages import execution_options, stream
 from engine.mixing.store import MixStore
 from engine.placement.cluster import TRAIN_LABEL
 from engine.placement.pool import MixerPool, mixer_pool
-from engine.placement.ray_internals import TorchBackend, resolved_options
+from engine.placement.ray_internals import BY_DEVICES, TorchBackend, resolved_options
 from engine.placement.waiting import Wanted, Watch, watching
 from engine.run_folder import find_concept
 from engine.session import Session
@@ -78,7 +78,7 @@ def personalize(session: Session) -> str | None:
         base_fingerprint(config.model),
     )
     workers = config.placement.personalizers
-    watch = _watch(session, "personalize", workers)
+    watch = _watch(session, "personalize", workers, on_events=session.ahead.on_events)
     _fit(session, personalize_loop, {"job": job}, f"personalize-{key}", watch)
     session.telemetry.record("personalize", start=start, end=time.time())
     return folder.uri
@@ -234,7 +234,7 @@ def _fit(
     trainer = ray.train.torch.TorchTrainer(
         loop,
         train_loop_config=settings,
-        torch_config=_TorchConfig(),
+        torch_config=_TorchConfig(backend=BY_DEVICES),
         scaling_config=ray.train.ScalingConfig(
             num_workers=watch.workers,
             use_gpu=placement.gpus_per_trainer > 0,
@@ -270,14 +270,21 @@ class _TorchConfig(ray.train.torch.TorchConfig):
 
 
 def _watch(
-    session: Session, name: str, workers: int, pool: MixerPool | None = None, chunks: int = 0
+    session: Session,
+    name: str,
+    workers: int,
+    pool: MixerPool | None = None,
+    chunks: int = 0,
+    on_events: Callable[[list[dict]], None] | None = None,
 ) -> Watch:
     """Follows the workers that a phase needs: Ray Train workers of the kind `name`, and mixers for
     the `chunks` that are missing.
     """
+    if pool is not None:
+        session.ahead.close()
     placement = session.config.placement
     wanted = Wanted(placement=placement, has=session.capacity, workers=workers, pool=pool)
-    return Watch(session.telemetry, wanted, name, chunks)
+    return Watch(session.telemetry, wanted, name, chunks, on_events)
 
 
 def _in_a_thread(work: Callable[[], object], over: threading.Event) -> None:

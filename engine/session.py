@@ -20,6 +20,7 @@ from engine.listeners import Listener, make_listeners
 from engine.mixing.batch_size import with_measured_batch
 from engine.mixing.mix_source import MixSource
 from engine.placement import cluster
+from engine.placement.ask_ahead import AskAhead
 from engine.placement.capacity import Capacity
 from engine.placement.preflight import check_inputs
 from engine.placement.room import wait_for_room
@@ -44,6 +45,8 @@ class Session:
     telemetry: Telemetry
     capacity: Capacity
     """What the job may count on of the cluster."""
+    ahead: AskAhead
+    """The places of mixers that are asked for before personalization ends."""
     marker: Marker | None
     """By which workers know the run folder; None for a URI."""
 
@@ -80,7 +83,8 @@ def open_session(
     name = f"telemetry-{uuid.uuid4().hex[:8]}"
     listeners = [*make_listeners(config.run.listeners, inputs.out), *listeners]
     telemetry = Telemetry(inputs.out, name, command, listeners)
-    with _collecting(telemetry):
+    ahead = AskAhead(config.placement, capacity if mixes else Capacity(nodes=[], grows=False))
+    with _collecting(telemetry), contextlib.closing(ahead):
         yield Session(
             config=config,
             out=inputs.out,
@@ -88,6 +92,7 @@ def open_session(
             source=source,
             telemetry=telemetry,
             capacity=capacity,
+            ahead=ahead,
             marker=marker,
         )
 

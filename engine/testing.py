@@ -34,6 +34,7 @@ from diffmix.storage import Folder
 from engine.mixing.job import ChunkMixer, MixJob
 from engine.mixing.mix_source import find_mix_source
 from engine.mixing.store import SCHEMA
+from engine.placement.ask_ahead import AskAhead
 from engine.placement.capacity import live
 from engine.session import Session
 from engine.telemetry import Telemetry
@@ -236,6 +237,7 @@ def temporary_session(config: Config, image_bytes: int, count: int = 500) -> Ite
             source=find_mix_source(Folder(out), real),
             telemetry=telemetry,
             capacity=live(),
+            ahead=AskAhead(config.placement, live()),
             marker=None,
         )
         telemetry.close()

@@ -5,6 +5,7 @@ Each has a test that fails when Ray changes it (`tests/engine/placement/test_ray
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import logging
 import os
@@ -54,6 +55,10 @@ def resolved_options(config: ray.train.DataConfig, dataset: str) -> ray.data.Exe
     return config._resolve_execution_options(dataset)
 
 
+BY_DEVICES = "by devices"
+"""`TorchConfig.backend` for `TorchBackend`. For None, Ray's trainer fills in its own choice."""
+
+
 class TorchBackend(_TorchBackend):
     """Ray Train's set-up of torch's process group, with the backend chosen on the workers.
 
@@ -62,21 +67,26 @@ class TorchBackend(_TorchBackend):
     """
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        if backend_config.backend is None:
-            devices = worker_group.execute(_device)
-            # nccl wants a GPU for each worker. Workers that share one see the same device.
-            own_gpus = None not in devices and len(set(devices)) == len(devices)
-            backend_config.backend = "nccl" if own_gpus else "gloo"
+        if backend_config.backend == BY_DEVICES:
+            backend = choose_backend(worker_group.execute(_devices))
+            backend_config = dataclasses.replace(backend_config, backend=backend)
         super().on_start(worker_group, backend_config)
 
 
-def _device() -> tuple[str, str] | None:
-    """The node and the CUDA devices that this worker sees; None without one."""
+def choose_backend(devices: list[tuple[str, ...]]) -> str:
+    """`nccl` where each worker has a GPU of its own, which nccl demands, else `gloo`. `devices` are
+    each worker's node and the GPUs that Ray gave it there; empty for a worker without CUDA.
+    """
+    return "nccl" if all(devices) and len(set(devices)) == len(devices) else "gloo"
+
+
+def _devices() -> tuple[str, ...]:
     import torch
 
     if not torch.cuda.is_available():
-        return None
-    return ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return ()
+    context = ray.get_runtime_context()
+    return context.get_node_id(), *context.get_accelerator_ids()["GPU"]
 
 
 def autoscaler_config(timeout: float = 60.0) -> dict | None:

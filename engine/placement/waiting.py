@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import ray
@@ -87,10 +87,18 @@ class Wanted:
 class Watch:
     """Follows one phase's workers by their events. Used by one thread at a time."""
 
-    def __init__(self, telemetry: Telemetry, wanted: Wanted, name: str, chunks: int = 0):
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        wanted: Wanted,
+        name: str,
+        chunks: int = 0,
+        on_events: Callable[[list[dict]], None] | None = None,
+    ):
         """`name` is that of the workers' `worker_ready` events. `chunks` are still to be made;
-        after them no mixer is waited for.
+        after them no mixer is waited for. `on_events` gets the new events of each look.
         """
+        self._on_events = on_events
         self._telemetry, self._wanted, self._name = telemetry, wanted, name
         self._chunks = chunks
         self._seen = len(telemetry.events)
@@ -99,7 +107,7 @@ class Watch:
         self._made: set[int] = set()
         self._began: float | None = None
         self._said, self._said_at = "", 0.0
-        self._started = time.monotonic()
+        self._short_since = time.monotonic()
 
     @property
     def workers(self) -> int:
@@ -116,9 +124,12 @@ class Watch:
         Raises `UserError` where `placement.wait_minutes` are over.
         """
         events = self._telemetry.events
-        for event in events[self._seen :]:
+        new = events[self._seen :]
+        self._seen += len(new)
+        for event in new:
             self._note(event)
-        self._seen = len(events)
+        if self._on_events is not None:
+            self._on_events(new)
         there, alive = live(), {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         wanted = self._wanted
         if wanted.pool and len(self._made) >= self._chunks:
@@ -126,10 +137,9 @@ class Watch:
         workers = sum(node in alive for node in self._workers.values())
         mixers = sum(node in alive for node in self._mixers.values())
         now = time.monotonic()
-        since = now if self._began is None else self._began
-        slow = now - since > _SLOW_START or (
-            not self._workers and now - self._started > _SLOW_START
-        )
+        if not wanted.text(workers, mixers, there, slow=True):
+            self._short_since = now
+        slow = now - self._short_since > _SLOW_START
         self._say(wanted.text(workers, mixers, there, slow), now)
 
     def _note(self, event: dict) -> None:
