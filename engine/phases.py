@@ -30,12 +30,13 @@ from engine.mixing.stages import execution_options, stream
 from engine.mixing.store import MixStore
 from engine.placement.cluster import TRAIN_LABEL
 from engine.placement.pool import MixerPool, mixer_pool
-from engine.placement.ray_internals import BY_DEVICES, TorchBackend, resolved_options
+from engine.placement.ray_internals import resolved_options
 from engine.placement.waiting import Wanted, Watch, watching
 from engine.run_folder import find_concept
 from engine.session import Session
 from engine.training.job import TrainJob
 from engine.training.personalize_worker import PersonalizeJob, personalize_loop
+from engine.training.torch_backend import ByDevices
 from engine.training.worker import build_loop, train_loop
 
 log = logging.getLogger(__name__)
@@ -234,7 +235,7 @@ def _fit(
     trainer = ray.train.torch.TorchTrainer(
         loop,
         train_loop_config=settings,
-        torch_config=_TorchConfig(backend=BY_DEVICES),
+        torch_config=ByDevices(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=watch.workers,
             use_gpu=placement.gpus_per_trainer > 0,
@@ -259,14 +260,6 @@ def _fit(
     refusal = session.telemetry.reporter.refusal()
     if refusal is not None:
         raise UserError(refusal)
-
-
-class _TorchConfig(ray.train.torch.TorchConfig):
-    """Torch's process group with the backend that fits the workers' devices."""
-
-    @property
-    def backend_cls(self) -> type:
-        return TorchBackend
 
 
 def _watch(

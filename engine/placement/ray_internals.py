@@ -5,17 +5,14 @@ Each has a test that fails when Ray changes it (`tests/engine/placement/test_ray
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 import logging
 import os
-from typing import Any
 
 import ray
 import ray.data
 import ray.job_config
 import ray.train
-from ray.train.torch.config import _TorchBackend
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 FEW_WORKERS_AT_START = {"prestart_worker_first_driver": False}
@@ -55,38 +52,11 @@ def resolved_options(config: ray.train.DataConfig, dataset: str) -> ray.data.Exe
     return config._resolve_execution_options(dataset)
 
 
-BY_DEVICES = "by devices"
-"""`TorchConfig.backend` for `TorchBackend`. For None, Ray's trainer fills in its own choice."""
+def torch_backend() -> type:
+    """Ray Train's set-up of torch's process group, to be derived from. Imports torch."""
+    from ray.train.torch.config import _TorchBackend
 
-
-class TorchBackend(_TorchBackend):
-    """Ray Train's set-up of torch's process group, with the backend chosen on the workers.
-
-    Ray goes by the resource `GPU`, which logical GPUs have too, and would choose nccl on machines
-    without CUDA.
-    """
-
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        if backend_config.backend == BY_DEVICES:
-            backend = choose_backend(worker_group.execute(_devices))
-            backend_config = dataclasses.replace(backend_config, backend=backend)
-        super().on_start(worker_group, backend_config)
-
-
-def choose_backend(devices: list[tuple[str, ...]]) -> str:
-    """`nccl` where each worker has a GPU of its own, which nccl demands, else `gloo`. `devices` are
-    each worker's node and the GPUs that Ray gave it there; empty for a worker without CUDA.
-    """
-    return "nccl" if all(devices) and len(set(devices)) == len(devices) else "gloo"
-
-
-def _devices() -> tuple[str, ...]:
-    import torch
-
-    if not torch.cuda.is_available():
-        return ()
-    context = ray.get_runtime_context()
-    return context.get_node_id(), *context.get_accelerator_ids()["GPU"]
+    return _TorchBackend
 
 
 def autoscaler_config(timeout: float = 60.0) -> dict | None:

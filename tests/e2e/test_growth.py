@@ -1,12 +1,8 @@
-"""`ray job submit` on a cluster that starts with a head without CPUs, and has no mixing nodes to give
-for a while.
+"""`ray job submit` on a cluster that starts with a head without CPUs, and whose spot market has no
+mixing node for a while.
 """
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from threading import Event
 
@@ -15,41 +11,18 @@ import yaml
 
 from diffmix.config import to_dict
 
-from .test_submit import ROOT, free_port, submit
-
 pytestmark = pytest.mark.slow
 
 NO_MIXERS = "waiting for mixers 0 of 1..3"
 
 
 @pytest.fixture(scope="module")
-def growing(own_clusters):
-    """What `clusters.local.autoscale.start` gives, for 1 train node and 3 mixing nodes."""
-    folder = tempfile.mkdtemp(prefix="dm")  # Ray's sockets are below it
-    environment = {**os.environ, "TMPDIR": folder, "PYTHONPATH": str(ROOT)}
-    dashboard = free_port()
-    ports = ["--port", str(free_port()), "--dashboard_port", str(dashboard)]
-    sizes = ["--train", "1", "--gen", "3", "--idle_minutes", "0.5"]
-    started = subprocess.run(
-        [sys.executable, "-m", "clusters.local.autoscale", *ports, *sizes],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert started.returncode == 0, started.stdout + started.stderr
-    (log,) = Path(folder).glob("dm*/cluster.yaml")
-    yield {"dashboard": f"http://127.0.0.1:{dashboard}", "folder": log.parent}
-    stopped = subprocess.run(
-        [sys.executable, "-m", "clusters.local.stop"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+def growing(own_clusters, local_cluster):
+    """Address and folder of a cluster that grows to 1 train node and 3 mixing nodes."""
+    sizes = ("--train", "1", "--gen", "3", "--idle_minutes", "0.5")
+    with local_cluster("clusters.local.autoscale", *sizes) as (address, folder):
+        (file,) = folder.glob("dm*/cluster.yaml")
+        yield address, file.parent
 
 
 def events(out: Path) -> list[dict]:
@@ -65,9 +38,10 @@ def asked(folder: Path) -> list[list[str]]:
 
 
 def test_a_job_starts_without_nodes_waits_for_spot_and_ends_with_every_mix(
-    growing, tmp_path, small_config
+    growing, submit, tmp_path, small_config
 ):
-    (growing["folder"] / "no_capacity").write_text("gen\n")
+    dashboard, folder = growing
+    (folder / "no_capacity").write_text("gen\n")
     out = tmp_path / "out"
     recipe = tmp_path / "recipe.yaml"
     config = small_config(
@@ -80,12 +54,12 @@ def test_a_job_starts_without_nodes_waits_for_spot_and_ends_with_every_mix(
         },
     )
     recipe.write_text(yaml.safe_dump(to_dict(config)))
-    job = submit(growing["dashboard"], "--config", str(recipe), "--out", str(out))
+    job = submit(dashboard, "--config", str(recipe), "--out", str(out))
     while not any(event.get("text") == NO_MIXERS for event in events(out)):
         assert job.poll() is None, job.communicate()[0]
         Event().wait(0.5)  # another process's file sends no event
     assert not any(event["event"] == "mix" for event in events(out))
-    (growing["folder"] / "no_capacity").unlink()
+    (folder / "no_capacity").unlink()
     output, _ = job.communicate(timeout=600)
     assert job.returncode == 0, output
     assert "waiting for 1 train node (0 of 1)" in output
@@ -96,7 +70,7 @@ def test_a_job_starts_without_nodes_waits_for_spot_and_ends_with_every_mix(
     assert (summary["plan"]["stored"], summary["plan"]["planned"]) == (96, 96)
     chunks = [event["chunk"] for event in happened if event["event"] == "mix"]
     assert len(chunks) == len(set(chunks))
-    groups = [words[2] for words in asked(growing["folder"]) if words[1] == "created"]
+    groups = [words[2] for words in asked(folder) if words[1] == "created"]
     assert groups[0] == "train"  # the mixing nodes come later
     assert "gen" in groups
     kinds = [event["event"] for event in happened]

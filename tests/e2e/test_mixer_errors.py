@@ -41,12 +41,7 @@ def test_what_stops_a_mixer_reaches_the_user_as_one_sentence(
     monkeypatch.setattr(
         phases, "mix_job", lambda *arguments: replace(make_job(*arguments), build=Unusable(at_once))
     )
-    assert (
-        what_stops(
-            small_config(tmp_path / "out", **{"run.mode": mode, "placement.max_failures": 0})
-        )
-        == SENTENCE
-    )
+    assert what_stops(small_config(tmp_path / "out", **{"run.mode": mode})) == SENTENCE
     gc.collect()
     end = time.monotonic() + 60
     while ray.available_resources().get("GPU", 0) < ray.cluster_resources()["GPU"]:

@@ -25,7 +25,7 @@ FILE = {
 
 @pytest.fixture
 def described(monkeypatch):
-    """`described(file, node, ...)`: a cluster whose autoscaler works with `file`, with live nodes."""
+    """`described(file, node, ...)`: live nodes, and the file that the autoscaler works with."""
 
     def describe(file: dict | Exception | None, *nodes: dict) -> None:
         def ask():
