@@ -10,6 +10,8 @@ import ray.train
 
 from diffmix.errors import UserError
 
+_STARTING = "creation task"  # in Ray's text about an actor whose `__init__` raised
+
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
@@ -41,5 +43,12 @@ def user_error(error: BaseException) -> UserError | None:
         inner = getattr(cause, "cause", None)
         if isinstance(cause, UserError) and not isinstance(inner, UserError):
             return UserError(str(cause).partition("\n")[0])  # Ray Data adds lines about its retries
+        if isinstance(cause, ray.exceptions.ActorDiedError) and _STARTING in str(cause):
+            # Every try on every node has failed: starting all again would not help.
+            last = str(cause).strip().splitlines()[-1].strip()
+            return UserError(
+                f"No mixer could start ({last.rstrip('.')}); mend that on the mixing nodes and "
+                "give the same command again."
+            )
         causes += [inner if isinstance(inner, BaseException) else None, cause.__cause__]
     return None

@@ -28,10 +28,10 @@ from engine.mixing.filter import Decision, gate_of
 from engine.mixing.job import MixJob, build_mixer
 from engine.mixing.stages import execution_options, stream
 from engine.mixing.store import MixStore
+from engine.nodes.waiting import Wanted, Watch, watching
 from engine.placement.cluster import TRAIN_LABEL
 from engine.placement.pool import MixerPool, mixer_pool
 from engine.placement.ray_internals import resolved_options
-from engine.placement.waiting import Wanted, Watch, watching
 from engine.run_folder import find_concept
 from engine.session import Session
 from engine.training.job import TrainJob

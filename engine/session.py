@@ -19,12 +19,12 @@ from diffmix.storage import Folder
 from engine.listeners import Listener, make_listeners
 from engine.mixing.batch_size import with_measured_batch
 from engine.mixing.mix_source import MixSource
+from engine.nodes.ask_ahead import AskAhead
+from engine.nodes.shared_folder import Marker, mark
 from engine.placement import cluster
-from engine.placement.ask_ahead import AskAhead
 from engine.placement.capacity import Capacity
 from engine.placement.preflight import check_inputs
 from engine.placement.room import wait_for_room
-from engine.placement.shared_folder import Marker, mark
 from engine.run_folder import write_config
 from engine.telemetry import Telemetry
 

@@ -34,7 +34,7 @@ from diffmix.storage import Folder
 from engine.mixing.job import ChunkMixer, MixJob
 from engine.mixing.mix_source import find_mix_source
 from engine.mixing.store import SCHEMA
-from engine.placement.ask_ahead import AskAhead
+from engine.nodes.ask_ahead import AskAhead
 from engine.placement.capacity import live
 from engine.session import Session
 from engine.telemetry import Telemetry

@@ -14,8 +14,8 @@ from diffmix.devices import limit_threads
 from diffmix.gates import GateRule
 from diffmix.plan import MixSpec
 from diffmix.storage import Folder
+from engine.nodes.shared_folder import Marker
 from engine.placement.pool import MixerPool
-from engine.placement.shared_folder import Marker
 from engine.telemetry import Reporter
 
 

@@ -151,7 +151,7 @@ def configure_ray_data(placement: PlacementConfig, pool: MixerPool | None = None
     context.max_consecutive_actor_init_deaths = 3
     context.raise_original_map_exception = True  # else Ray Data wraps it, and its type is lost
     # By default a stream without progress for 30 minutes ends the job: one that waits for spot
-    # nodes, or whose only mixer is slow. `engine.placement.waiting` says what is waited for.
+    # nodes, or whose only mixer is slow. `engine.nodes.waiting` says what is waited for.
     context.execution_no_progress_timeout_s = -1
     # A mixer that has just started has no work yet. By default Ray ends it for that.
     context.autoscaling_config.actor_pool_util_downscaling_threshold = -1

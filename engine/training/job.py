@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from diffmix.config import Config
-from engine.placement.shared_folder import Marker
+from engine.nodes.shared_folder import Marker
 from engine.telemetry import Reporter
 from engine.training.arrivals import Arrivals
 from engine.training.pool import PoolWriter

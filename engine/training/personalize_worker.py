@@ -17,7 +17,7 @@ from diffmix.config import Config
 from diffmix.datasets.real import RealSet
 from diffmix.devices import limit_threads
 from diffmix.storage import Folder
-from engine.placement.shared_folder import Marker
+from engine.nodes.shared_folder import Marker
 from engine.telemetry import Reporter
 from engine.training.start import run_worker
 

@@ -12,7 +12,7 @@ import ray.train
 
 from diffmix.errors import UserError
 from engine.failures import user_error
-from engine.placement.shared_folder import Marker
+from engine.nodes.shared_folder import Marker
 from engine.telemetry import Reporter
 
 

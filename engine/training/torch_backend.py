@@ -44,11 +44,11 @@ def _devices() -> tuple[str, ...]:
     return context.get_node_id(), *context.get_accelerator_ids()["GPU"]
 
 
+@dataclasses.dataclass
 class ByDevices(TorchConfig):
     """Ray Train's configuration of `TorchBackend`."""
 
-    def __init__(self) -> None:
-        super().__init__(backend=BY_DEVICES)
+    backend: str | None = BY_DEVICES
 
     @property
     def backend_cls(self) -> type:

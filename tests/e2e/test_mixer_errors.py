@@ -1,8 +1,10 @@
 """A user error on a mixer's node reaches the user as one sentence, and frees the GPUs."""
 
 import gc
+import os
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 
@@ -11,6 +13,8 @@ import ray
 
 from diffmix.errors import UserError
 from engine import phases
+from engine.mixing.job import build_mixer
+from engine.mixing.start import TRIES
 from engine.run import run
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -37,16 +41,62 @@ class Unusable:
 def test_what_stops_a_mixer_reaches_the_user_as_one_sentence(
     tmp_path, small_config, monkeypatch, mode, at_once
 ):
-    make_job = phases.mix_job
-    monkeypatch.setattr(
-        phases, "mix_job", lambda *arguments: replace(make_job(*arguments), build=Unusable(at_once))
-    )
+    replace_build(monkeypatch, Unusable(at_once))
     assert what_stops(small_config(tmp_path / "out", **{"run.mode": mode})) == SENTENCE
     gc.collect()
     end = time.monotonic() + 60
     while ray.available_resources().get("GPU", 0) < ray.cluster_resources()["GPU"]:
         assert time.monotonic() < end, "a mixer keeps its GPU"
         Event().wait(0.2)  # the cluster sends no event
+
+
+@dataclass(frozen=True)
+class Starts:
+    """`MixJob.build`: a mixer that cannot start for the first `failures` times."""
+
+    failures: int
+    folder: str
+
+    def __call__(self, job):
+        done = len(os.listdir(self.folder))
+        if done < self.failures:
+            Path(self.folder, f"{done}").touch()
+            raise OSError("429 Client Error: Too Many Requests")
+        return build_mixer(job)
+
+
+def test_a_mixer_that_cannot_start_at_first_starts_later(
+    tmp_path, small_config, monkeypatch, events
+):
+    """More failures than one actor tries."""
+    (tmp_path / "failures").mkdir()
+    build = Starts(TRIES + 1, str(tmp_path / "failures"))
+    replace_build(monkeypatch, build)
+    out = tmp_path / "out"
+    assert run(small_config(out, **{"mix.count": 8, "train.epochs": 1}))["plan"]["stored"] == 8
+    failed = events(out, "mixer_failed")
+    assert [event["attempt"] for event in failed] == [1, 2, 3, 1]
+    assert {event["reason"] for event in failed} == {"429 Client Error: Too Many Requests"}
+    assert len(events(out, "worker_ready")) == 2  # personalization and training: nothing restarted
+
+
+def test_mixers_that_can_never_start_end_the_run_with_the_reason(
+    tmp_path, small_config, monkeypatch, events
+):
+    (tmp_path / "failures").mkdir()
+    replace_build(monkeypatch, Starts(1000, str(tmp_path / "failures")))
+    out = tmp_path / "out"
+    sentence = what_stops(small_config(out))
+    assert sentence.startswith("No mixer could start (")
+    assert "429 Client Error: Too Many Requests" in sentence
+    assert len(events(out, "worker_ready")) == 2
+
+
+def replace_build(monkeypatch, build) -> None:
+    make_job = phases.mix_job
+    monkeypatch.setattr(
+        phases, "mix_job", lambda *arguments: replace(make_job(*arguments), build=build)
+    )
 
 
 def what_stops(config) -> str:

@@ -5,8 +5,8 @@ import ray
 
 from diffmix.errors import UserError
 from diffmix.storage import Folder
-from engine.placement import shared_folder
-from engine.placement.shared_folder import Marker, mark
+from engine.nodes import shared_folder
+from engine.nodes.shared_folder import Marker, mark
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

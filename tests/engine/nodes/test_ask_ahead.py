@@ -5,7 +5,7 @@ import ray
 from ray.util.placement_group import placement_group_table
 
 from diffmix.config import PlacementConfig
-from engine.placement.ask_ahead import AskAhead
+from engine.nodes.ask_ahead import AskAhead
 from engine.placement.capacity import Capacity, Node
 
 NODES = [Node(resources={"GPU": 4.0, "CPU": 8.0}, labels={})]

@@ -6,10 +6,10 @@ import pytest
 
 from diffmix.config import PlacementConfig
 from diffmix.errors import UserError
-from engine.placement import waiting
+from engine.nodes import waiting
+from engine.nodes.waiting import Wanted, Watch, watching
 from engine.placement.capacity import Capacity, Node
 from engine.placement.pool import MixerPool
-from engine.placement.waiting import Wanted, Watch, watching
 
 
 def nodes(label: str | None, *gpus: float) -> list[Node]:
