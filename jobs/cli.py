@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -85,8 +86,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code.
 
     0: done. 1: a defect, or `doctor` found something bad. 2: a user error, one sentence on standard
-    error. 130: interrupted. 141: nobody reads the output any more.
+    error. 130: interrupted. 141: nobody reads the output any more. 143: told to end, as by `ray job
+    stop` or a batch system.
     """
+    signal.signal(signal.SIGTERM, _told_to_end)
     try:
         code = _command(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -97,12 +100,24 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("diffmix: interrupted; the same command resumes from here.", file=sys.stderr)
         return 130
+    except _ToldToEnd:
+        print("diffmix: told to end; the same command resumes from here.", file=sys.stderr)
+        return 143
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
         # Python flushes what is left when it exits, and would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+class _ToldToEnd(BaseException):
+    """SIGTERM, on its way out of whatever runs: sessions close, and nothing takes it for an error."""
+
+
+def _told_to_end(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break what closes
+    raise _ToldToEnd
 
 
 def _command(arguments: list[str]) -> int:

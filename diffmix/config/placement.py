@@ -46,14 +46,14 @@ class PlacementConfig:
     max_failures: Annotated[int, Ge(-1)] = 3
     """How often a broken train worker group restarts from its last checkpoint; -1 is always."""
     cluster_max: Numbers = ()
-    """GPUs that the cluster may grow to, for each value of the label `ray-subcluster`:
-    `gen=8 train=2`; `any=10` for nodes without one. Empty: what the cluster's autoscaler says.
+    """GPUs that the cluster may grow to, for each value of the label `ray-subcluster`. The word `any`
+    is for nodes without a label. Empty: what the cluster's autoscaler says.
     """
-    wait_minutes: Annotated[NonNegativeFloat, Unit("minutes")] | None = None
+    wait_minutes: Annotated[NonNegativeFloat | None, Unit("minutes")] = None
     """How long the run waits for nodes that it needs. None: without limit on a cluster that grows,
     and not at all on one that does not.
     """
     ask_ahead_minutes: Annotated[NonNegativeFloat, Unit("minutes")] = 5.0
-    """How long before personalization ends the mixing nodes of a growing cluster are asked for: the
+    """How long before personalization ends mixing nodes are asked for. For clusters that grow: the
     time that a new node takes until it can work.
     """

@@ -77,7 +77,7 @@ def test_a_mixer_that_cannot_start_at_first_starts_later(
     failed = events(out, "mixer_failed")
     assert [event["attempt"] for event in failed] == [1, 2, 3, 1]
     assert {event["reason"] for event in failed} == {"429 Client Error: Too Many Requests"}
-    assert len(events(out, "worker_ready")) == 2  # personalization and training: nothing restarted
+    assert len(events(out, "worker_ready")) == 1  # nothing restarted
 
 
 def test_mixers_that_can_never_start_end_the_run_with_the_reason(
@@ -89,7 +89,7 @@ def test_mixers_that_can_never_start_end_the_run_with_the_reason(
     sentence = what_stops(small_config(out))
     assert sentence.startswith("No mixer could start (")
     assert "429 Client Error: Too Many Requests" in sentence
-    assert len(events(out, "worker_ready")) == 2
+    assert len(events(out, "worker_ready")) == 1
 
 
 def replace_build(monkeypatch, build) -> None:
