@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _ToldToEnd(BaseException):
-    """SIGTERM, on its way out of whatever runs: sessions close, and nothing takes it for an error."""
+    """SIGTERM, on its way out of what runs: sessions close, and nothing takes it for an error."""
 
 
 def _told_to_end(*_: object) -> None:

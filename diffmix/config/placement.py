@@ -46,8 +46,8 @@ class PlacementConfig:
     max_failures: Annotated[int, Ge(-1)] = 3
     """How often a broken train worker group restarts from its last checkpoint; -1 is always."""
     cluster_max: Numbers = ()
-    """GPUs that the cluster may grow to, for each value of the label `ray-subcluster`. The word `any`
-    is for nodes without a label. Empty: what the cluster's autoscaler says.
+    """GPUs that the cluster may grow to, for each value of the label `ray-subcluster`. The word
+    `any` is for nodes without a label. Empty: what the cluster's autoscaler says.
     """
     wait_minutes: Annotated[NonNegativeFloat | None, Unit("minutes")] = None
     """How long the run waits for nodes that it needs. None: without limit on a cluster that grows,
