@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     error. 130: interrupted. 141: nobody reads the output any more. 143: told to end, as by `ray job
     stop` or a batch system.
     """
-    signal.signal(signal.SIGTERM, _told_to_end)
+    before = signal.signal(signal.SIGTERM, _told_to_end)
     try:
         code = _command(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -109,6 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
         # Python flushes what is left when it exits, and would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _ToldToEnd(BaseException):

@@ -6,6 +6,9 @@ Covers `jobs/doctor.py` and `jobs/table.py` too.
 """
 
 import json
+import os
+import signal
+from threading import Event
 
 import pytest
 import ray
@@ -46,6 +49,27 @@ def test_doctor_knows_what_triton_builds_with(monkeypatch, gone):
     (finding,) = doctor._compile()
     assert finding.state == "note"
     assert finding.what.startswith(f"no {'C compiler' if gone == 'gcc' else gone}")
+
+
+def test_a_command_that_is_told_to_end_says_how_to_go_on(monkeypatch, capsys):
+    """As `ray job stop` and batch systems tell it."""
+    before = signal.getsignal(signal.SIGTERM)
+    closed = []
+
+    def plan(config):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            Event().wait(30)
+        except Exception:
+            raise AssertionError("it was taken for an error") from None
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr("jobs.commands.plan", plan)
+    assert main(["plan"]) == 143
+    assert capsys.readouterr().err == "diffmix: told to end; the same command resumes from here.\n"
+    assert closed == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_plan_counts_and_starts_nothing(tmp_path, small_config, capsys):
