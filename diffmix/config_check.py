@@ -87,12 +87,19 @@ def _check_train(config: Config) -> None:
         "personalize.tokens",
         "on where personalize.lora is off",
     )
-    if train.mixup_alpha or train.cutmix_alpha:
+    if train.mix_form == "timm" and (train.mixup_alpha or train.cutmix_alpha):
         _require(
             config,
             train.batch_size % (2 * trainers) == 0,
             "train.batch_size",
             "even for each train worker where MixUp or CutMix is on",
+        )
+        # The batches of `protocol reference` may be smaller than train.batch_size.
+        _require(
+            config,
+            train.protocol == "validation" and train.last_batch in (None, "fill"),
+            "train.mix_form",
+            "reference where batches may be smaller (train.last_batch, train.protocol reference)",
         )
     _require(
         config,
@@ -119,6 +126,12 @@ def _check_long_tail(config: Config) -> None:
         train.reweight != "drw" or train.drw_epoch < train.epochs,
         "train.drw_epoch",
         f"below train.epochs, {train.epochs}, or it never starts",
+    )
+    _require(
+        config,
+        config.mix.target_weighting == "uniform" or config.mix.target_sampling == "uniform",
+        "mix.target_weighting",
+        "uniform where mix.target_sampling is not: rare classes would count twice",
     )
     if train.cmo:
         _require(

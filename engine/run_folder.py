@@ -9,7 +9,8 @@ import json
 import yaml
 
 from diffmix import strategies
-from diffmix.config import Config, to_dict
+from diffmix.config import Config, images_of, replace, to_dict
+from diffmix.datasets.prepare import prepare
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
@@ -72,8 +73,20 @@ def find_concept(config: Config, out: Folder, real: RealSet) -> str | None:
     concept = Concept.load(folder.fetch())
     concept.check_matches(real.class_names, base_fingerprint(config.model), folder.uri)
     if not given:
-        _check_settings(config, concept, real, folder)
+        _check_settings(config, concept, concept_images(config, out, real), folder)
     return folder.uri
+
+
+def concept_images(config: Config, out: Folder, real: RealSet) -> RealSet:
+    """The images that a concept is trained on: the classifier's, `real`, or where
+    `personalize.data_seed` asks for another draw those of that seed, kept in the run folder's
+    `concept_data/`.
+    """
+    seed = config.personalize.data_seed
+    if seed is None or seed == config.data.seed:
+        return real
+    data = replace(images_of(config), seed=seed)
+    return prepare(data, (out / "concept_data").create().uri).train
 
 
 def _check_settings(config: Config, concept: Concept, real: RealSet, folder: Folder) -> None:

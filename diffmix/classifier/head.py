@@ -42,7 +42,7 @@ def use_cosine_head(model: torch.nn.Module, scale: float) -> torch.nn.Module:
     if not isinstance(head, torch.nn.Linear) or name is None:
         raise UserError(
             "--train.loss ldam needs a model with one linear head; "
-            "choose another --train.model_name or --train.loss."
+            "choose another --train.model_name or --train.loss, or --train.ldam_head plain."
         )
     model.set_submodule(name, CosineHead(head.in_features, head.out_features, scale))
     return model

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import MinLen
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from diffmix.options.markers import Share, Unit, Usual
 
@@ -17,6 +17,11 @@ class PersonalizeConfig:
 
     concept: Usual[str | None] = None
     """Folder of a finished concept to use. None: the run folder's own concept, trained if missing.
+    """
+    data_seed: NonNegativeInt | None = None
+    """Seed of the images that the concept is trained on. None: `data.seed`, the classifier's. With
+    another seed the concept sees images that the classifier is not given: a leak, which the
+    reference implementation's few-shot scripts have. [C] another than the classifier's
     """
     steps: Usual[Annotated[PositiveInt, Unit("steps")]] = 35_000
     """Optimizer steps. [C] 35,000"""

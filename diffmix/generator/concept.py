@@ -74,7 +74,8 @@ def concept_settings(personalize: PersonalizeConfig) -> dict:
             {
                 key: value
                 for key, value in options.items()
-                if key not in ("concept", "checkpoint_every", "compile")
+                # The seed of the data shows in the data's fingerprint.
+                if key not in ("concept", "checkpoint_every", "compile", "data_seed")
             }
         )
     )
