@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -34,6 +34,7 @@ class Paste:
     """Whether the box is cut from a mix."""
 
 
+@runtime_checkable
 class Pastes(Protocol):
     """What draws the pastes of an epoch: `PasteSampler` for CMO, `batch_mix.CutMixSampler`."""
 
