@@ -52,6 +52,7 @@ _YOUNGER: dict[str, object] = {
     "ldam_head": "cosine",
     "reweight_mean": "weights",
     "cmo_mixes": False,
+    "trained_part": "all",
 }
 """`train` options that older run folders do not have, with the value that they stand for there.
 With that value an option is left out of the identity, so that an older folder keeps its classifier.

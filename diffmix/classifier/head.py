@@ -1,4 +1,6 @@
-"""A classifier's head: LDAM's cosine head, and training a head on a frozen backbone."""
+"""A classifier's head: LDAM's cosine head, and training a head, or it and the last stages, on
+frozen others.
+"""
 
 from __future__ import annotations
 
@@ -67,6 +69,34 @@ def freeze_backbone(model: torch.nn.Module) -> None:
     model.requires_grad_(False)
     for head in _heads(model):
         head.requires_grad_(True)
+
+
+def freeze_all_but(model: torch.nn.Module, part: str) -> None:
+    """Leave the part of a timm model that `train.trained_part` names as the only one that is
+    trained. Raises `UserError` for stages of a model that is not made of four.
+    """
+    if part == "all":
+        return
+    freeze_backbone(model)
+    if part == "head":
+        return
+    first = int(part.removeprefix("stages")[0])
+    for number in range(first, 5):
+        for parameter in _stage(model, number).parameters():
+            parameter.requires_grad_(True)
+
+
+def _stage(model: torch.nn.Module, number: int) -> torch.nn.Module:
+    """A stage, counted from 1: `layer1` of timm's ResNets, `stages.0` of most others."""
+    stages = getattr(model, "stages", None)
+    if hasattr(model, "layer4"):
+        return getattr(model, f"layer{number}")
+    if isinstance(stages, torch.nn.Module) and len(list(stages.children())) == 4:
+        return list(stages.children())[number - 1]
+    raise UserError(
+        "--train.trained_part names stages, but this --train.model_name is not made of four; use "
+        "all or head, or choose another model."
+    )
 
 
 def train_mode(model: torch.nn.Module, frozen: bool) -> None:

@@ -152,6 +152,11 @@ class TrainConfig:
     """First epochs, in which the head alone is trained. The backbone and its batch statistics stay
     as they are.
     """
+    trained_part: Literal["all", "head", "stages4", "stages3-4", "stages2-4", "stages1-4"] = "all"
+    """Part of the model that is trained, for the whole run. `stages3-4` is the last two of the four
+    stages, and the head. The rest keeps its weights, and its batch statistics move on. [C] an
+    option
+    """
     protocol: Literal["validation", "reference"] = "validation"
     """Images that pick the epoch: the held-out ones, or the test set. `reference` trains as the
     reference implementation does. It holds nothing out (`data.val_fraction` is not read), skips

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from diffmix.classifier.head import freeze_backbone
+from diffmix.classifier.head import freeze_all_but, freeze_backbone
 from diffmix.config import TrainConfig
 from engine.training.deepspeed_config import build_optimizer, deepspeed_config
 
@@ -15,7 +15,8 @@ from engine.training.deepspeed_config import build_optimizer, deepspeed_config
 def start_engine(
     model: torch.nn.Module, options: TrainConfig, world_size: int, dtype: torch.dtype, frozen: bool
 ) -> Any:
-    """A DeepSpeed engine around a timm model. With `frozen` it trains the head alone.
+    """A DeepSpeed engine around a timm model. With `frozen` it trains the head alone, else the part
+    that `train.trained_part` names.
 
     Frozen weights are left out of the optimizer, so they cost no gradients, no weight decay and no
     memory of ZeRO's. An engine therefore stays frozen: see `thaw`.
@@ -24,6 +25,8 @@ def start_engine(
 
     if frozen:
         freeze_backbone(model)
+    else:
+        freeze_all_but(model, options.trained_part)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=build_optimizer(model, options),

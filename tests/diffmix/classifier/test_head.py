@@ -5,6 +5,7 @@ from safetensors.torch import load_file
 
 from diffmix.classifier.head import (
     CosineHead,
+    freeze_all_but,
     freeze_backbone,
     train_mode,
     unit_rows,
@@ -95,3 +96,32 @@ def test_a_frozen_backbone_keeps_weights_and_statistics(loss):
     train_mode(model, frozen=False)
     model(torch.randn(4, 3, 32, 32))
     assert not torch.equal(model.state_dict()["bn1.running_mean"], before["bn1.running_mean"])
+
+
+@pytest.mark.parametrize(
+    ("part", "trained"),
+    [
+        ("all", {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"}),
+        ("head", {"fc"}),
+        ("stages4", {"layer4", "fc"}),
+        ("stages3-4", {"layer3", "layer4", "fc"}),
+        ("stages2-4", {"layer2", "layer3", "layer4", "fc"}),
+        ("stages1-4", {"layer1", "layer2", "layer3", "layer4", "fc"}),
+    ],
+)
+def test_parts_of_a_resnet(part, trained):
+    """As the reference implementation's `freeze_model` picks them by name."""
+    model = timm.create_model("resnet10t", num_classes=3)
+    freeze_all_but(model, part)
+    found = {name.partition(".")[0] for name, one in model.named_parameters() if one.requires_grad}
+    assert found == trained
+
+
+def test_stages_of_other_models():
+    model = timm.create_model("convnext_atto", num_classes=3)
+    freeze_all_but(model, "stages4")
+    trained = {name for name, one in model.named_parameters() if one.requires_grad}
+    assert {name.rsplit(".", 1)[0][:8] for name in trained} <= {"stages.3", "head.fc"}
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=3)
+    with pytest.raises(UserError, match=r"--train\.trained_part names stages"):
+        freeze_all_but(vit, "stages3-4")
