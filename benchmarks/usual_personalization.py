@@ -68,7 +68,7 @@ def train(
     schedule = DDPMScheduler.from_config(pipe.scheduler.config)
     tokens = {name: f"<class_{label}>" for label, name in enumerate(real.class_names)}
     start = tokenizer(
-        prompt(config.initializer, None, "", real.superclass), add_special_tokens=False
+        prompt(str(config.initializer), None, "", real.superclass), add_special_tokens=False
     ).input_ids
     tokenizer.add_tokens(list(tokens.values()))
     new = tokenizer.convert_tokens_to_ids(list(tokens.values()))

@@ -20,7 +20,8 @@ import ray.train.torch
 
 from diffmix.config import to_dict
 from diffmix.generator.base_model import base_fingerprint
-from diffmix.generator.concept import concept_settings
+from diffmix.personalize.crops import all_square
+from diffmix.personalize.settings import concept_settings
 from diffmix.storage import Folder, filesystem
 from engine.failures import user_errors
 from engine.mixing.filter import Decision, gate_of
@@ -65,7 +66,7 @@ def personalize(session: Session) -> str | None:
         reporter=session.telemetry.reporter,
     )
     key = _key(
-        concept_settings(config.personalize),
+        concept_settings(config.personalize, all_square(train_images)),
         config.run.seed,
         train_images.fingerprint,
         base_fingerprint(config.model),

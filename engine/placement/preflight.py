@@ -75,7 +75,8 @@ def _check_generator(config: Config) -> None:
     check_tiny_vae(config.model.tiny_vae)
     check_sampler_lora(config.mix.sampler_lora)
     for template in (*config.personalize.prompts, config.personalize.initializer):
-        prompt(template, None, "class", "superclass")
+        if isinstance(template, str):  # not a token's number
+            prompt(template, None, "class", "superclass")
 
 
 def _check_classifier(config: Config, out: Folder, data: Prepared, trains: bool) -> None:
