@@ -41,6 +41,12 @@ _WITHOUT_EFFECT = ("baseline", "loader_workers")
 """`train` options that do not affect the trained weights; changing them does not invalidate a
 checkpoint.
 """
+_YOUNGER: dict[str, object] = {
+    "trained_stages": None,
+}
+"""`train` options that older run folders do not have, with the value that they stand for there.
+With that value an option is left out of the identity, so that an older folder keeps its classifier.
+"""
 
 
 def personalize(session: Session) -> str | None:
@@ -160,7 +166,8 @@ def _classifier_identity(
     config = session.config
     recipe = {}
     for option, value in to_dict(config.train).items():
-        if option not in _WITHOUT_EFFECT:
+        younger = option in _YOUNGER and value == _YOUNGER[option]
+        if option not in _WITHOUT_EFFECT and not younger:
             recipe[option] = value
     identity: dict[str, object] = {
         "train": recipe,

@@ -69,6 +69,28 @@ def freeze_backbone(model: torch.nn.Module) -> None:
         head.requires_grad_(True)
 
 
+def freeze_stages(model: torch.nn.Module, trained: int) -> None:
+    """Freeze a timm model's stem and stages but for the last `trained` stages and the head. Stages
+    are what timm groups them by: the four of a ResNet, the blocks of a ViT.
+
+    Batch norms of frozen stages still follow the images, as in the paper's code. Raises `UserError`
+    for more stages than there are.
+    """
+    from timm.models import group_parameters
+
+    groups = group_parameters(model, model.group_matcher(coarse=True))  # type: ignore[operator]
+    _, *stages, _ = sorted(groups)
+    if trained > len(stages):
+        raise UserError(
+            f"--train.trained_stages is {trained}, but the model has {len(stages)} stages; choose "
+            "a smaller number, or None to train everything."
+        )
+    first = (len(groups) - 1) - trained
+    frozen = {name for group in sorted(groups)[:first] for name in groups[group]}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+
+
 def train_mode(model: torch.nn.Module, frozen: bool) -> None:
     """Put the model into train mode. A frozen backbone stays in eval mode.
 

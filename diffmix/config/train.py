@@ -110,6 +110,11 @@ class TrainConfig:
     """Probability that CMO pastes into a batch. [C] 0.5"""
     cmo_skip: Annotated[tuple[NonNegativeInt, NonNegativeInt], Unit("epochs")] = (4, 3)
     """Epochs without CMO at the start and at the end. [C] 4 3"""
+    trained_stages: Annotated[NonNegativeInt | None, Unit("stages")] = None
+    """Last stages of the backbone that are trained beside the head, in all epochs. 0 trains the
+    head alone; 4 trains a ResNet without its stem. None: everything. [C] None; 0 to 4 in an
+    ablation
+    """
     freeze_epochs: Annotated[NonNegativeInt, Unit("epochs")] = 0
     """First epochs, in which the head alone is trained. The backbone and its batch statistics stay
     as they are.
