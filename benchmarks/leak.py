@@ -1,9 +1,9 @@
 """What the leak of the reference's few-shot code adds on nano.
 
 There the concept is personalized on other shots than those that are mixed and trained on. For each
-seed this runs the demo's recipe twice on the same shots, with the concept of these shots (honest) and with
-that of another draw (leaky, `--personalize.data_seed`), and the classifier without mixes. Intervals
-are Student's, at 95 %, over the seeds. Mixes are made before training starts.
+seed this runs the demo's recipe twice on the same shots, with the concept of these shots (honest)
+and with that of another draw (leaky, `--personalize.data_seed`), and the classifier without mixes.
+Intervals are Student's, at 95 %, over the seeds. Mixes are made before training starts.
 """
 
 from __future__ import annotations

@@ -22,7 +22,14 @@ def check(config: Config) -> None:
     """
     for option in options(Config).values():
         option.fit(attrgetter(option.name)(config))
-    for rules in (_check_mix, _check_train, _check_long_tail, _check_groups, _check_compose):
+    for rules in (
+        _check_mix,
+        _check_personalize,
+        _check_train,
+        _check_long_tail,
+        _check_groups,
+        _check_compose,
+    ):
         rules(config)
 
 
@@ -79,14 +86,26 @@ def _check_mix(config: Config) -> None:
     )
 
 
-def _check_train(config: Config) -> None:
-    train, trainers = config.train, config.placement.trainers
+def _check_personalize(config: Config) -> None:
+    personalize, workers = config.personalize, config.placement.personalizers
     _require(
         config,
-        config.personalize.tokens or config.personalize.lora,
+        personalize.tokens or personalize.lora,
         "personalize.tokens",
         "on where personalize.lora is off",
     )
+    parts = workers * personalize.gradient_accumulation_steps
+    _require(
+        config,
+        personalize.global_batch_size is None or personalize.global_batch_size >= parts,
+        "personalize.global_batch_size",
+        f"at least {parts}: an image for each of placement.personalizers, {workers}, and each of "
+        "personalize.gradient_accumulation_steps",
+    )
+
+
+def _check_train(config: Config) -> None:
+    train, trainers = config.train, config.placement.trainers
     if train.mix_form == "timm" and (train.mixup_alpha or train.cutmix_alpha):
         _require(
             config,
@@ -101,6 +120,13 @@ def _check_train(config: Config) -> None:
             "train.mix_form",
             "reference where batches may be smaller (train.last_batch, train.protocol reference)",
         )
+    _require(
+        config,
+        train.precision != "fp16" or train.zero_stage == 0,
+        "train.precision",
+        f"bf16, fp32 or auto with train.zero_stage {train.zero_stage}: DeepSpeed clips fp16 "
+        "gradients before it unscales them",
+    )
     _require(
         config,
         train.batch_size % trainers == 0,

@@ -21,7 +21,8 @@ import ray.train.torch
 from diffmix.classifier.schedule import Schedule, validated_every
 from diffmix.config import to_dict
 from diffmix.generator.base_model import base_fingerprint
-from diffmix.generator.concept import concept_settings
+from diffmix.personalize.crops import all_square
+from diffmix.personalize.settings import concept_settings
 from diffmix.storage import Folder, filesystem
 from engine.failures import user_errors
 from engine.mixing.filter import Decision, gate_of
@@ -52,7 +53,7 @@ _YOUNGER: dict[str, object] = {
     "ldam_head": "cosine",
     "reweight_mean": "weights",
     "cmo_mixes": False,
-    "trained_part": "all",
+    "trained_stages": None,
 }
 """`train` options that older run folders do not have, with the value that they stand for there.
 With that value an option is left out of the identity, so that an older folder keeps its classifier.
@@ -83,7 +84,7 @@ def personalize(session: Session) -> str | None:
         reporter=session.telemetry.reporter,
     )
     key = _key(
-        concept_settings(config.personalize),
+        concept_settings(config.personalize, all_square(train_images)),
         config.run.seed,
         train_images.fingerprint,
         base_fingerprint(config.model),

@@ -16,7 +16,9 @@ from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.gates import make_rule
 from diffmix.generator.base_model import base_fingerprint, files_fingerprint
-from diffmix.generator.concept import Concept, concept_settings
+from diffmix.generator.concept import Concept
+from diffmix.personalize.crops import all_square
+from diffmix.personalize.settings import concept_settings, differences
 from diffmix.plan import make_plan
 from diffmix.storage import Folder
 from engine.mixing.filter import Decision
@@ -91,17 +93,14 @@ def concept_images(config: Config, out: Folder, real: RealSet) -> RealSet:
 
 def _check_settings(config: Config, concept: Concept, real: RealSet, folder: Folder) -> None:
     """Raise `UserError` where the run folder's own concept was made with other settings."""
-    settings = concept_settings(config.personalize)
+    settings = concept_settings(config.personalize, all_square(real))
     wanted = {**settings, "seed": config.run.seed, "data": real.fingerprint}
     had = {**concept.settings, "seed": concept.seed, "data": concept.data_fingerprint}
-    differences = []
-    for name, value in wanted.items():
-        if had.get(name) != value:
-            differences.append(f"{name} was {had.get(name)} and is {value} now")
-    if differences:
+    found = differences(had, wanted, folder.uri)
+    if found:
         raise UserError(
             f"The concept in {folder.uri} was made with other settings "
-            f"({'; '.join(differences)}); choose another --out."
+            f"({'; '.join(found)}); choose another --out."
         )
 
 

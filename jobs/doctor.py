@@ -26,7 +26,7 @@ def doctor() -> int:
     from rich.markup import escape
 
     console, bad = Console(highlight=False, soft_wrap=True), 0
-    for check in (_packages, _devices, _attention, _deepspeed, _ray, _disk):
+    for check in (_packages, _devices, _attention, _deepspeed, _compile, _ray, _disk):
         for finding in _guarded(check):
             color = {"ok": "green", "note": "yellow", "bad": "red"}[finding.state]
             text = finding.what + (f"\n      -> {finding.advice}" if finding.advice else "")
@@ -120,22 +120,36 @@ def _deepspeed() -> Iterator[Finding]:
     yield Finding(
         "ok", "deepspeed imports; training uses torch's optimizers, so it has nothing to build"
     )
-    compiler = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
-    ninja = shutil.which("ninja")
-    if compiler and ninja:
-        yield Finding(
-            "ok", f"DeepSpeed's own ops and torch.compile could be built: {compiler}, {ninja}"
-        )
-    else:
-        missing = " and ".join(
-            name for name, found in (("C++ compiler", compiler), ("ninja", ninja)) if not found
-        )
-        yield Finding(
-            "note",
-            f"no {missing} on PATH: DeepSpeed's own ops and torch.compile cannot be built",
-            "training needs neither; install g++ and ninja to use --model.compile or "
-            "--personalize.compile",
-        )
+
+
+def _compile() -> Iterator[Finding]:
+    """What torch.compile needs: Inductor builds C++ on CPUs; Triton builds a C extension of
+    Python's for each GPU.
+    """
+    import sysconfig
+
+    import torch
+
+    header = os.path.join(sysconfig.get_paths()["include"], "Python.h")
+    needed = {"C++ compiler (g++ or clang++)": _first_of("g++", "clang++")}
+    if torch.cuda.is_available():
+        needed["C compiler (gcc or clang)"] = os.environ.get("CC") or _first_of("gcc", "clang")
+        needed["Python.h"] = header if os.path.exists(header) else None
+    missing = [name for name, found in needed.items() if not found]
+    if not missing:
+        found = ", ".join(str(found) for found in needed.values())
+        yield Finding("ok", f"torch.compile has what it needs: {found}")
+        return
+    yield Finding(
+        "note",
+        f"no {' and no '.join(missing)}: torch.compile cannot build its kernels",
+        "training needs none; install g++ (and gcc and python3-dev on a GPU machine) to use "
+        "--model.compile or --personalize.compile",
+    )
+
+
+def _first_of(*programs: str) -> str | None:
+    return next(filter(None, map(shutil.which, programs)), None)
 
 
 def _ray() -> Iterator[Finding]:

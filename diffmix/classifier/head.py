@@ -71,32 +71,26 @@ def freeze_backbone(model: torch.nn.Module) -> None:
         head.requires_grad_(True)
 
 
-def freeze_all_but(model: torch.nn.Module, part: str) -> None:
-    """Leave the part of a timm model that `train.trained_part` names as the only one that is
-    trained. Raises `UserError` for stages of a model that is not made of four.
+def freeze_stages(model: torch.nn.Module, trained: int) -> None:
+    """Freeze a timm model's stem and stages but for the last `trained` stages and the head. Stages
+    are what timm groups them by: the four of a ResNet, the blocks of a ViT.
+
+    Batch norms of frozen stages still follow the images, as in the paper's code. Raises `UserError`
+    for more stages than there are.
     """
-    if part == "all":
-        return
-    freeze_backbone(model)
-    if part == "head":
-        return
-    first = int(part.removeprefix("stages")[0])
-    for number in range(first, 5):
-        for parameter in _stage(model, number).parameters():
-            parameter.requires_grad_(True)
+    from timm.models import group_parameters
 
-
-def _stage(model: torch.nn.Module, number: int) -> torch.nn.Module:
-    """A stage, counted from 1: `layer1` of timm's ResNets, `stages.0` of most others."""
-    stages = getattr(model, "stages", None)
-    if hasattr(model, "layer4"):
-        return getattr(model, f"layer{number}")
-    if isinstance(stages, torch.nn.Module) and len(list(stages.children())) == 4:
-        return list(stages.children())[number - 1]
-    raise UserError(
-        "--train.trained_part names stages, but this --train.model_name is not made of four; use "
-        "all or head, or choose another model."
-    )
+    groups = group_parameters(model, model.group_matcher(coarse=True))  # type: ignore[operator]
+    _, *stages, _ = sorted(groups)
+    if trained > len(stages):
+        raise UserError(
+            f"--train.trained_stages is {trained}, but the model has {len(stages)} stages; choose "
+            "a smaller number, or None to train everything."
+        )
+    first = (len(groups) - 1) - trained
+    frozen = {name for group in sorted(groups)[:first] for name in groups[group]}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
 
 
 def train_mode(model: torch.nn.Module, frozen: bool) -> None:

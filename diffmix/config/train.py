@@ -148,14 +148,14 @@ class TrainConfig:
     """Epochs without CMO at the start and at the end. [C] 4 3"""
     cmo_mixes: bool = False
     """Let CMO paste mixes too, each with probability `mix.synthetic_p`. [C] True"""
+    trained_stages: Annotated[NonNegativeInt | None, Unit("stages")] = None
+    """Last stages of the backbone that are trained beside the head, in all epochs. 0 trains the
+    head alone; 4 trains a ResNet without its stem. None: everything. [C] None; 0 to 4 in an
+    ablation
+    """
     freeze_epochs: Annotated[NonNegativeInt, Unit("epochs")] = 0
     """First epochs, in which the head alone is trained. The backbone and its batch statistics stay
     as they are.
-    """
-    trained_part: Literal["all", "head", "stages4", "stages3-4", "stages2-4", "stages1-4"] = "all"
-    """Part of the model that is trained, for the whole run. `stages3-4` is the last two of the four
-    stages, and the head. The rest keeps its weights, and its batch statistics move on. [C] an
-    option
     """
     protocol: Literal["validation", "reference"] = "validation"
     """Images that pick the epoch: the held-out ones, or the test set. `reference` trains as the

@@ -47,7 +47,9 @@ def measure_batch(config: Config, planned: int) -> int:
     """
     placement = config.placement
     largest = max(1, min(LARGEST, planned // (_CHUNKS_PER_MIXER * placement.mixers[-1])))
-    task = ray.remote(_measure).options(
+    # One call, one process: its CUDA context would stay on the GPU that a mixer gets next. Ray
+    # takes `max_calls` in the decorator alone.
+    task = ray.remote(max_calls=1)(_measure).options(
         name="mix.batch auto",
         num_gpus=placement.gpus_per_mixer,
         num_cpus=placement.cpus_per_mixer,

@@ -60,10 +60,11 @@ def calibrate(session: Session, job: MixJob, time_steps: StepTimer) -> Rates:
     """
     config, real = session.config, session.data.train
     placement = config.placement
-    mixer = ray.remote(time_mixer).options(
+    # One call, one process: their CUDA contexts would stay on GPUs that are wanted next.
+    mixer = ray.remote(max_calls=1)(time_mixer).options(
         num_gpus=placement.gpus_per_mixer, num_cpus=placement.cpus_per_mixer
     )
-    trainer = ray.remote(_call).options(
+    trainer = ray.remote(max_calls=1)(_call).options(
         num_gpus=placement.gpus_per_trainer, num_cpus=placement.cpus_per_trainer
     )
     workers = _possible_workers(config)
@@ -126,7 +127,7 @@ def time_train_steps(config: Config, num_classes: int, workers: list[int]) -> di
     limit_threads(config.placement.cpus_per_trainer)
     device = inference_device()
     recipe = config.train
-    dtype = training_dtype(recipe.precision)
+    dtype = training_dtype(recipe)
     model = build_model(recipe, num_classes).to(device)
     optimizer = build_optimizer(model, recipe)
 

@@ -75,9 +75,8 @@ def _check_held_out(config: Config, out: Folder) -> None:
     if config.train.protocol != "reference":
         return
     held = 0.0
-    with contextlib.suppress(
-        OSError, ValueError, KeyError
-    ):  # missing or damaged: `prepare` says so
+    # Where the file is missing or damaged, `prepare` says so.
+    with contextlib.suppress(OSError, ValueError, KeyError):
         held = json.loads((out / "data").read("data.json"))["settings"]["val_fraction"]
     if held:
         raise UserError(
@@ -105,19 +104,20 @@ def _check_generator(config: Config) -> None:
     check_tiny_vae(config.model.tiny_vae)
     check_sampler_lora(config.mix.sampler_lora)
     for template in (*config.personalize.prompts, config.personalize.initializer):
-        prompt(template, None, "class", "superclass")
+        if isinstance(template, str):  # not a token's number
+            prompt(template, None, "class", "superclass")
 
 
 def _check_classifier(config: Config, out: Folder, data: Prepared, trains: bool) -> None:
     """Raise `UserError` where timm has no such model, or no weights to start from."""
-    from diffmix.classifier.head import freeze_all_but
+    from diffmix.classifier.head import freeze_stages
     from diffmix.classifier.model import bare_model, build_model, check_input_size, describe
 
     class_names = data.train.class_names
     description = describe(config.train, class_names)
     check_input_size(config.train)
-    if config.train.trained_part != "all":
-        freeze_all_but(bare_model(description), config.train.trained_part)
+    if config.train.trained_stages is not None:
+        freeze_stages(bare_model(description), config.train.trained_stages)
     starts_from_weights = config.train.pretrained or config.train.checkpoint_path
     if trains and starts_from_weights and not (out / "classifier").exists("finished"):
         # Train workers do the same, hours later.

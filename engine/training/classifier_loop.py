@@ -73,7 +73,7 @@ class ClassifierLoop:
         self.val = RealSet.open(picks_epoch) if picks_epoch else None
         self.classifier: Classifier = describe(self.options, self.real.class_names)
         torch.manual_seed(self.seed)
-        self.dtype = training_dtype(self.options.precision)
+        self.dtype = training_dtype(self.options)
         self.best = -1.0
         self.first_epoch = 0
         self.frozen = self.options.freeze_epochs > 0

@@ -4,12 +4,15 @@ without CUDA.
 
 from __future__ import annotations
 
+import logging
 import os
 
 import torch
 
 from diffmix.config import TrainConfig
 from diffmix.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def prepare_environment() -> None:
@@ -24,12 +27,23 @@ def prepare_environment() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def training_dtype(precision: str) -> torch.dtype:
-    """The dtype of `train.precision`. `auto` is bf16 on GPUs that have it, fp16 on older GPUs, and
-    fp32 on CPUs. `UserError` for fp16 on a CPU.
+def training_dtype(options: TrainConfig) -> torch.dtype:
+    """The dtype of `train.precision`. `auto` is bf16 on GPUs that have it and fp32 on CPUs. On
+    older GPUs it is fp16 at ZeRO 0, and fp32 from ZeRO 1 on. `UserError` for fp16 on a CPU.
+
+    From ZeRO 1 on, DeepSpeed 0.19 clips fp16 gradients before it unscales them, and never changes
+    the scale after an overflow; `diffmix.config_check` refuses it.
     """
+    precision: str = options.precision
     if precision == "auto":
         precision = _best_precision()
+        if precision == "fp16" and options.zero_stage:
+            log.warning(
+                "This GPU has no bf16, and fp16 is wrong with ZeRO %d: training in fp32. "
+                "--train.zero_stage 0 trains in fp16.",
+                options.zero_stage,
+            )
+            precision = "fp32"
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("--train.precision fp16 needs a GPU; use fp32 or bf16 on a CPU.")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

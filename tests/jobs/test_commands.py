@@ -7,6 +7,7 @@ Covers `jobs/doctor.py` and `jobs/table.py` too.
 
 import json
 
+import pytest
 import ray
 import yaml
 
@@ -28,8 +29,23 @@ def test_doctor_says_what_cannot_be_built_and_what_to_install(capsys, monkeypatc
     monkeypatch.setattr("engine.results.summary.versions", lambda: {"xformers": None})
     assert main(["doctor"]) == 0, "a machine without a compiler can run"
     text = capsys.readouterr().out
-    assert "no C++ compiler and ninja on PATH" in text
+    assert "no C++ compiler (g++ or clang++): torch.compile cannot build its kernels" in text
     assert "pip install -e '.[attention]' -c constraints.txt" in text
+
+
+@pytest.mark.parametrize("gone", ["gcc", "Python.h"])
+def test_doctor_knows_what_triton_builds_with(monkeypatch, gone):
+    from jobs import doctor
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(
+        doctor.shutil, "which", lambda name: None if gone == name or name == "clang" else name
+    )
+    monkeypatch.setattr(doctor.os.path, "exists", lambda path: not path.endswith(gone))
+    (finding,) = doctor._compile()
+    assert finding.state == "note"
+    assert finding.what.startswith(f"no {'C compiler' if gone == 'gcc' else gone}")
 
 
 def test_plan_counts_and_starts_nothing(tmp_path, small_config, capsys):

@@ -5,8 +5,8 @@ from safetensors.torch import load_file
 
 from diffmix.classifier.head import (
     CosineHead,
-    freeze_all_but,
     freeze_backbone,
+    freeze_stages,
     train_mode,
     unit_rows,
     use_cosine_head,
@@ -54,6 +54,30 @@ def test_a_distilled_models_two_heads_are_trained_alone():
     assert not model.blocks.training
 
 
+@pytest.mark.parametrize("trained", range(5))
+def test_stages_are_frozen_by_the_references_names(trained):
+    """Its `linear`, `stages4+linear`, ... `stages1-4+linear`, by torchvision's names, which are
+    timm's.
+    """
+    model = timm.create_model("resnet50", num_classes=3)
+    freeze_stages(model, trained)
+    words = ["fc", *(f"layer{stage}" for stage in range(4, 4 - trained, -1))]
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == any(word in name for word in words), name
+
+
+def test_stages_of_other_models_are_timms_groups():
+    model = timm.create_model("test_vit", num_classes=3)
+    freeze_stages(model, 1)
+    last = f"blocks.{len(model.blocks) - 1}."
+    assert all(
+        parameter.requires_grad == name.startswith((last, "norm.", "fc_norm.", "head."))
+        for name, parameter in model.named_parameters()
+    )
+    with pytest.raises(UserError, match=r"trained_stages is 99, but the model has \d+ stages"):
+        freeze_stages(model, 99)
+
+
 def test_models_without_a_linear_head():
     model = timm.create_model("resnet10t", num_classes=0)
     with pytest.raises(UserError, match="one linear head"):
@@ -96,32 +120,3 @@ def test_a_frozen_backbone_keeps_weights_and_statistics(loss):
     train_mode(model, frozen=False)
     model(torch.randn(4, 3, 32, 32))
     assert not torch.equal(model.state_dict()["bn1.running_mean"], before["bn1.running_mean"])
-
-
-@pytest.mark.parametrize(
-    ("part", "trained"),
-    [
-        ("all", {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"}),
-        ("head", {"fc"}),
-        ("stages4", {"layer4", "fc"}),
-        ("stages3-4", {"layer3", "layer4", "fc"}),
-        ("stages2-4", {"layer2", "layer3", "layer4", "fc"}),
-        ("stages1-4", {"layer1", "layer2", "layer3", "layer4", "fc"}),
-    ],
-)
-def test_parts_of_a_resnet(part, trained):
-    """As the reference implementation's `freeze_model` picks them by name."""
-    model = timm.create_model("resnet10t", num_classes=3)
-    freeze_all_but(model, part)
-    found = {name.partition(".")[0] for name, one in model.named_parameters() if one.requires_grad}
-    assert found == trained
-
-
-def test_stages_of_other_models():
-    model = timm.create_model("convnext_atto", num_classes=3)
-    freeze_all_but(model, "stages4")
-    trained = {name for name, one in model.named_parameters() if one.requires_grad}
-    assert {name.rsplit(".", 1)[0][:8] for name in trained} <= {"stages.3", "head.fc"}
-    vit = timm.create_model("vit_tiny_patch16_224", num_classes=3)
-    with pytest.raises(UserError, match=r"--train\.trained_part names stages"):
-        freeze_all_but(vit, "stages3-4")

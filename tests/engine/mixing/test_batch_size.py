@@ -1,5 +1,7 @@
 """`mix.batch: auto` on a real cluster."""
 
+import os
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -51,3 +53,10 @@ def test_a_broken_plan_is_refused_in_one_sentence(tmp_path, text, says):
     (tmp_path / "mixes" / "plan.json").write_text(text)
     with pytest.raises(UserError, match=says):
         stored_batch(Folder(str(tmp_path)))
+
+
+def test_two_measurements_have_two_processes(tmp_path, small_config, monkeypatch):
+    """A process that stayed would hold its CUDA context on the GPU that a mixer gets next."""
+    monkeypatch.setattr(batch_size, "_measure", lambda config, largest: os.getpid())
+    config = small_config(tmp_path, **{"mix.batch": "auto"})
+    assert measure_batch(config, 16) != measure_batch(config, 16)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from diffmix.config import TrainConfig
+from diffmix.config import Config, TrainConfig
+from diffmix.config_check import check
 from diffmix.errors import UserError
 from engine.training.deepspeed_config import build_optimizer, deepspeed_config, training_dtype
 
@@ -43,7 +44,31 @@ def test_optimizers():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CPU's rule")
 def test_precision_on_a_cpu():
-    assert training_dtype("auto") == torch.float32
-    assert training_dtype("bf16") == torch.bfloat16
+    assert training_dtype(TrainConfig(precision="auto")) == torch.float32
+    assert training_dtype(TrainConfig(precision="bf16")) == torch.bfloat16
     with pytest.raises(UserError, match="needs a GPU"):
-        training_dtype("fp16")
+        training_dtype(TrainConfig(precision="fp16"))
+
+
+@pytest.mark.parametrize(
+    ("has_bf16", "stage", "dtype"),
+    [
+        (True, 0, torch.bfloat16),
+        (True, 2, torch.bfloat16),
+        (False, 0, torch.float16),
+        (False, 1, torch.float32),
+        (False, 3, torch.float32),
+    ],
+)
+def test_auto_on_a_gpu_never_takes_fp16_with_zero(monkeypatch, caplog, has_bf16, stage, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    assert training_dtype(TrainConfig(zero_stage=stage)) == dtype
+    assert ("training in fp32" in caplog.text) == (dtype == torch.float32)
+
+
+def test_fp16_with_zero_is_refused():
+    check(Config(train=TrainConfig(precision="fp16")))
+    for stage in (1, 2, 3):
+        with pytest.raises(UserError, match=rf"train\.precision is fp16.*zero_stage {stage}"):
+            check(Config(train=TrainConfig(precision="fp16", zero_stage=stage)))

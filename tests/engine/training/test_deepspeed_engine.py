@@ -65,6 +65,31 @@ def test_backbone_moves_only_after_the_thaw(tmp_path, stage):
     engine.destroy()
 
 
+@pytest.mark.parametrize("stage", [0, 3])
+def test_the_last_stages_alone_are_trained_before_and_after_a_thaw(stage):
+    config = TrainConfig(
+        model_name="resnet10t",
+        pretrained=False,
+        batch_size=4,
+        zero_stage=stage,
+        weight_decay=0.1,
+        trained_stages=1,
+    )
+    weights = {name for name, _ in build_model(config, 3).named_parameters()}
+    wanted = {name for name in weights if name.startswith(("layer4.", "fc."))}
+    start = build_model(config, 3)
+    first = {name: value.clone() for name, value in start.state_dict().items()}
+    engine = start_engine(start, config, 1, torch.float32, frozen=False)
+    train(engine, frozen=False)
+    once = copy(engine, stage)
+    assert moved(first, once) & weights == wanted
+    assert "bn1.running_mean" in moved(first, once)
+    engine = thaw(engine, build_model(config, 3), config, 1, torch.float32)
+    train(engine, frozen=False)
+    assert moved(once, copy(engine, stage)) & weights == wanted
+    engine.destroy()
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_bf16_trains_a_model_with_batch_norms(stage):
     config = TrainConfig(model_name="resnet10t", pretrained=False, batch_size=4, zero_stage=stage)
@@ -80,17 +105,3 @@ def test_bf16_trains_a_model_with_batch_norms(stage):
     assert {value.dtype for value in after.values() if value.is_floating_point()} == {torch.float32}
     assert moved(first, after) == set(first)
     assert all(value.isfinite().all() for value in after.values())
-
-
-def test_a_part_is_trained_and_batch_statistics_of_the_rest_move_on():
-    config = TrainConfig(
-        model_name="resnet10t", pretrained=False, batch_size=4, trained_part="stages4"
-    )
-    start = build_model(config, 3)
-    first = {name: value.clone() for name, value in start.state_dict().items()}
-    engine = start_engine(start, config, 1, torch.float32, frozen=False)
-    train(engine, frozen=False)
-    found = moved(first, copy(engine, 0))
-    weights = {name for name, _ in engine.module.named_parameters()} & found
-    assert {name.partition(".")[0] for name in weights} == {"layer4", "fc"}
-    assert "bn1.running_mean" in found
