@@ -57,6 +57,20 @@ TAIL_P = {
     ("flowers", 0.1): 0.1,
 }
 FACTORS = {100: 0.01, 50: 0.02, 20: 0.05, 10: 0.1}
+
+
+def tail_steps(images: int, classes: int, factor: float) -> int:
+    """100 epochs with 2 images on each of 4 GPUs; the last batch may be smaller."""
+    mean = images / classes
+    kept = [max(int(mean * factor ** (i / (classes - 2))), 1) for i in range(classes)]
+    return 100 * ceil(sum(kept) / 8)
+
+
+TAIL_STEPS = {
+    (data, factor): tail_steps(images, classes, factor)
+    for data, images, classes in (("cub", 5994, 200), ("flowers", 4068, 102))
+    for factor in FACTORS.values()
+}
 REFEREE = {  # method, data, shots -> strength, p
     ("diff_mix", "cub", 1): (0.5, 0.7),
     ("diff_mix", "cub", 5): (0.7, 0.7),
@@ -238,7 +252,8 @@ def test_long_tail(data, thresholds, ratio):
         data__imbalance_factor=FACTORS[ratio],
         personalize__resolution=512,
         personalize__global_batch_size=8,
-        personalize__class_balanced=True,
+        personalize__class_balanced=False,
+        personalize__steps=TAIL_STEPS[data, FACTORS[ratio]],
         mix__multiplier=10.0,
         mix__source_sampling="image",
         mix__target_weighting="inverse",
@@ -274,8 +289,8 @@ def test_referee(method, data, shots):
         data__shots=shots,
         personalize__steps=500,
         personalize__lora_rank=8,
-        personalize__lora_lr=3.2e-4,
-        personalize__token_lr=5e-4,
+        personalize__lora_lr=64 * 5e-6,
+        personalize__token_lr=64 * 5e-4,
         personalize__global_batch_size=64,
         personalize__resolution=512,
         personalize__initializer="{superclass}",
@@ -324,6 +339,8 @@ ADDED = {  # recipe and addon -> what the code has
     (FEW, "three_seeds"): {"run__seeds": (2020, 2021, 2022), "run__seeds_vary": "classifier"},
     (TAIL, "long_tail_head"): {
         "personalize__resolution": 224,
+        "personalize__steps": 35_000,
+        "personalize__class_balanced": True,
         "mix__gamma": 0.8,
         "mix__synthetic_p": 0.5,
         "mix__multiplier": 5.0,
