@@ -30,7 +30,7 @@ from engine.mixing.job import MixJob, build_mixer
 from engine.mixing.stages import execution_options, stream
 from engine.mixing.store import MixStore
 from engine.placement import cluster
-from engine.run_folder import concept_images, find_concept
+from engine.run_folder import concept_images, find_concept, leak
 from engine.session import Session
 from engine.training.job import TrainJob
 from engine.training.personalize_worker import PersonalizeJob, personalize_loop
@@ -74,6 +74,14 @@ def personalize(session: Session) -> str | None:
     if kept is not None:
         return kept
     train_images = concept_images(config, session.out, train_images)
+    if leaked := leak(config, session.out, session.data):
+        log.warning(
+            "--personalize.data_seed %s trains the concept on %d images that the classifier is not "
+            "given, %d of them test images: accuracies cannot be compared with honest ones.",
+            config.personalize.data_seed,
+            leaked["unseen_images"],
+            leaked["test_images"],
+        )
     folder = session.out / "concept"
     start = time.time()
     job = PersonalizeJob(

@@ -5,12 +5,13 @@ its concept and mix store fit the configuration.
 from __future__ import annotations
 
 import json
+import re
 
 import yaml
 
 from diffmix import strategies
 from diffmix.config import Config, images_of, replace, to_dict
-from diffmix.datasets.prepare import prepare
+from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
@@ -89,6 +90,26 @@ def concept_images(config: Config, out: Folder, real: RealSet) -> RealSet:
         return real
     data = replace(images_of(config), seed=seed)
     return prepare(data, (out / "concept_data").create().uri).train
+
+
+def leak(config: Config, out: Folder, data: Prepared) -> dict[str, int]:
+    """What a concept knows of images that the classifier is not given (`personalize.data_seed`):
+    the number of `unseen_images`, and how many of them are `test_images`. Empty where the concept
+    is trained on the classifier's images, or is not trained here.
+    """
+    if not uses_concept(config) or config.personalize.concept:
+        return {}
+    images = concept_images(config, out, data.train)
+    if images is data.train:
+        return {}
+    trained, tested = _originals(data.train), _originals(data.test)
+    seen = _originals(images) - trained
+    return {"unseen_images": len(seen), "test_images": len(seen & tested)}
+
+
+def _originals(images: RealSet) -> set[str]:
+    """The ids of the images. Few-shot sampling calls an image that it draws again `<id>#1`."""
+    return {re.sub(r"#\d+$", "", name) for name in images.image_ids}
 
 
 def _check_settings(config: Config, concept: Concept, real: RealSet, folder: Folder) -> None:

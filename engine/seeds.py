@@ -130,8 +130,10 @@ def aggregate(summaries: dict[int, dict]) -> dict:
     """
     runs = list(summaries.values())
     seconds = [run["seconds"] for run in runs]
+    leaks = [run["leak"] for run in runs if "leak" in run]
     return {
         "plan": _merge([run["plan"] for run in runs], sum),
+        **({"leak": _merge(leaks, sum)} if leaks else {}),
         "seconds": _merge(seconds, sum)
         | {key: value for key, value in _merge(seconds, _mean).items() if key.startswith("to_")},
         **{
