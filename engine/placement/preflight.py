@@ -109,13 +109,18 @@ def _check_generator(config: Config) -> None:
 
 
 def _check_classifier(config: Config, out: Folder, data: Prepared, trains: bool) -> None:
-    """Raise `UserError` where timm has no such model, or no weights to start from."""
+    """Raise `UserError` where timm has no such model, or no weights to start from, and where an
+    epoch has no step.
+    """
     from diffmix.classifier.head import freeze_stages
     from diffmix.classifier.model import bare_model, build_model, check_input_size, describe
+    from diffmix.classifier.schedule import Schedule
 
     class_names = data.train.class_names
     description = describe(config.train, class_names)
     check_input_size(config.train)
+    if trains:
+        Schedule(config.train, len(data.train), config.placement.trainers)
     if config.train.trained_stages is not None:
         freeze_stages(bare_model(description), config.train.trained_stages)
     starts_from_weights = config.train.pretrained or config.train.checkpoint_path

@@ -35,5 +35,9 @@ def test_the_reference_protocol_holds_nothing_out_and_says_so(tmp_path, small_co
     assert inputs.data.val is None
     assert len(inputs.data.train) == len(usual.data.train) + len(usual.data.val)
     check_inputs(small_config(tmp_path / "out", **reference))
+    crowd = {"placement.trainers": 64, "train.batch_size": 64, **reference}
+    check_inputs(small_config(tmp_path / "out", **crowd))
+    with pytest.raises(UserError, match="trainers 64 is more than there are training images"):
+        check_inputs(small_config(tmp_path / "out", **crowd), trains=True)
     with pytest.raises(UserError, match=r"val_fraction 0\.2, but --train\.protocol reference"):
         check_inputs(small_config(tmp_path / "usual", **reference))
