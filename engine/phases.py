@@ -21,8 +21,7 @@ import ray.train.torch
 from diffmix.classifier.schedule import Schedule, validated_every
 from diffmix.config import to_dict
 from diffmix.generator.base_model import base_fingerprint
-from diffmix.personalize.crops import all_square
-from diffmix.personalize.settings import concept_settings
+from diffmix.personalize.settings import all_square, concept_settings
 from diffmix.storage import Folder, filesystem
 from engine.failures import user_errors
 from engine.mixing.filter import Decision, gate_of

@@ -18,8 +18,7 @@ from diffmix.format_version import with_version, without_version
 from diffmix.gates import make_rule
 from diffmix.generator.base_model import base_fingerprint, files_fingerprint
 from diffmix.generator.concept import Concept
-from diffmix.personalize.crops import all_square
-from diffmix.personalize.settings import concept_settings, differences
+from diffmix.personalize.settings import all_square, concept_settings, differences
 from diffmix.plan import make_plan
 from diffmix.storage import Folder
 from engine.mixing.filter import Decision

@@ -42,9 +42,9 @@ class PersonalizeConfig:
     gradient_accumulation_steps: Annotated[PositiveInt, Unit("batches")] = 1
     """Batches whose gradients are added up before an optimizer step."""
     global_batch_size: Annotated[PositiveInt | None, Unit("images")] = None
-    """Images of a step, over all workers and batches together, so that their number does not change
-    what is trained. It takes the place of `batch_size`, which then follows. None: `batch_size` for
-    each worker and batch. [C] 8: 2 on each of 4 GPUs
+    """Images of a step, over all workers and batches together. Their number then does not change
+    what is trained, and `batch_size` follows from it. None: `batch_size` for each worker and batch.
+    [C] 8: 2 on each of 4 GPUs
     """
     tokens: bool = True
     """Train one new token per class (textual inversion)."""
@@ -59,8 +59,8 @@ class PersonalizeConfig:
     vectors_per_token: Annotated[PositiveInt, Unit("rows")] = 1
     """Embedding rows per class. [P] 1"""
     initializer: Annotated[NonNegativeInt | str, Field(union_mode="left_to_right")] = "{superclass}"
-    """What each class's rows start from: the mean embedding of a text, which may hold {superclass}
-    and {class_name}, or the embedding of the token with this number. [C] 42170, a part of a word
+    """What each class's rows start from: the mean embedding of a text, or a token by its number. A
+    text may hold {superclass} and {class_name}. [C] 42170, a part of a word
     """
     prompts: Annotated[tuple[str, ...], MinLen(1)] = ("a photo of a {token} {superclass}",)
     """Prompt templates; one is drawn per image and step. Mixes are made with the first. [C]"""

@@ -4,7 +4,6 @@ shorter side is resized, and a random square of the longer side is taken.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -41,14 +40,6 @@ class View(NamedTuple):
     """
 
 
-def all_square(images: Images) -> bool:
-    """Whether each image is square, so that there is nothing to crop. The first that is not ends
-    the search.
-    """
-    sizes = (_size(images.image_bytes(index)) for index in range(len(images)))
-    return all(width == height for width, height in sizes)
-
-
 def pixels_of(
     images: Images, view: View, side: int, cropped: bool
 ) -> Float32[Tensor, "3 side side"]:
@@ -83,9 +74,3 @@ def cached_places(index: int, count: int, seed: int) -> Sequence[float]:
     counter = [0, 0, 0, index]
     rng = np.random.Generator(np.random.Philox(key=[seed, _STREAM], counter=counter))
     return ((np.arange(count) + rng.random(count)) / count).tolist()
-
-
-def _size(data: bytes) -> tuple[int, int]:
-    """Width and height by the file's header. A turn by its orientation keeps a square a square."""
-    with Image.open(io.BytesIO(data)) as image:
-        return image.size

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from diffmix.config import PersonalizeConfig
+from diffmix.images import decode
+
+if TYPE_CHECKING:
+    from diffmix.personalize.crops import Images
 
 log = logging.getLogger(__name__)
 
@@ -14,6 +23,8 @@ _WITHOUT_EFFECT = ("concept", "checkpoint_every", "compile", "data_seed")
 """Options that the weights do not depend on, or that show elsewhere: the seed of the data in the
 data's fingerprint.
 """
+_ONE_IMAGE = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+"""Formats whose header has the size of the image that is decoded."""
 _YOUNGER: dict[str, object] = {
     "resolution": None,
     "cached_crops": 0,
@@ -43,6 +54,24 @@ def concept_settings(personalize: PersonalizeConfig, all_square: bool) -> dict:
         if name not in left_out and not younger:
             settings[name] = value
     return json.loads(json.dumps(settings))
+
+
+def all_square(images: Images) -> bool:
+    """Whether each image is square, so that there is nothing to crop. The first that is not ends
+    the search.
+    """
+    sizes = (_size(images.image_bytes(index)) for index in range(len(images)))
+    return all(width == height for width, height in sizes)
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    """Width and height by the file's header, where its first image is the one that is decoded. A
+    turn by its orientation keeps a square a square.
+    """
+    with contextlib.suppress(OSError), Image.open(io.BytesIO(data)) as image:
+        if image.format in _ONE_IMAGE:
+            return image.size
+    return decode(data).size
 
 
 def differences(had: dict, wanted: dict, where: str) -> list[str]:

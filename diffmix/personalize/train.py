@@ -26,13 +26,13 @@ from diffmix.generator.base_model import (
 )
 from diffmix.generator.concept import Concept, prompt
 from diffmix.personalize.batches import Batches
-from diffmix.personalize.crops import Images, all_square
+from diffmix.personalize.crops import Images
 from diffmix.personalize.large_batch import folded
 from diffmix.personalize.latents import FreshLatents, LatentCache, Latents
 from diffmix.personalize.modules import DenoisingLoss, add_lora, add_rows
 from diffmix.personalize.optimizer import check_optimizer, make_optimizer
 from diffmix.personalize.prior import prior_images, prior_prompt
-from diffmix.personalize.settings import concept_settings
+from diffmix.personalize.settings import all_square, concept_settings
 from diffmix.personalize.state import TrainingState
 from diffmix.storage import Folder
 

@@ -13,7 +13,8 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from diffmix.images import decode
-from diffmix.personalize.crops import View, all_square, cached_places, crop, pixels_of
+from diffmix.personalize.crops import View, cached_places, crop, pixels_of
+from diffmix.personalize.settings import all_square
 
 
 class Files:
