@@ -15,7 +15,8 @@ images from the same base, in turn, once for each repeat (and seed):
 
 A way's time includes all it does: loading the base, encoding the images, and training. Losses are
 those of the trained concepts, on one fixed set of images, crops, noise and timesteps. The spread of
-the usual way's losses over the repeats shows how much is noise.
+the usual way's losses over the repeats shows how much is noise. Ratios of CPU seconds are there for
+machines on which other work runs.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import random_base, record
+
+_RATIOS = {
+    "large batch": "ratio_to_usual_way",
+    "same batch": "ratio_at_the_same_batch",
+}
+"""How the figures name the ratios of these ways to the usual one."""
 
 
 def main() -> None:
@@ -48,6 +55,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--crops", type=int, nargs="*", default=[1, 4, 16], help="cached crops, a way for each"
+    )
+    parser.add_argument(
+        "--ways", nargs="*", help="only these, by the names above; ratios need the usual one"
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
@@ -110,34 +120,41 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     before = evaluation.loss(
         _ours(model, config, real, folder / "before", 0, steps=1, lora_lr=0.0, token_lr=0.0)
     )
+    ways = {name: ways[name] for name in options.ways or ways}
     rates: dict[str, list[float]] = {name: [] for name in ways}
+    cpu_rates: dict[str, list[float]] = {name: [] for name in ways}
     losses: dict[str, list[float]] = {name: [] for name in ways}
     for seed in range(options.repeats):
         for name, train in ways.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             concept = train(seed, folder / f"{name} {seed}")
             rates[name].append(2 * config.steps / (time.perf_counter() - start))
+            cpu_rates[name].append(2 * config.steps / (time.process_time() - cpu_start))
             losses[name].append(evaluation.loss(concept))
             speed = f"{rates[name][-1]:.1f} samples/s"
             print(f"repeat {seed}, {name}: {speed}, loss {losses[name][-1]:.4f}", flush=True)
     rate = {name: statistics.median(values) for name, values in rates.items()}
-    ratio = {name: record.median_ratio(rates[name], rates["usual"]) for name in ways}
+    ratio, cpu_ratio = (
+        {name: record.median_ratio(each[name], each["usual"]) for name in ways}
+        if "usual" in ways
+        else {}
+        for each in (rates, cpu_rates)
+    )
     rows: list[list[object]] = []
     for name, seen in losses.items():
         loss = [f"{value:.4f}" for value in (statistics.mean(seen), min(seen), max(seen))]
-        rows.append([name, rate[name], ratio[name], *loss])
+        rows.append([name, rate[name], ratio.get(name, ""), cpu_ratio.get(name, ""), *loss])
     record.show(
         f"{2 * config.steps} samples, medians of {options.repeats}; "
         f"loss before training {before:.4f}",
-        ["way", "samples/s", "ratio", "loss (mean)", "least", "most"],
+        ["way", "samples/s", "ratio", "in CPU seconds", "loss (mean)", "least", "most"],
         rows,
     )
-    figures = {
-        "ratio_to_usual_way": ratio["large batch"],
-        "ratio_at_the_same_batch": ratio["same batch"],
-    }
-    for count in options.crops:
-        figures[f"ratio_{count}_crops"] = ratio[f"{count} crops"]
+    figures: dict[str, float] = {}
+    for name in ratio:
+        key = _RATIOS.get(name, f"ratio_{name.replace(' ', '_')}")
+        if name != "usual":
+            figures[key], figures[f"{key}_in_cpu_seconds"] = ratio[name], cpu_ratio[name]
     for name in ways:
         key = name.replace(" ", "_")
         figures[f"samples_per_second_{key}"] = rate[name]
