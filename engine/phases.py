@@ -18,10 +18,11 @@ import ray.data
 import ray.train
 import ray.train.torch
 
+from diffmix.classifier.schedule import Schedule, validated_every
 from diffmix.config import to_dict
 from diffmix.errors import UserError
 from diffmix.generator.base_model import base_fingerprint
-from diffmix.generator.concept import concept_settings
+from diffmix.personalize.settings import all_square, concept_settings
 from diffmix.storage import Folder, filesystem
 from engine.failures import user_errors
 from engine.mixing.filter import Decision, gate_of
@@ -32,7 +33,7 @@ from engine.nodes.waiting import Wanted, Watch, watching
 from engine.placement.cluster import TRAIN_LABEL
 from engine.placement.pool import MixerPool, mixer_pool
 from engine.placement.ray_internals import resolved_options
-from engine.run_folder import find_concept
+from engine.run_folder import concept_images, find_concept, leak
 from engine.session import Session
 from engine.training.job import TrainJob
 from engine.training.personalize_worker import PersonalizeJob, personalize_loop
@@ -43,9 +44,25 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.2
 
-_WITHOUT_EFFECT = ("baseline", "loader_workers")
-"""`train` options that do not affect the trained weights; changing them does not invalidate a
-checkpoint.
+_WITHOUT_EFFECT = ("baseline", "loader_workers", "seed")
+"""`train` options that do not affect the trained weights, or that have their own place in the
+identity; changing them does not invalidate a checkpoint.
+"""
+_YOUNGER: dict[str, object] = {
+    "resize_mode": "shorter",
+    "rand_augment": False,
+    "mix_form": "timm",
+    "lr_per": "step",
+    "lr_drop_factor": 0.01,
+    "last_batch": None,
+    "smoothing_form": "uniform",
+    "ldam_head": "cosine",
+    "reweight_mean": "weights",
+    "cmo_mixes": False,
+    "trained_stages": None,
+}
+"""`train` options that older run folders do not have, with the value that they stand for there.
+With that value an option is left out of the identity, so that an older folder keeps its classifier.
 """
 
 
@@ -62,6 +79,15 @@ def personalize(session: Session) -> str | None:
     kept = find_concept(config, session.out, train_images)
     if kept is not None:
         return kept
+    train_images = concept_images(config, session.out, train_images)
+    if leaked := leak(config, session.out, session.data):
+        log.warning(
+            "--personalize.data_seed %s trains the concept on %d images that the classifier is not "
+            "given, %d of them test images: accuracies cannot be compared with honest ones.",
+            config.personalize.data_seed,
+            leaked["unseen_images"],
+            leaked["test_images"],
+        )
     folder = session.out / "concept"
     start = time.time()
     job = PersonalizeJob(
@@ -73,7 +99,7 @@ def personalize(session: Session) -> str | None:
         marker=session.marker,
     )
     key = _key(
-        concept_settings(config.personalize),
+        concept_settings(config.personalize, all_square(train_images)),
         config.run.seed,
         train_images.fingerprint,
         base_fingerprint(config.model),
@@ -158,6 +184,7 @@ def train_classifier(
         build=build,
     )
     if not best.exists("finished"):
+        _say_what_is_skipped(session)
         datasets: dict[str, Callable] = {}
         pool, missing = None, 0
         if streaming and job is not None and plan is not None:
@@ -172,6 +199,18 @@ def train_classifier(
     _publish(best, session.out / name)
 
 
+def _say_what_is_skipped(session: Session) -> None:
+    config, images = session.config, len(session.data.train)
+    skipped = Schedule(config.train, images, config.placement.trainers).skipped
+    if skipped:
+        log.warning(
+            "Each epoch leaves out %d of the %d training images, other ones each time, because its "
+            "last batch would be incomplete (train.last_batch, train.protocol reference).",
+            skipped,
+            images,
+        )
+
+
 def _classifier_identity(
     session: Session, job: MixJob | None, streaming: bool, baseline: bool
 ) -> dict:
@@ -179,14 +218,18 @@ def _classifier_identity(
     config = session.config
     recipe = {}
     for option, value in to_dict(config.train).items():
-        if option not in _WITHOUT_EFFECT:
+        younger = option in _YOUNGER and value == _YOUNGER[option]
+        if option not in _WITHOUT_EFFECT and not younger:
             recipe[option] = value
+    recipe["eval_every"] = validated_every(config.train)
     identity: dict[str, object] = {
         "train": recipe,
         "data": session.data.train.fingerprint,
-        "seed": config.run.seed,
+        "seed": config.run.seed if config.train.seed is None else config.train.seed,
         "mixes": baseline or _mix_identity(session, job),
     }
+    if config.train.protocol == "reference":
+        identity["schedule"] = "reference"  # older folders had only its choice of the epoch
     if job is not None and not streaming:
         stored = len(MixStore(job.store).stored_chunks())
         if stored < session.source.plan(config).num_chunks:
@@ -201,7 +244,8 @@ def _mix_identity(session: Session, job: MixJob | None) -> object:
     mix, store = session.config.mix, MixStore(job.store)
     decision = Decision.of(store)
     filtered = [decision.gate.scorer, decision.gate.cut] if decision else []
-    return [mix.gamma, mix.soft_scale, mix.synthetic_p, store.identity, *filtered]
+    weighted = [] if mix.target_weighting == "uniform" else [mix.target_weighting]
+    return [mix.gamma, mix.soft_scale, mix.synthetic_p, store.identity, *filtered, *weighted]
 
 
 def _publish(best: Folder, folder: Folder) -> None:

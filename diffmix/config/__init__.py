@@ -39,6 +39,7 @@ __all__ = [
     "PlacementConfig",
     "RunConfig",
     "TrainConfig",
+    "images_of",
     "replace",
     "to_dict",
 ]
@@ -83,6 +84,15 @@ def replace(config: T, **changes: Any) -> T:
     for group, values in grouped.items():
         top[group] = dataclasses.replace(top.get(group, getattr(config, group)), **values)
     return dataclasses.replace(config, **top)
+
+
+def images_of(config: Config) -> DataConfig:
+    """The options that the images are read by: `data`, without a held-out part where
+    `train.protocol reference` trains on all of them.
+    """
+    if config.train.protocol == "reference":
+        return dataclasses.replace(config.data, val_fraction=0.0)
+    return config.data
 
 
 def to_dict(config: object) -> dict:

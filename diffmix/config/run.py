@@ -22,6 +22,10 @@ class RunConfig:
     """Seeds that `diffmix run` does the whole job for. Each gets a folder OUT/seed-N; the report
     has mean and standard deviation. Empty: `seed` alone.
     """
+    seeds_vary: Literal["everything", "classifier"] = "everything"
+    """What `seeds` are for: the whole job, or the classifier alone. `classifier` makes one concept
+    and one set of mixes by `seed`, and then trains on it once for each of `seeds`. [C] classifier
+    """
     address: Usual[str | None] = None
     """Ray cluster to join; `auto` is a running one. None: the cluster that the job was submitted
     to; without one, a new one on this machine.

@@ -211,18 +211,19 @@ def native_resolution(pipe: Pipeline) -> int:
     return pipe.unet.config.sample_size * pipe.vae_scale_factor
 
 
-def resolution_of(model: ModelConfig, pipe: Pipeline) -> int:
-    """Side in pixels that images are resized to: `model.resolution`, or the model's own size.
+def resolution_of(model: ModelConfig, pipe: Pipeline, trained_at: int | None = None) -> int:
+    """Side in pixels of the images that the model works on: `trained_at`
+    (`personalize.resolution`), else `model.resolution`, else the model's own size.
 
     Raises `UserError` for a side that the model cannot work at.
     """
-    side = model.resolution or native_resolution(pipe)
-    # The UNet halves its latents between two levels, and they must fit together on the way up.
-    step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    side = trained_at or model.resolution or native_resolution(pipe)
+    # Latents of an odd side are fine: the UNet then says on its way up which size it had on its way
+    # down.
+    step = pipe.vae_scale_factor
     if side <= 0 or side % step:
-        raise UserError(
-            f"--model.resolution is {side}, but this base model needs a multiple of {step}."
-        )
+        option = "personalize.resolution" if trained_at else "model.resolution"
+        raise UserError(f"--{option} is {side}, but this base model needs a multiple of {step}.")
     return side
 
 

@@ -10,7 +10,9 @@ loads it too.
   text encoder. Each is loaded by itself, with the tokens' `spellings`, in order:
   `pipe.load_textual_inversion(rows["clip_l"], token=spellings, text_encoder=pipe.text_encoder,
   tokenizer=pipe.tokenizer)` and likewise `clip_g` with `text_encoder_2` and `tokenizer_2`;
-  `Concept.spellings` has that list.
+  `Concept.spellings` has that list. Then `pipe.text_encoder_2.text_model.eos_token_id =
+  pipe.tokenizer_2.eos_token_id`, or stock reads the embedding of the whole prompt at the class
+  token and makes other images (see `PromptEncoder`).
 - `concept.json`: which class has which token, and what the concept was made from.
 """
 
@@ -26,7 +28,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmix.config import PersonalizeConfig
 from diffmix.datasets.class_names import plain, spoken
 from diffmix.errors import UserError, reason
 from diffmix.format_version import with_version, without_version
@@ -63,20 +64,6 @@ def prompt(template: str, token: str | None, class_name: str, superclass: str) -
     raise UserError(
         f"The prompt '{template}' cannot be used; write {{token}}, {{class_name}} or "
         f"{{superclass}} and no other braces."
-    )
-
-
-def concept_settings(personalize: PersonalizeConfig) -> dict:
-    """The options that a concept's weights depend on, as JSON values."""
-    options = dataclasses.asdict(personalize)
-    return json.loads(
-        json.dumps(
-            {
-                key: value
-                for key, value in options.items()
-                if key not in ("concept", "checkpoint_every", "compile")
-            }
-        )
     )
 
 

@@ -59,6 +59,13 @@ def join(parts: Sequence[Conditioning]) -> Conditioning:
     )
 
 
+def end_positions(ids: Int[Tensor, "n length"], end: int) -> Int[Tensor, " n"]:
+    """Where each text ends: the place of its first token `end`. CLIP's embedding of the whole text
+    is read there.
+    """
+    return (ids == end).int().argmax(dim=-1)
+
+
 class PromptEncoder(nn.Module):
     """A pipeline's tokenizers and text encoders. They stay the pipeline's: what is added to them
     later is used.
@@ -68,6 +75,10 @@ class PromptEncoder(nn.Module):
     prompt is what guidance leads away from. Where an SDXL base was made for zeros there
     (`force_zeros_for_empty_prompt`), it is encoded as zeros, as stock does without a negative
     prompt.
+
+    SDXL's embedding of the whole prompt is read at the end of the text. Where the text encoder's
+    `eos_token_id` is 2, as in SDXL's own files, transformers reads it at the largest id instead,
+    which is the class token: words behind it would have no part in it.
     """
 
     def __init__(self, pipe: Pipeline, side: int):
@@ -104,7 +115,9 @@ class PromptEncoder(nn.Module):
             for place, encoder in enumerate(self.text_encoders)
         ]
         hidden_states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-        pooled = outputs[-1][0]
+        ends = end_positions(ids[:, -1], self.tokenizers[-1].eos_token_id)
+        rows = torch.arange(len(ids), device=ids.device)
+        pooled = self.text_encoders[-1].text_projection(outputs[-1].last_hidden_state[rows, ends])
         if self.zero_empty:
             empty = (ids == self.empty_ids).all(dim=(1, 2))
             hidden_states = hidden_states.masked_fill(empty[:, None, None], 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from diffmix.classifier.schedule import Schedule
 from diffmix.config import Config
 from diffmix.errors import UserError
 from diffmix.plan import denoising_steps
@@ -43,7 +44,7 @@ def forecast(config: Config) -> dict:
         "mixes planned": len(plan),
         "chunks (stored already)": f"{chunks} ({stored})",
         "denoising steps": steps,
-        "classifier steps": config.train.epochs * -(-len(data.train) // config.train.batch_size),
+        "classifier steps": config.train.epochs * Schedule(config.train, len(data.train)).steps,
         "GPUs asked for": f"{need.gpus:g} ({shares}; {config.run.mode})",
         "CPUs asked for": f"{need.cpus:g}",
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from diffmix.classifier.schedule import Schedule
 from diffmix.config import Config
 from diffmix.errors import UserError
 from diffmix.storage import Folder
@@ -98,10 +99,8 @@ def choose(config: Config, rates: Rates, planned: int, gpus: float) -> GpuShare:
 
 
 def train_images(config: Config, real: int) -> int:
-    """Samples that the whole training draws: full batches that cover the `real` images once an
-    epoch.
-    """
-    return config.train.epochs * -(-real // config.train.batch_size) * config.train.batch_size
+    """Samples that the whole training draws for `real` images, on one worker."""
+    return config.train.epochs * Schedule(config.train, real).samples
 
 
 def measured(config: Config, out: Folder, real: int) -> Rates | None:

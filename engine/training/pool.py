@@ -10,6 +10,7 @@ import threading
 import time
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 COLUMNS = ["image", "source_label", "target_label", "strength"]
@@ -42,6 +43,8 @@ class PoolWriter:
         self.folder = folder
         os.makedirs(folder, exist_ok=True)
         self._size = 0
+        self._starts: list[int] = []
+        self._targets: list[np.ndarray] = []
         self._waiting: list[pa.Table] = []
         self._last_flush = time.monotonic()
         self._lock = threading.Lock()
@@ -49,6 +52,15 @@ class PoolWriter:
     def __len__(self) -> int:
         """Mixes that a reader can see."""
         return self._size
+
+    def targets(self, start: int) -> np.ndarray:
+        """int32 [mixes]: the target classes of the mixes from number `start` on that a reader can
+        see.
+        """
+        if start >= self._size:
+            return np.empty(0, dtype=np.int32)
+        file = bisect.bisect_right(self._starts, start) - 1
+        return np.concatenate(self._targets[file:])[start - self._starts[file] :]
 
     def add(self, mixes: pa.Table) -> None:
         """Append mixes (columns of `store.SCHEMA`); the rejected ones are left out."""
@@ -80,6 +92,8 @@ class PoolWriter:
         with pa.OSFile(path + ".tmp", "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
         os.replace(path + ".tmp", path)
+        self._starts.append(self._size)
+        self._targets.append(table["target_label"].to_numpy())
         self._size += len(table)
 
 

@@ -103,6 +103,8 @@ def test_bad_recipes(tmp_path, text, sentence):
         ["--placement.mixers", "0"],
         ["--placement.mixers", "3", "1"],
         ["--train.batch_size", "7", "--placement.trainers", "2"],
+        ["--personalize.global_batch_size", "3", "--placement.personalizers", "4"],
+        ["--personalize.tokens", "False", "--personalize.lora", "False"],
         ["--run.train_after", "2"],
         ["--run.seed", "-1"],
         ["--mix.strength_beta", "2", "5", "--mix.num_inference_steps", "4"],
@@ -175,6 +177,7 @@ def test_words_become_values():
             *("--mix.strength=0.3",),
             *("--mix.strength-beta", "2", "5"),
             *("--personalize.prompts", "a {token}", "two words {token}"),
+            *("--personalize.initializer", "42170"),
             *("--run.seeds",),
             *("--gate.clip", "None"),
             *("--mix.negative_prompt", "None"),
@@ -185,6 +188,7 @@ def test_words_become_values():
     assert config.mix.strength == (0.3,)
     assert config.mix.strength_beta == (2.0, 5.0)
     assert config.personalize.prompts == ("a {token}", "two words {token}")
+    assert config.personalize.initializer == 42170  # a token's number; other words are a text
     assert config.run.seeds == ()
     assert config.gate.clip is None
     assert config.mix.negative_prompt == "None", "an option that cannot be None takes it as a word"

@@ -1,7 +1,7 @@
 """The mixer against the stock pipelines, mix by mix.
 
-Covers `diffmix/generator/latent_images.py`, `diffmix/generator/prompt_encoder.py`,
-`diffmix/generator/samplers.py` and `diffmix/generator/tiny_vae.py` too.
+Covers `diffmix/generator/latent_images.py`, `diffmix/generator/samplers.py` and
+`diffmix/generator/tiny_vae.py` too.
 """
 
 import dataclasses
@@ -269,7 +269,9 @@ def test_another_resolution(tiny_model, tiny_real):
     images = large.mix(specs, sources_of(tiny_real, specs))
     assert [image.size for image in images] == [image.size for image in native]
     assert images[0].tobytes() != native[0].tobytes()
-    with pytest.raises(UserError, match="multiple of 8"):
+    odd = mixer_of(replace(tiny_model, resolution=36), tiny_real)  # latents of 9, 5 and 9 again
+    assert len(odd.mix(specs, sources_of(tiny_real, specs))) == 2
+    with pytest.raises(UserError, match="multiple of 4"):
         mixer_of(replace(tiny_model, resolution=33), tiny_real)
 
 
