@@ -32,7 +32,8 @@ def rows(raw):
 
 
 def read(spec, **options):
-    return {name: raw() for name, raw in find(str(spec), DataConfig(**options)).items()}
+    source = find(str(spec), DataConfig(**options))
+    return {name: split.read() for name, split in source.splits.items()}
 
 
 def hf_dataset(image_file, labels=(2, 0, 1, 2), names=("b", "a", "c"), start=0):
