@@ -6,12 +6,15 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int64
 
 from diffmix.errors import UserError
+
+
+FewShot = Callable[[np.ndarray, int, int], np.ndarray]
+"""Draws few shots from labels, for a number of shots and a seed: indices, sorted."""
 
 
 class Found(NamedTuple):
@@ -43,14 +46,6 @@ class Raw:
     """What the user should know about its labels: sentences without a full stop."""
     few_shot: FewShot | None = None
     """How the data set's publisher draws few shots. None: `splits.few_shot`."""
-
-
-class FewShot(Protocol):
-    """Draws few shots: indices of `shots` images of every class, sorted."""
-
-    def __call__(
-        self, labels: Int[np.ndarray, " n"], shots: int, seed: int
-    ) -> Int64[np.ndarray, " chosen"]: ...
 
 
 class Unlabeled(UserError):  # noqa: N818 (it is caught)

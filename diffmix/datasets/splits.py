@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from diffmix.config import DataConfig
+from diffmix.datasets.account import some
 from diffmix.datasets.raw import FewShot
 
 
@@ -96,9 +97,9 @@ def long_tail(
 class Choice:
     """Which images form each set, and what the user should know about it."""
 
-    chosen: dict[str, tuple[str, Int64[np.ndarray, " images"]]]
+    chosen: dict[str, tuple[str, Int64[np.ndarray, " _"]]]
     """For each set that is written: the split that it comes from, and its indices there."""
-    not_drawn: Int64[np.ndarray, " images"]
+    not_drawn: Int64[np.ndarray, " not_drawn"]
     """Indices of training images that are in no set."""
     notes: list[str]
 
@@ -155,10 +156,8 @@ def _without(held: Int[np.ndarray, " held"], class_names: list[str], what: str) 
     if not lacking:
         return []
     if len(lacking) == len(class_names):
-        return [f"no class has {what} left: there are no {what}"]
-    return [
-        f"{len(lacking)} of {len(class_names)} classes have no {what} left, such as {lacking[0]!r}"
-    ]
+        return [f"no images are left for {what}, so there are none"]
+    return [f"no {what} are left for {len(lacking)} of {len(class_names)} classes: {some(lacking)}"]
 
 
 def _repeated(
@@ -170,7 +169,7 @@ def _repeated(
     if not fewer:
         return []
     return [
-        f"{len(fewer)} of {len(class_names)} classes have fewer than {shots} images, such as "
-        f"{class_names[fewer[0]]!r} with {counts[fewer[0]]}: theirs are drawn with replacement, so "
-        "that some of them are repeated"
+        f"fewer than {shots} images are there for {len(fewer)} of {len(class_names)} classes "
+        f"({some([class_names[label] for label in fewer])}): they are drawn with replacement, so "
+        "some are repeated"
     ]

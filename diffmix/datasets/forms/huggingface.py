@@ -43,7 +43,8 @@ def find_hub(hub_id: str, config: DataConfig) -> Source:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(hub_id, config.configuration)
+        names = [] if config.configuration is None else [config.configuration]
+        loaded = datasets.load_dataset(hub_id, *names)
     # No network, no access, no such id, no config name: the library's own words say it best.
     except Exception as error:
         raise UserError(

@@ -62,7 +62,8 @@ LISTS = {
 
 
 def read(name, root):
-    return {split: raw() for split, raw in find(f"{name}:{root}", DataConfig()).items()}
+    source = find(f"{name}:{root}", DataConfig())
+    return {name: split.read() for name, split in source.splits.items()}
 
 
 def rows(raw):
@@ -102,7 +103,7 @@ def test_a_missing_list_is_named(published, name, file):
 def test_a_list_of_the_test_images_is_not_needed_for_training(published):
     root = published("dogs")
     (root / "test_list.mat").unlink()
-    find(f"dogs:{root}", DataConfig())["train"]()
+    find(f"dogs:{root}", DataConfig()).splits["train"].read()
 
 
 def test_a_missing_folder_of_images_is_named(published):
@@ -227,7 +228,7 @@ def test_images_are_not_read_and_splits_can_be_sent(published):
     root = published("pets")
     for path in (root / "images").iterdir():
         path.write_bytes(b"")
-    raw = pickle.loads(pickle.dumps(find(f"pets:{root}", DataConfig())["train"]))()
+    raw = pickle.loads(pickle.dumps(find(f"pets:{root}", DataConfig()).splits["train"])).read()
     assert len(rows(raw)) == 4
 
 

@@ -125,7 +125,8 @@ CLASS_ORDERS = {
 
 
 def read(name, root):
-    return {split: raw() for split, raw in find(f"{name}:{root}", DataConfig()).items()}
+    source = find(f"{name}:{root}", DataConfig())
+    return {name: split.read() for name, split in source.splits.items()}
 
 
 def rows(raw):
