@@ -81,15 +81,17 @@ def _raw(root: str, split: str, layout: Layout, ignored: list[str]) -> Raw:
     class_names = sorted(by_class)
     rows = []
     for label, name in enumerate(class_names):
-        rows += [(text(os.path.relpath(path, root)), path, label) for path in by_class[name]]
+        for path in by_class[name]:
+            spelled = os.path.relpath(path, root)
+            # Two spellings of one name by Unicode: the second keeps its own.
+            rows.append((text(spelled), text(spelled) != spelled, path, label))
     rows.sort()
-    before = [path for _, path, _ in rows] + [path for path in ignored if _is_in_class(path, where)]
+    before = [path for *_, path, _ in rows] + [path for path in ignored if _is_in_class(path, where)]
     before = sorted(filter(_read_before, before), key=lambda path: text(os.path.relpath(path, root)))
 
     def examples() -> Iterator[Found]:
         seen: set[str] = set()
-        for image_id, path, label in rows:
-            # Two spellings of one name by Unicode: the second keeps its own.
+        for image_id, _, path, label in rows:
             unique = image_id if image_id not in seen else os.path.relpath(path, root)
             seen.add(unique)
             yield Found(unique, path, label)
@@ -98,7 +100,7 @@ def _raw(root: str, split: str, layout: Layout, ignored: list[str]) -> Raw:
         where=where,
         class_names=class_names,
         superclass=None,
-        stamp=file_stamp((path for _, path, _ in rows), root),
+        stamp=file_stamp((path for *_, path, _ in rows), root),
         stamp_before=file_stamp(before, root),
         examples=examples,
     )

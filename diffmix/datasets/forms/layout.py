@@ -133,8 +133,8 @@ def _roles(tree: Tree) -> dict[str, str]:
 def _inside(root: Tree) -> Tree:
     """The folder that archives put around all others, once or more, or `root` itself."""
     tree = root
-    while not tree.images and len(tree.filled()) == 1:
-        (only,) = tree.filled()
+    while not tree.images and len(tree.folders) == 1:
+        (only,) = tree.folders
         if only.images or not only.filled() or split_of(only.name):
             break
         tree = only
