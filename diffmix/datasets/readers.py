@@ -72,9 +72,9 @@ def _find_local(path: str, config: DataConfig, leave: tuple[str, ...], for_test:
 
 def _is_parquet_folder(path: str, config: DataConfig) -> bool:
     """Whether a folder has Parquet files, and these have images or nothing else has."""
-    files, _ = parquet.files_in(path)
-    if not files:
+    if not parquet.has_files(path):
         return False
+    files, _ = parquet.files_in(path)
     if any(parquet.has_column(os.path.join(path, name), config.image_column) for name in files):
         return True
     return not folder.has_classes(path)

@@ -39,8 +39,12 @@ class Sources:
             self.leave(f"in an unused {_WORDS[name]} split", source, name)
 
     def leave(self, why: str, source: Source, split: str) -> None:
-        """Count a split as ignored."""
-        count = source.splits[split].count()
+        """Count a split as ignored. What cannot be counted is said."""
+        try:
+            count = source.splits[split].count()
+        except UserError as error:
+            self.notes.append(f"{source.splits[split].taken_from}: not counted, {error}")
+            return
         self.ignored[why] = Left(count=count, names=[source.splits[split].taken_from])
 
     def take(self, split: str, spec: str, source: Source, name: str) -> None:

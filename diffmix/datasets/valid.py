@@ -92,7 +92,8 @@ class Valid:
             self._rows.append(_Row(row, start, file.tell(), result.digests))
         file.flush()
         if not self._rows:
-            raise UserError(f"{raw.where} has no readable image.")
+            known_class = " of a class that training knows" if self.unknown else ""
+            raise UserError(f"{raw.where} has no readable image{known_class}.")
         self.labels = np.array([row.found.label for row in self._rows], dtype=np.int32)
 
     def ids(self, indices: np.ndarray) -> list[str]:

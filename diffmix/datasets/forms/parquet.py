@@ -24,6 +24,12 @@ _ROWS = 64
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.parquet")
 
 
+def has_files(folder: str) -> bool:
+    """Whether there is a file with the suffix of Parquet in a folder or below it."""
+    walked = os.walk(folder, followlinks=False)
+    return any(name.endswith(".parquet") for _, _, names in walked for name in names)
+
+
 def files_in(
     folder: str, leave: tuple[str, ...] = ()
 ) -> tuple[list[str], dict[str, list[str]]]:
