@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -52,7 +51,7 @@ class Account:
     def lines(self) -> list[str]:
         """What `diffmix plan` prints."""
         lines = [f"{_WORDS[split]}: {printable(where)}" for split, where in self.splits.items()]
-        lines.append(f"images used: {self.used} of {self.found} files")
+        lines.append(f"images used: {self.used} of {self.found} files and rows")
         for what, left in (("ignored", self.ignored), ("unreadable", self.unreadable)):
             total = sum(each.count for each in left.values())
             lines.append(f"{what}: {total}")
@@ -101,8 +100,3 @@ def some(names: Iterable[str], shown: int = _SHOWN) -> str:
 def _some(left: Left) -> str:
     more = f" and {left.count - _SHOWN} more" if left.count > _SHOWN else ""
     return printable(", ".join(left.names[:_SHOWN])) + more
-
-
-def count_by(values: Iterable[str]) -> str:
-    """`3 a, 1 b`: how often each value occurs."""
-    return ", ".join(f"{count} {value}" for value, count in Counter(values).most_common())

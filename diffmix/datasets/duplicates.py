@@ -79,6 +79,6 @@ def said(found: list[Twin], what: str) -> str:
     """A sentence about twins, with their number and one of them."""
     files = sum(twin.same_file for twin in found)
     return (
-        f"{len(found)} {what} ({files} by the same bytes, {len(found) - files} by the same pixels "
-        f"in another file), such as {found[0].image_id!r} and {found[0].other!r}"
+        f"{what}: {len(found)} ({files} with the same bytes, {len(found) - files} with the same "
+        f"pixels in another file), such as {found[0].image_id!r} and {found[0].other!r}"
     )

@@ -224,7 +224,7 @@ def _leave_duplicates(
     known = valid["train"].seen(training, class_names)
     twice = contradictions(known)
     if twice:
-        choice.notes.append(said(twice, "training images are in two classes"))
+        choice.notes.append(said(twice, "training images that are in another class too"))
     dropped = {}
     for name, what in (("test", "test images"), ("val", "validation images")):
         if name not in choice.chosen:
@@ -234,7 +234,7 @@ def _leave_duplicates(
         found = twins(seen, known)
         if not found:
             continue
-        choice.notes.append(said(found, f"{what} are training images too"))
+        choice.notes.append(said(found, f"{what} that are training images too"))
         if config.drop_duplicates:
             left_out = {twin.image_id for twin in found}
             kept = np.array([each.image_id not in left_out for each in seen], dtype=bool)

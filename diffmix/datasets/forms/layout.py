@@ -98,6 +98,7 @@ def find_layout(root: Tree, one_class: bool = False) -> Layout:
     layout = Layout(root=root.path)
     tree = root if one_class else _inside(root)
     roles = _roles(tree)
+    _name_training(tree, roles, layout)
     others = [folder for folder in tree.filled() if folder.name not in roles]
     train = [_of_split(folder, "train") for folder in _with(tree, roles, "train")]
     if any(folder.filled() for folder in train):
@@ -128,6 +129,24 @@ def _roles(tree: Tree) -> dict[str, str]:
     if not exact and same and "train" in splits and len(splits) > 1:
         return dict(zip(roles, splits, strict=True))
     return exact
+
+
+def _name_training(tree: Tree, roles: dict[str, str], layout: Layout) -> None:
+    """Take the one folder that holds the same classes as the test folder for the training split,
+    whatever its name is: `images/<class>/*`, `test/<class>/*`.
+    """
+    others = [folder for folder in tree.filled() if folder.name not in roles]
+    if "train" in roles.values() or len(others) != 1 or others[0].images:
+        return
+    class_names = {text(below.name) for below in others[0].filled()}
+    for folder in _with(tree, roles, "val", "test"):
+        if class_names & {text(below.name) for below in folder.filled()}:
+            roles[others[0].name] = "train"
+            layout.notes.append(
+                f"{layout.at(others[0].path)} is taken for the training split, because it has the "
+                f"same classes as {layout.at(folder.path)}"
+            )
+            return
 
 
 def _inside(root: Tree) -> Tree:

@@ -66,7 +66,7 @@ def is_thumbnail_folder(name: str) -> bool:
     return name.lower() in _THUMBNAIL_FOLDERS
 
 
-def other_kind(name: str) -> str:
-    """How a file that is no image is counted: by its suffix."""
+def other_kind(name: str, what: str = "no images") -> str:
+    """How a file that is none of those that are read is counted: by its suffix."""
     suffix = os.path.splitext(name)[1].lower()
-    return f"no images ({suffix})" if re.fullmatch(r"\.\w{1,8}", suffix) else "no images"
+    return f"{what} ({suffix})" if re.fullmatch(r"\.\w{1,8}", suffix) else what

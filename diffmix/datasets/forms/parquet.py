@@ -48,7 +48,7 @@ def files_in(
             if why is None and name.endswith(".parquet"):
                 found.append(path.replace(os.sep, "/"))
             else:
-                ignored[why or leftovers.other_kind(name)].append(text(path))
+                ignored[why or leftovers.other_kind(name, "beside the Parquet files")].append(text(path))
     return sorted(found), dict(ignored)
 
 
@@ -81,11 +81,11 @@ def find_folder(path: str, config: DataConfig, leave: tuple[str, ...] = ()) -> S
         ignored["Parquet files of no split"] = left
         notes.append(f"{_some(left)}: of no split that is known here, so their {rows} rows are left"
                      " alone")  # fmt: skip
-    # A table may name image files beside it; these are no files of their own.
+    named = _named_files(path, names, config.image_column, ignored)
     ignored = {
         why: kept
         for why, files in ignored.items()
-        if (kept := [file for file in files if not file.lower().endswith(SUFFIXES)])
+        if (kept := [file for file in files if file not in named])
     }
     absolute = {
         split: [os.path.join(path, file) for file in files] for split, files in splits.items()
@@ -181,6 +181,25 @@ def _missing_shards(names: list[str]) -> list[str]:
         for (name, total), found in parts.items()
         if len(found) < total
     ]
+
+
+def _named_files(
+    path: str, names: list[str], column: str, ignored: dict[str, list[str]]
+) -> set[str]:
+    """The image files beside the tables that rows name: these are no files of their own."""
+    found: set[str] = set()
+    if not any(file.lower().endswith(SUFFIXES) for files in ignored.values() for file in files):
+        return found
+    for name in names:
+        try:
+            with pq.ParquetFile(os.path.join(path, name)) as file:
+                for batch in file.iter_batches(columns=[f"{column}.path"]):
+                    values = batch.column(0).to_pylist() if batch.num_columns else []
+                    paths = [value["path"] for value in values if value and value.get("path")]
+                    found.update(os.path.normpath(each) for each in paths)
+        except (pa.ArrowException, OSError, TypeError):  # reading the rows says what is wrong
+            continue
+    return found
 
 
 def _rows(path: str) -> int:

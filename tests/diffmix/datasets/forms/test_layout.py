@@ -233,3 +233,11 @@ def test_names_that_are_one_in_unicode(put):
 
 def test_a_thumbnail_folder_may_be_a_class(put):
     assert look(put({"thumbs": 2, "fists": 2}))[0] == {"train": {"fists": 2, "thumbs": 2}}
+
+
+def test_a_training_folder_of_any_name_beside_a_test_folder_with_the_same_classes(put):
+    counts, _, notes = look(put(below("images") | below("test", {"cat": 1})))
+    assert counts == {"train": PET, "test": {"cat": 1}}
+    assert notes == [
+        "images is taken for the training split, because it has the same classes as test"
+    ]
