@@ -55,7 +55,9 @@ class Account:
         for what, left in (("ignored", self.ignored), ("unreadable", self.unreadable)):
             total = sum(each.count for each in left.values())
             lines.append(f"{what}: {total}")
-            lines += [f"  {each.count} {printable(why)}: {_some(each)}" for why, each in left.items()]
+            lines += [
+                f"  {each.count} {printable(why)}: {_some(each)}" for why, each in left.items()
+            ]
         return [*lines, *(f"note: {printable(note)}" for note in self.notes)]
 
 

@@ -57,8 +57,8 @@ def match(names: Iterable[str], class_names: list[str], where: str) -> dict[str,
 
 
 def labels_of(names: list[str], class_names: list[str]) -> list[int | None]:
-    """The index in `class_names` of each of `names`, by the name itself or else by its `plain` form.
-    None for a name that is no class or could be several.
+    """The index in `class_names` of each of `names`, by the name itself or else by its `plain`
+    form. None for a name that is no class or could be several.
     """
     exact = {name: label for label, name in enumerate(class_names)}
     similar: defaultdict[str, list[int]] = defaultdict(list)

@@ -41,7 +41,9 @@ class Prepared:
     """
     test: RealSet
     account: Account | None = None
-    """What became of all files. None: version 0.1 prepared the run folder and did not count."""
+    """What became of all files. None: an older version prepared the run folder, and did not
+    count.
+    """
 
 
 def prepare(config: DataConfig, out: str) -> Prepared:
@@ -51,8 +53,8 @@ def prepare(config: DataConfig, out: str) -> Prepared:
     - Every image is decoded once. Unreadable images are logged, skipped and counted.
     - The data set's own test and validation images are used if it has them; validation images alone
       become the test set. Otherwise stratified parts of the training images are held out.
-    - `imbalance_factor` or `shots` reduce the training images; validation images come from what they
-      leave. An image that few-shot sampling draws again gets the id `<id>#1`, then `<id>#2`.
+    - `imbalance_factor` or `shots` reduce the training images; validation images come from what
+      they leave. An image that few-shot sampling draws again gets the id `<id>#1`, then `<id>#2`.
     - What is left out, guessed or unusual is logged once, and kept in `data.json`.
     - A second call with the same `out` returns the same sets without decoding. If files look
       changed, all images are read again and must be the same.
@@ -70,6 +72,12 @@ def prepare(config: DataConfig, out: str) -> Prepared:
         _check_settings(config, saved["settings"], out)
     sources = find_sources(config, out)
     if saved is not None and _is_unchanged(sources.raws, saved["stamps"]):
+        if any(raw.stamp != saved["stamps"][name] for name, raw in sources.raws.items()):
+            _log.warning(
+                "%s was prepared by an older version, which knew images by their suffixes alone: "
+                "images that are read now are missing in it, or thumbnails are in it.",
+                out,
+            )
         return _open(folder, saved)
     try:
         if saved is None:
@@ -122,7 +130,7 @@ def _is_unchanged(raws: dict[str, Raw], stamps: dict[str, str]) -> bool:
 
 
 def _check_settings(config: DataConfig, saved: dict, out: str) -> None:
-    # What version 0.1 had no option for, it did as the default does.
+    # What an older version had no option for, it did as the default does.
     saved = {**dataclasses.asdict(DataConfig()), **saved}
     for name, value in dataclasses.asdict(config).items():
         if name not in _FREE_SETTINGS and saved[name] != value:
@@ -132,9 +140,7 @@ def _check_settings(config: DataConfig, saved: dict, out: str) -> None:
             )
 
 
-def _build(
-    config: DataConfig, sources: Sources, folder: str, held_out_first: bool = False
-) -> dict:
+def _build(config: DataConfig, sources: Sources, folder: str, held_out_first: bool = False) -> dict:
     """Validate, split and write; the content of `data.json`."""
     train = sources.raws["train"]
     class_names = train.class_names

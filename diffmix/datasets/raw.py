@@ -12,7 +12,6 @@ import numpy as np
 
 from diffmix.errors import UserError
 
-
 FewShot = Callable[[np.ndarray, int, int], np.ndarray]
 """Draws few shots from labels, for a number of shots and a seed: indices, sorted."""
 
@@ -41,7 +40,7 @@ class Raw:
     examples: Callable[[], Iterator[Found]]
     """Starts a new pass over the images, always in the same order."""
     stamp_before: str | None = None
-    """The stamp that version 0.1 had for the same images. None: the same as now."""
+    """The stamp that an older version had for the same images. None: the same as now."""
     notes: list[str] = field(default_factory=list)
     """What the user should know about its labels: sentences without a full stop."""
     few_shot: FewShot | None = None

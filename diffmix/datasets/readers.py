@@ -86,7 +86,7 @@ def _nano_split(split: str) -> Split:
     return Split(
         read=partial(_nano, split),
         taken_from=f"nano ({split})",
-        count=lambda: sum(1 for _ in data.recipes(split, 0)),  # type: ignore[arg-type]
+        count=lambda: len(list(data.recipes(split, 0))),  # type: ignore[arg-type]
     )
 
 

@@ -117,7 +117,8 @@ def choose(
     class. Then shots or a long tail are drawn from all training images of a class, and validation
     images from what is left. With neither, validation images come first.
 
-    `draw` draws shots. `held_out_first`: as version 0.1 did, validation images always come first.
+    `draw` draws shots. `held_out_first`: validation images always come first, as in run folders of
+    an older version.
     """
     notes: list[str] = []
     rest = np.arange(len(labels["train"]))
@@ -160,9 +161,7 @@ def _without(held: Int[np.ndarray, " held"], class_names: list[str], what: str) 
     return [f"no {what} are left for {len(lacking)} of {len(class_names)} classes: {some(lacking)}"]
 
 
-def _repeated(
-    labels: Int[np.ndarray, " n"], shots: int, class_names: list[str]
-) -> list[str]:
+def _repeated(labels: Int[np.ndarray, " n"], shots: int, class_names: list[str]) -> list[str]:
     """A sentence about the classes with fewer images than shots."""
     counts = np.bincount(labels, minlength=len(class_names))
     fewer = np.flatnonzero(counts < shots).tolist()

@@ -88,7 +88,8 @@ class Valid:
                 continue
             start = file.tell()
             file.write(result.data)
-            row = found._replace(image=None, label=labels[found.label])
+            label = labels[found.label] or 0  # none is unknown here
+            row = found._replace(image=None, label=label)
             self._rows.append(_Row(row, start, file.tell(), result.digests))
         file.flush()
         if not self._rows:
@@ -103,9 +104,7 @@ class Valid:
     def seen(self, indices: np.ndarray, class_names: list[str]) -> list[Seen]:
         """The images at these indices, for comparing them with others."""
         rows = [self._rows[index] for index in indices.tolist()]
-        return [
-            Seen(row.found.image_id, row.digests, class_names[row.found.label]) for row in rows
-        ]
+        return [Seen(row.found.image_id, row.digests, class_names[row.found.label]) for row in rows]
 
     def examples(self, indices: np.ndarray) -> Iterator[Example]:
         """The images at these indices. One that occurs again has the id `<id>#1`, then `<id>#2`."""
@@ -127,9 +126,7 @@ class Valid:
             )
 
 
-def _decoded(
-    examples: Iterator[Found], max_pixels: int
-) -> Iterator[tuple[Found, _Checked | str]]:
+def _decoded(examples: Iterator[Found], max_pixels: int) -> Iterator[tuple[Found, _Checked | str]]:
     """Each image with its file's bytes, or with the reason why it cannot be read. Threads read and
     decode several files at once.
     """

@@ -21,9 +21,9 @@ def forecast(config: Config) -> dict:
     """Counts of the plan, what the cluster is asked for, and for several numbers of GPUs the best
     split and its expected time.
 
-    `data` says in lines what became of the files of the data set. Times need rates. They come from `placement.measured` or from an earlier run in the run folder,
-    and are left out where there is none. Checks and decodes the data, which a later run then
-    reuses, and raises what that raises.
+    `data` says in lines what became of the files of the data set. Times need rates. They come from
+    `placement.measured` or from an earlier run in the run folder, and are left out where there is
+    none. Checks and decodes the data, which a later run then reuses, and raises what that raises.
     """
     inputs = check_inputs(config)
     config, data = inputs.config, inputs.data

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import chain
 
 from diffmix.datasets.forms.layout import Layout, find_layout
+from diffmix.datasets.forms.leftovers import THUMBNAILS
 from diffmix.datasets.forms.tree import SUFFIXES, text, walk
 from diffmix.datasets.raw import Found, Raw, Source, Split, file_stamp
 from diffmix.errors import UserError
@@ -23,13 +24,14 @@ def find(root: str, leave: tuple[str, ...] = (), one_class: bool = False) -> Sou
     """
     tree, ignored = walk(root, leave)
     layout = find_layout(tree, one_class)
+    before = [*chain(*ignored.values()), *layout.ignored.get(THUMBNAILS, [])]
     for reason, paths in layout.ignored.items():
         ignored[reason] = [*ignored.get(reason, []), *paths]
     splits = {}
     for name in layout.taken or {"train": []}:
         by_class = layout.classes.get(name, {})
         splits[name] = Split(
-            read=partial(_raw, root, name, layout, [*chain(*ignored.values())]),
+            read=partial(_raw, root, name, layout, before),
             taken_from=_said(layout.taken.get(name, [])),
             count=partial(_count, by_class),
         )
@@ -86,8 +88,12 @@ def _raw(root: str, split: str, layout: Layout, ignored: list[str]) -> Raw:
             # Two spellings of one name by Unicode: the second keeps its own.
             rows.append((text(spelled), text(spelled) != spelled, path, label))
     rows.sort()
-    before = [path for *_, path, _ in rows] + [path for path in ignored if _is_in_class(path, where)]
-    before = sorted(filter(_read_before, before), key=lambda path: text(os.path.relpath(path, root)))
+    before = [path for *_, path, _ in rows] + [
+        path for path in ignored if _is_in_class(path, where)
+    ]
+    before = sorted(
+        filter(_read_before, before), key=lambda path: text(os.path.relpath(path, root))
+    )
 
     def examples() -> Iterator[Found]:
         seen: set[str] = set()
@@ -107,12 +113,14 @@ def _raw(root: str, split: str, layout: Layout, ignored: list[str]) -> Raw:
 
 
 def _is_in_class(path: str, folder: str) -> bool:
-    """Whether version 0.1 read a file that is ignored now: it only knew what begins with a dot."""
+    """Whether an older version may have read a file that is ignored now: it only knew what begins
+    with a dot.
+    """
     parts = os.path.relpath(path, folder).split(os.sep)
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
     return len(parts) > 1 and not hidden
 
 
 def _read_before(path: str) -> bool:
-    """Whether version 0.1 read such files: it went by the suffix alone."""
+    """Whether an older version read such files: it went by the suffix alone."""
     return path.lower().endswith(SUFFIXES)

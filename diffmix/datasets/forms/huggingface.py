@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffmix.config import DataConfig
 from diffmix.datasets.forms.split_names import SPLITS
@@ -38,8 +38,7 @@ def find_saved(path: str, config: DataConfig) -> Source:
 
 
 def find_hub(hub_id: str, config: DataConfig) -> Source:
-    """The splits of a data set on the Hugging Face hub. Raises `UserError` if it cannot be loaded.
-    """
+    """The splits of a data set on the hub. Raises `UserError` if it cannot be loaded."""
     import datasets
 
     try:
@@ -57,10 +56,12 @@ def find_hub(hub_id: str, config: DataConfig) -> Source:
 def _source(loaded: object, where: str, config: DataConfig) -> Source:
     import datasets
 
-    parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
+    parts: dict[str, Any] = {"train": loaded}
+    if isinstance(loaded, datasets.DatasetDict):
+        parts = dict(loaded)
     known = {name: SPLITS.get(name.casefold()) for name in parts}
     if "train" not in known.values() and len(parts) == 1:
-        known = {name: "train" for name in parts}
+        known = dict.fromkeys(parts, "train")
     found: dict[str, Split] = {}
     notes, ignored = [], {}
     for name, split in known.items():

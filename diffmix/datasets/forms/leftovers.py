@@ -31,8 +31,7 @@ _THUMBNAIL_FOLDERS = {"thumbs", "thumb", "thumbnails", "thumbnail", "_thumbs", "
 
 
 def reason(name: str, is_folder: bool) -> str | None:
-    """Why a file or folder of this name is ignored. None: it may be somebody's image, or hold one.
-    """
+    """Why a file or folder of this name is ignored. None: it may be an image, or hold one."""
     lower, suffix = name.lower(), os.path.splitext(name)[1].lower()
     if lower in _THUMBNAIL_NAMES or _THUMBNAIL_FILE.match(name):
         return THUMBNAILS
@@ -58,7 +57,7 @@ def is_thumbnail_of(name: str, names: set[str]) -> bool:
     there is `1.jpg`.
     """
     found = _THUMBNAIL_OF.fullmatch(name)
-    return bool(found) and (found["a"] or f"{found['b']}{found['c']}") in names
+    return found is not None and (found["a"] or f"{found['b']}{found['c']}") in names
 
 
 def is_thumbnail_folder(name: str) -> bool:

@@ -30,9 +30,7 @@ def has_files(folder: str) -> bool:
     return any(name.endswith(".parquet") for _, _, names in walked for name in names)
 
 
-def files_in(
-    folder: str, leave: tuple[str, ...] = ()
-) -> tuple[list[str], dict[str, list[str]]]:
+def files_in(folder: str, leave: tuple[str, ...] = ()) -> tuple[list[str], dict[str, list[str]]]:
     """The Parquet files of a folder and all other files by the reason why they are ignored; paths
     below the folder, sorted. What is in `leave` (real paths) or below it is neither.
     """
@@ -48,7 +46,8 @@ def files_in(
             if why is None and name.endswith(".parquet"):
                 found.append(path.replace(os.sep, "/"))
             else:
-                ignored[why or leftovers.other_kind(name, "beside the Parquet files")].append(text(path))
+                other = leftovers.other_kind(name, "beside the Parquet files")
+                ignored[why or other].append(text(path))
     return sorted(found), dict(ignored)
 
 
@@ -160,7 +159,7 @@ def _by_readme(path: str, config: DataConfig) -> dict[str, list[str]] | None:
             f"The configs in {path}/README.md cannot be used ({reason(error)}); choose one with "
             "--data.configuration, or mend the file."
         ) from error
-    found = {}
+    found: dict[str, list[str]] = {}
     for split, files in data_files.items():
         named = parse(str(split))
         key = named.split if named else ""

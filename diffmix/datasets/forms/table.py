@@ -125,7 +125,9 @@ def _labels(table: Table, column: str) -> tuple[list[str], Int32[np.ndarray, " r
     in the features' order. Other labels are sorted, numbers by value. Files are matched by name.
     """
     order: dict[str, int] = {}  # names of features, in order
-    numbers, values, stored = False, [], []
+    numbers = False
+    values: list = []
+    stored: list = []
     for part in table.parts:
         kind = _kind_of(part, column)
         names = _feature_names(part.schema, column) if kind == "integers" else None

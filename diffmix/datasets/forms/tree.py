@@ -15,7 +15,17 @@ from diffmix.errors import UserError
 
 # A file with one of these names is meant to be an image; if it cannot be read, it is said so.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-_OTHER_SUFFIXES = (".avif", ".heic", ".heif", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2")
+_OTHER_SUFFIXES: tuple[str, ...] = (
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".jp2",
+)
 _OTHER_SUFFIXES += (".j2k", ".tga", ".psd", ".dds")
 _HEAD = 256
 

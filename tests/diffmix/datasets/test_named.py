@@ -107,7 +107,7 @@ def test_a_missing_list_is_named(published, name, file):
 def test_a_missing_folder_of_diffda_eval_is_named(published):
     root = published("diffda-cub")
     (root / "CUB_200_2011").rename(root / "elsewhere")
-    with pytest.raises(UserError, match="folder CUB_200_2011 of DiffDA-Eval's CUB.* is missing"):
+    with pytest.raises(UserError, match=r"folder CUB_200_2011 of DiffDA-Eval's CUB.* is missing"):
         read("diffda-cub", root)
 
 
@@ -227,7 +227,8 @@ def test_no_folder(spec):
 @pytest.mark.parametrize("spec", ["cub", "cubs:/data", "CUB:/data"])
 def test_names_that_do_not_exist(spec):
     with pytest.raises(
-        UserError, match=f"'{spec}' does not exist; .*NAME:FOLDER .* NAME is aircraft, aircraft-train, cars, "
+        UserError,
+        match=f"'{spec}' does not exist; .*NAME:FOLDER .* NAME is aircraft, aircraft-train, cars, ",
     ):
         find(spec, DataConfig())
 

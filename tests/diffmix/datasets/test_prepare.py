@@ -225,8 +225,8 @@ def test_duplicates_are_told_and_can_be_dropped(image_folder, run, image_file):
     assert (len(prepared.test), len(prepared.val)) == (4, 3)
     told = "; --data.drop_duplicates True leaves them out"
     assert prepared.account.notes == [
-        "test images that are training images too: 2 (1 with the same bytes, 1 with the same pixels "
-        f"in another file), such as 'test/a/pixels.bmp' and 'train/a/01.png'{told}",
+        "test images that are training images too: 2 (1 with the same bytes, 1 with the same "
+        f"pixels in another file), such as 'test/a/pixels.bmp' and 'train/a/01.png'{told}",
         "validation images that are training images too: 1 (0 with the same bytes, 1 with the same "
         f"pixels in another file), such as 'val/a/pixels.bmp' and 'train/a/01.png'{told}",
     ]

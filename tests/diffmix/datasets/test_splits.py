@@ -145,7 +145,9 @@ def test_a_test_set_from_the_training_images_leaves_the_shots():
     labels = labels_of([5, 6, 20])
     sets, _, notes = chosen(labels, own_test=False, shots=5)
     assert count(labels, sets["test"], 3) == [0, 1, 4]
-    assert [len(set(sets["train"][labels[sets["train"]] == label])) for label in range(3)] == [5] * 3
+    assert [len(set(sets["train"][labels[sets["train"]] == label])) for label in range(3)] == [
+        5
+    ] * 3
     assert notes[0] == "no test images are left for 1 of 3 classes: 'class 0'"
 
 

@@ -1,6 +1,7 @@
 """Which folders of an image folder are classes, and which are splits.
 
-Covers `diffmix/datasets/forms/tree.py` and `diffmix/datasets/forms/folder.py` too.
+Covers `diffmix/datasets/forms/tree.py`, `diffmix/datasets/forms/leftovers.py` and
+`diffmix/datasets/forms/folder.py` too.
 """
 
 import os
@@ -139,7 +140,9 @@ def test_loose_images_are_counted(put):
 
 
 def test_two_folders_of_one_split(put):
-    counts, _, notes = look(put({**below("train1"), **below("train2", {"dog": 1}), **below("test")}))
+    counts, _, notes = look(
+        put({**below("train1"), **below("train2", {"dog": 1}), **below("test")})
+    )
     assert counts == {"train": {"cat": 2, "dog": 4}, "test": PET}
     assert "train has the images of train1/, train2/" in notes
 
@@ -174,7 +177,12 @@ def test_the_folder_of_the_test_images_and_the_run_folder_are_left_out(put):
 
 def test_content_counts_and_not_the_name(put, image_file):
     root = put({"a": 1, "b": 1})
-    for name, format in (("x", "JPEG"), ("y.jpg_large", "JPEG"), ("z.dat", "WEBP"), ("v.txt", "PNG")):
+    for name, format in (
+        ("x", "JPEG"),
+        ("y.jpg_large", "JPEG"),
+        ("z.dat", "WEBP"),
+        ("v.txt", "PNG"),
+    ):
         (root / "a" / name).write_bytes(image_file(7, format))
     (root / "a/BMW").write_bytes(b"BMW 3 Series Sedan 2012")
     (root / "a/notes.csv").write_text("id,label")

@@ -15,7 +15,10 @@ def test_all_words_of_datasets_are_known():
 @pytest.mark.parametrize(
     ("names", "split"),
     [
-        ("train Train TRAIN training Training trainval train_set TrainingSet train-images", "train"),
+        (
+            "train Train TRAIN training Training trainval train_set TrainingSet train-images",
+            "train",
+        ),
         ("val Val VALID valid validation Validation dev val2017 valset valid_data", "val"),
         ("test Test TESTING testing eval Evaluation test1 seg_test test_set TestImages", "test"),
     ],
@@ -25,7 +28,8 @@ def test_spellings(names, split):
 
 
 def test_what_is_none():
-    names = "trains contest Testarossa devil validator latest test_tube my_train train_test 0 翠鸟 ".split(" ")
+    names = ["trains", "contest", "Testarossa", "devil", "validator", "latest", "0", "翠鸟", ""]
+    names += ["test_tube", "my_train", "train_test"]
     assert [name for name in names if split_of(name)] == []
 
 
