@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import BinaryIO, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from diffmix import images
 from diffmix.config import DataConfig
-from diffmix.datasets.duplicates import Digests, Seen, digests_of
+from diffmix.datasets.duplicates import Digests, Seen, digest_of_pixels, digests_of
 from diffmix.datasets.raw import Found, Raw
 from diffmix.datasets.real import Example
 from diffmix.errors import UserError
@@ -66,6 +67,8 @@ class Valid:
         """How many images there are, readable or not."""
         self._file = file
         self._rows: list[_Row] = []
+        self._digests: dict[int, bytes] = {}
+        """Of all pixels, for the images that had to be compared so."""
         seen: set[str] = set()
 
         def known() -> Iterator[Found]:
@@ -103,27 +106,37 @@ class Valid:
 
     def seen(self, indices: np.ndarray, class_names: list[str]) -> list[Seen]:
         """The images at these indices, for comparing them with others."""
-        rows = [self._rows[index] for index in indices.tolist()]
-        return [Seen(row.found.image_id, row.digests, class_names[row.found.label]) for row in rows]
+        found = []
+        for index in indices.tolist():
+            row = self._rows[index]
+            name = class_names[row.found.label]
+            found.append(
+                Seen(row.found.image_id, row.digests, name, partial(self._pixels, index))
+            )
+        return found
+
+    def _pixels(self, index: int) -> bytes:
+        if index not in self._digests:
+            self._digests[index] = digest_of_pixels(images.decode(self._bytes(index)))
+        return self._digests[index]
+
+    def _bytes(self, index: int) -> bytes:
+        row = self._rows[index]
+        return os.pread(self._file.fileno(), row.stop - row.start, row.start)
 
     def examples(self, indices: np.ndarray) -> Iterator[Example]:
         """The images at these indices. One that occurs again has the id `<id>#1`, then `<id>#2`."""
         times: dict[int, int] = {}
         taken = {self._rows[index].found.image_id for index in indices.tolist()}
         for index in indices.tolist():
-            found, start, stop, _ = self._rows[index]
+            found = self._rows[index].found
             image_id = found.image_id
             while index in times and image_id in taken:
                 times[index] += 1
                 image_id = f"{found.image_id}#{times[index]}"
             times.setdefault(index, 0)
             taken.add(image_id)
-            yield Example(
-                image_id,
-                os.pread(self._file.fileno(), stop - start, start),
-                found.label,
-                found.group,
-            )
+            yield Example(image_id, self._bytes(index), found.label, found.group)
 
 
 def _decoded(examples: Iterator[Found], max_pixels: int) -> Iterator[tuple[Found, _Checked | str]]:

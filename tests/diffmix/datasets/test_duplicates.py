@@ -5,12 +5,21 @@ import io
 import numpy as np
 from PIL import Image
 
-from diffmix.datasets.duplicates import Seen, Twin, contradictions, digests_of, said, twins
+from diffmix.datasets.duplicates import (
+    Seen,
+    Twin,
+    contradictions,
+    digest_of_pixels,
+    digests_of,
+    said,
+    twins,
+)
 from diffmix.images import decode
 
 
 def seen(image_id: str, data: bytes, class_name: str = "a") -> Seen:
-    return Seen(image_id, digests_of(data, decode(data)), class_name)
+    image = decode(data)
+    return Seen(image_id, digests_of(data, image), class_name, lambda: digest_of_pixels(image))
 
 
 def file(seed: int, format: str = "PNG", size=(4, 6), **options) -> bytes:
@@ -33,7 +42,24 @@ def test_the_same_bytes_and_the_same_pixels_are_told_apart():
 
 def test_the_shape_counts():
     flat = Image.new("RGB", (4, 6)), Image.new("RGB", (6, 4))
-    assert digests_of(b"", flat[0]).pixels != digests_of(b"", flat[1]).pixels
+    assert digests_of(b"", flat[0]).rows != digests_of(b"", flat[1]).rows
+
+
+def test_all_pixels_count_where_some_rows_are_the_same():
+    """Of 64 rows every eighth one is looked at first."""
+    pixels = np.zeros((64, 4, 3), dtype=np.uint8)
+    files = []
+    for value in (0, 1, 2):
+        pixels[1] = value
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        files.append(buffer.getvalue())
+    others = [seen("0", files[0]), seen("1", files[1])]
+    assert len({other.digests.rows for other in others}) == 1
+    bmp = io.BytesIO()
+    decode(files[1]).save(bmp, "BMP")
+    images = [seen("another", files[2]), seen("one", bmp.getvalue())]
+    assert twins(images, others) == [Twin("one", "1", False)]
 
 
 def test_one_image_in_two_classes():
