@@ -62,7 +62,7 @@ def _find_local(path: str, config: DataConfig, leave: tuple[str, ...], for_test:
         if _is_parquet_folder(path, config):
             return parquet.find_folder(path, config, leave)
         return folder.find(path, leave, one_class=for_test)
-    if not path.endswith(".parquet"):
+    if not parquet.is_parquet(path):
         raise UserError(
             f"{path} is a file, but not a Parquet file (*.parquet); give a folder with one "
             "sub-folder per class instead."

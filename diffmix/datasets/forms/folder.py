@@ -88,12 +88,8 @@ def _raw(root: str, split: str, layout: Layout, ignored: list[str]) -> Raw:
             # Two spellings of one name by Unicode: the second keeps its own.
             rows.append((text(spelled), text(spelled) != spelled, path, label))
     rows.sort()
-    before = [path for *_, path, _ in rows] + [
-        path for path in ignored if _is_in_class(path, where)
-    ]
-    before = sorted(
-        filter(_read_before, before), key=lambda path: text(os.path.relpath(path, root))
-    )
+    paths = [path for *_, path, _ in rows]
+    stamp = file_stamp(paths, root)
 
     def examples() -> Iterator[Found]:
         seen: set[str] = set()
@@ -106,21 +102,29 @@ def _raw(root: str, split: str, layout: Layout, ignored: list[str]) -> Raw:
         where=where,
         class_names=class_names,
         superclass=None,
-        stamp=file_stamp((path for *_, path, _ in rows), root),
-        stamp_before=file_stamp(before, root),
+        stamp=stamp,
+        stamp_before=_stamp_before(paths, ignored, root, where) or stamp,
         examples=examples,
     )
 
 
-def _is_in_class(path: str, folder: str) -> bool:
-    """Whether an older version may have read a file that is ignored now: it only knew what begins
-    with a dot.
+def _stamp_before(used: list[str], ignored: list[str], root: str, where: str) -> str | None:
+    """The stamp of the files that an older version read: it went by suffixes, and only knew what
+    begins with a dot. None: these files.
     """
+    more = [path for path in ignored if _read_before(path) and _is_in_class(path, where)]
+    before = list(filter(_read_before, used))
+    if not more and len(before) == len(used):
+        return None
+    before = sorted([*before, *more], key=lambda path: text(os.path.relpath(path, root)))
+    return file_stamp(before, root)
+
+
+def _is_in_class(path: str, folder: str) -> bool:
     parts = os.path.relpath(path, folder).split(os.sep)
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
     return len(parts) > 1 and not hidden
 
 
 def _read_before(path: str) -> bool:
-    """Whether an older version read such files: it went by the suffix alone."""
     return path.lower().endswith(SUFFIXES)

@@ -27,7 +27,12 @@ _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.parquet")
 def has_files(folder: str) -> bool:
     """Whether there is a file with the suffix of Parquet in a folder or below it."""
     walked = os.walk(folder, followlinks=False)
-    return any(name.endswith(".parquet") for _, _, names in walked for name in names)
+    return any(is_parquet(name) for _, _, names in walked for name in names)
+
+
+def is_parquet(name: str) -> bool:
+    """Whether a file's name says that it is a Parquet file."""
+    return name.lower().endswith(".parquet")
 
 
 def files_in(folder: str, leave: tuple[str, ...] = ()) -> tuple[list[str], dict[str, list[str]]]:
@@ -43,7 +48,7 @@ def files_in(folder: str, leave: tuple[str, ...] = ()) -> tuple[list[str], dict[
             if any(real == one or real.startswith(f"{one}{os.sep}") for one in leave):
                 continue
             why = _ignored(path.split(os.sep))
-            if why is None and name.endswith(".parquet"):
+            if why is None and is_parquet(name):
                 found.append(path.replace(os.sep, "/"))
             else:
                 other = leftovers.other_kind(name, "beside the Parquet files")

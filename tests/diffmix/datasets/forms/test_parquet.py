@@ -80,7 +80,7 @@ def test_splits_are_those_of_datasets(put, tmp_path, files):
 
 
 def test_upper_case_is_known_too(put):
-    rows, _, _ = look(put({"TRAIN.parquet": [1, 2], "Test.parquet": [1]}))
+    rows, _, _ = look(put({"TRAIN.PARQUET": [1, 2], "Test.parquet": [1]}))
     assert rows == {"train": ["1", "2"], "test": ["1"]}
 
 
