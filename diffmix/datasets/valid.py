@@ -110,9 +110,7 @@ class Valid:
         for index in indices.tolist():
             row = self._rows[index]
             name = class_names[row.found.label]
-            found.append(
-                Seen(row.found.image_id, row.digests, name, partial(self._pixels, index))
-            )
+            found.append(Seen(row.found.image_id, row.digests, name, partial(self._pixels, index)))
         return found
 
     def _pixels(self, index: int) -> bytes:

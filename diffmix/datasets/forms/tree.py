@@ -90,8 +90,8 @@ def _walk(
             target = os.path.realpath(entry.path)
             if target in leave:
                 continue
-            if reason:
-                ignored[reason] += _files(entry.path)
+            if reason or _is_run_folder(entry.path):
+                ignored[reason or "in run folders of diffmix"] += _files(entry.path)
             elif target in above:  # it would never end
                 ignored["links to a folder above them"].append(entry.path)
             else:
@@ -106,6 +106,12 @@ def _walk(
         else:
             tree.images.append(entry.path)
     return tree
+
+
+def _is_run_folder(path: str) -> bool:
+    """Whether a folder is another run's: its images are mixes and plots."""
+    files = ("config.yaml", os.path.join("data", "data.json"))
+    return all(os.path.isfile(os.path.join(path, name)) for name in files)
 
 
 def _entries(path: str) -> list[os.DirEntry]:

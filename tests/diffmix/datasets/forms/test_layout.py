@@ -175,6 +175,13 @@ def test_the_folder_of_the_test_images_and_the_run_folder_are_left_out(put):
     assert look(root, leave=leave)[:2] == ({"train": PET}, {})
 
 
+def test_an_older_run_folder_among_the_classes_is_ignored(put):
+    root = put({**PET, "run/data": 1, "run/report": 2})
+    for name in ("config.yaml", "data/data.json"):
+        (root / "run" / name).write_text("")
+    assert look(root)[:2] == ({"train": PET}, {"in run folders of diffmix": 5})
+
+
 def test_content_counts_and_not_the_name(put, image_file):
     root = put({"a": 1, "b": 1})
     for name, format in (

@@ -189,7 +189,9 @@ def test_one_name_twice_is_one_class(put):
     assert look(put({"0.parquet": ([0, 1, 2], ["a", "b", "a"])}))[0] == {"train": ["a", "b", "a"]}
 
 
-@pytest.mark.parametrize("labels", [([-1, -1], ["a", "b"]), (["", ""], None), ([5, 5], ["a", "b"])])
+@pytest.mark.parametrize(
+    "labels", [([-1, -1], ["a", "b"]), (["", ""], None), ([5, 5], ["a", "b"]), ([-1, -1], None)]
+)
 def test_a_split_without_any_label(put, labels):
     source = find(
         str(put({"train.parquet": ([0, 1], ["a", "b"]), "test.parquet": labels})), DataConfig()
