@@ -28,6 +28,9 @@ def print_forecast(forecast: dict) -> None:
         if not isinstance(value, list):
             table.add_row(name, str(value))
     console = Console(soft_wrap=True)
+    # Outside the table, which would cut long lines, and as it is: names may look like markup.
+    for line in forecast.get("data", []):
+        print(line)
     console.print(table)
     if forecast.get("splits"):
         splits = Table(*forecast["splits"][0])
