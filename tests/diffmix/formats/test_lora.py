@@ -308,7 +308,7 @@ def test_alpha_in_the_files_header(tmp_path, tiny_base, weights, rslora, pattern
 
     for key, value in lora.read(file).items():
         assert torch.allclose(value, factor(key) * weights[key])
-    assert close(ours(tiny_base, file), stock(tiny_base, file))
+    assert torch.allclose(ours(tiny_base, file), stock(tiny_base, file), atol=2e-3)
     assert lora.header_scale(file)
 
 
