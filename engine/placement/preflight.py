@@ -8,7 +8,7 @@ import os
 import shutil
 from dataclasses import dataclass
 
-from diffmix.config import Config
+from diffmix.config import Config, with_absolute_paths
 from diffmix.config_check import check
 from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.errors import UserError
@@ -41,6 +41,7 @@ def check_inputs(config: Config, trains: bool = False) -> Inputs:
     the hub. Raises `UserError` for the first thing that is wrong. The first call for a run folder
     decodes all images and keeps them there.
     """
+    config = with_absolute_paths(config)
     check(config)
     check_listeners(config.run.listeners)
     if not config.out:
