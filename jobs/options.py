@@ -15,7 +15,6 @@ from diffmix.format_version import without_version
 from diffmix.options import Option, options
 from diffmix.options.phrases import is_list
 
-
 OUTPUTS = ("out", "export.to")
 """Options that name what is written to. `parse` leaves them as they are in a submitted job, where a
 relative one is refused.

@@ -46,7 +46,7 @@ def absolute(text: str, place: Place) -> str:
     if not path or "://" in path or bare == "name":
         return text
     found = os.path.abspath(os.path.expanduser(path))
-    if bare == "path or name" and not path.startswith((".", "~", os.sep)):
-        if path == _EMBEDDED or not os.path.exists(found):
-            return text
+    certain = bare == "path" or path.startswith((".", "~", os.sep))
+    if not certain and (path == _EMBEDDED or not os.path.exists(found)):
+        return text
     return prefix + found

@@ -13,6 +13,7 @@ import ray.job_config
 from diffmix.config import Config
 from diffmix.errors import UserError, reason
 from engine.placement.demand import Demand, demand
+from engine.sockets import ray_folder
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def connect(config: Config) -> None:
         num_gpus=torch.cuda.device_count() or size["GPU"],
         num_cpus=max(os.cpu_count() or 1, size["CPU"] + 2),
         include_dashboard=False,
+        _temp_dir=ray_folder(),
         object_store_memory=_object_store_bytes(),
         # Ray would start an idle worker for each logical CPU, and a laptop has fewer real ones.
         _system_config={"prestart_worker_first_driver": False},

@@ -1,4 +1,4 @@
-"""Every option that names a file or a folder is marked, and its relative paths are made absolute."""
+"""Options that name files or folders are marked, and their relative paths made absolute."""
 
 import os
 import typing
