@@ -42,8 +42,8 @@ def ray_folder() -> str | None:
             f"sockets fit below one of at most {most}; set RAY_TMPDIR to a shorter one."
         )
     log.warning(
-        "Ray's session is kept in %s/ray, because the path of TMPDIR has %d bytes and Ray's sockets "
-        "fit below one of at most %d; RAY_TMPDIR names another place.",
+        "Ray's session is kept in %s/ray, because the path of TMPDIR has %d bytes and Ray's "
+        "sockets fit below one of at most %d; RAY_TMPDIR names another place.",
         USUAL,
         len(folder.encode()),
         most,
