@@ -10,7 +10,7 @@ from diffmix.config import MixConfig
 from diffmix.datasets.class_names import spoken
 from diffmix.errors import UserError
 from diffmix.generator.base_model import base_fingerprint, load_base
-from diffmix.generator.concept import Concept, prompt, spell
+from diffmix.generator.concept import Concept, prompt
 from diffmix.generator.mixer import Mixer
 from diffmix.images import decode
 from diffmix.personalize.modules import add_lora
@@ -278,8 +278,3 @@ def test_prompts():
     for template in ("a {name}", "a {", "a {0}", "a {}"):
         with pytest.raises(UserError, match="cannot be used"):
             prompt(template, None, "x", "y")
-
-
-def test_spelling_is_that_of_diffusers():
-    assert spell("<a>", 1) == ["<a>"]
-    assert spell("<a>", 3) == ["<a>", "<a>_1", "<a>_2"]
