@@ -92,11 +92,9 @@ def add_tokens(
         names = [name for entries in spelled.values() for name in entries]
         vectors = torch.cat(list(table.values()))
         check_width(vectors.shape[1], encoder.get_input_embeddings().weight.shape[1])
-        new = list(range(len(tokenizer), len(tokenizer) + len(names)))
-        if (
-            tokenizer.add_tokens(names) != len(names)
-            or tokenizer.convert_tokens_to_ids(names) != new
-        ):
+        first = len(tokenizer)
+        added, ids = tokenizer.add_tokens(names), tokenizer.convert_tokens_to_ids(names)
+        if added != len(names) or ids != list(range(first, first + len(names))):
             raise ValueError("some of its tokens are in the tokenizer already")
         for token, entries in spelled.items():
             text = pipe.maybe_convert_prompt(token, tokenizer)
