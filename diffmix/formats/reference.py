@@ -24,6 +24,7 @@ import csv
 import io
 import logging
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -102,6 +103,18 @@ def _check_directories(class_names: list[str]) -> None:
             )
         if why:
             raise UserError(f"{why}; export to imagefolder or webdataset instead.")
+    alike: dict[str, list[str]] = {}
+    for name in owners:
+        alike.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    shared = [names for names in alike.values() if len(names) > 1]
+    if shared:
+        _log.warning(
+            "%d pairs of classes differ in case or Unicode form alone, such as %s and %s; they "
+            "share a folder on disks of Windows and macOS, where only %s tells them apart.",
+            len(shared),
+            *shared[0][:2],
+            META,
+        )
 
 
 def _png(mix: NamedMix) -> bytes:
