@@ -80,10 +80,15 @@ def _check_generator(config: Config) -> None:
 
 
 def _check_classifier(config: Config, out: Folder, data: Prepared, trains: bool) -> None:
-    """Raise `UserError` where timm has no such model, or no weights to start from."""
+    """Raise `UserError` where timm has no such model, or no weights to start from, or where the
+    oracle cannot judge these classes.
+    """
     from diffmix.classifier.model import build_model, check_input_size, describe
+    from diffmix.classifier.oracle import check_oracle
 
     class_names = data.train.class_names
+    if config.run.oracle:
+        check_oracle(config.run.oracle, class_names)
     describe(config.train, class_names)
     check_input_size(config.train)
     starts_from_weights = config.train.pretrained or config.train.checkpoint_path

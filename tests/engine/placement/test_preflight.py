@@ -1,5 +1,11 @@
 """A check changes nothing. What it refuses is in tests/e2e/test_bad_input.py."""
 
+import shutil
+
+import pytest
+
+from diffmix.errors import UserError
+from diffmix.generator.base_model import NANO_FOLDER
 from engine.mixing.mix_source import PlannedMixes
 from engine.placement.preflight import check_inputs
 
@@ -22,3 +28,21 @@ def test_auto_is_the_number_of_the_stored_plan(tmp_path, small_config):
     assert auto.mix.batch == "auto", "the given configuration stays as it is"
     new = check_inputs(small_config(tmp_path / "new", **{"mix.batch": "auto"}))
     assert new.config.mix.batch == "auto"
+
+
+def test_an_oracle_that_is_missing_is_said_before_the_run_and_not_at_its_end(
+    tmp_path, small_config, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    config = small_config(tmp_path / "out", **{"run.oracle": "./nowhere"})
+    with pytest.raises(UserError, match=f"{tmp_path}/nowhere holds no classifier"):
+        check_inputs(config)
+
+
+def test_relative_paths_are_absolute_for_the_workers(tmp_path, small_config, monkeypatch):
+    """Also where no command line has made them so."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(NANO_FOLDER, tmp_path / "models" / "sd15")
+    inputs = check_inputs(small_config("out", **{"model.base": "models/sd15"}))
+    assert inputs.config.model.base == f"{tmp_path}/models/sd15"
+    assert inputs.config.out == f"{tmp_path}/out"
