@@ -76,7 +76,7 @@ def text_widths(model: ModelConfig) -> list[int]:
     widths = []
     for part in _parts(model, _index(model)):
         if part.startswith("text_encoder"):
-            config = _file(model, f"{part}/config.json")
+            config = small_file(model, f"{part}/config.json")
             try:
                 widths.append(int(json.loads(config.read_text(encoding="utf-8"))["hidden_size"]))
             except (OSError, ValueError, KeyError, TypeError):
@@ -89,12 +89,12 @@ def text_widths(model: ModelConfig) -> list[int]:
 
 def _index(model: ModelConfig) -> dict:
     """The base's model_index.json, checked."""
-    index = _read_index(model, _file(model, "model_index.json"))
+    index = _read_index(model, small_file(model, "model_index.json"))
     _parts(model, index)
     return index
 
 
-def _file(model: ModelConfig, name: str) -> Path:
+def small_file(model: ModelConfig, name: str) -> Path:
     """A small file of the base: its own, or from the hub or this machine's cache."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError

@@ -4,6 +4,7 @@ prepared images in the run folder.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from engine.listeners import check_listeners
 from engine.mixing.batch_size import with_stored_batch
 from engine.mixing.filter import check_gate
 from engine.mixing.mix_source import MixSource, find_mix_source
+from engine.run_folder import uses_concept
+
+log = logging.getLogger(__name__)
 
 _SPARE_BYTES = 50_000_000
 """For checkpoints, the classifier and the concept."""
@@ -54,6 +58,7 @@ def check_inputs(config: Config, trains: bool = False) -> Inputs:
     out = Folder(config.out).create()
     _check_generator(config)
     data = prepare(config.data, out.uri)
+    _check_prompts(config, data)
     _check_classifier(config, out, data, trains)
     check_gate(config, data.train)
     config = with_stored_batch(config, out)
@@ -77,6 +82,24 @@ def _check_generator(config: Config) -> None:
     check_sampler_lora(config.mix.sampler_lora)
     for template in (*config.personalize.prompts, config.personalize.initializer):
         prompt(template, None, "class", "superclass")
+
+
+def _check_prompts(config: Config, data: Prepared) -> None:
+    """Say which prompts are cut off. Raises `UserError` where that makes two of them the same."""
+    from diffmix.generator.concept import prompt
+    from diffmix.generator.prompt_encoder import check_lengths
+
+    token = "<class>" if uses_concept(config) and config.personalize.tokens else None
+    template, superclass = config.personalize.prompts[0], data.train.superclass
+    prompts = {name: prompt(template, token, name, superclass) for name in data.train.class_names}
+    cut = check_lengths(config.model, prompts) if token is None else []
+    if cut:
+        log.warning(
+            "%d of %d prompts are longer than what the base model reads, such as %r.",
+            len(cut),
+            len(prompts),
+            cut[0],
+        )
 
 
 def _check_classifier(config: Config, out: Folder, data: Prepared, trains: bool) -> None:

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from diffmix.config import replace
 from diffmix.errors import UserError
 from diffmix.generator.base_model import NANO_FOLDER
 from engine.mixing.mix_source import PlannedMixes
@@ -46,3 +47,14 @@ def test_relative_paths_are_absolute_for_the_workers(tmp_path, small_config, mon
     inputs = check_inputs(small_config("out", **{"model.base": "models/sd15"}))
     assert inputs.config.model.base == f"{tmp_path}/models/sd15"
     assert inputs.config.out == f"{tmp_path}/out"
+
+
+def test_long_class_names_in_prompts_are_said_once(tmp_path, small_config, write_images, caplog):
+    photos = write_images(tmp_path / "photos", ["short", "very " * 30, "long " * 20], 4)
+    options = {"data.train": str(photos), "data.superclass": "bird", "data.shots": None}
+    config = small_config(tmp_path / "out", **options, **{"mix.strategy": "real-mix"})
+    check_inputs(config)
+    assert "2 of 3 prompts are longer than what the base model reads" in caplog.text
+    caplog.clear()
+    check_inputs(replace(config, **{"mix.strategy": "diff-mix", "out": str(tmp_path / "tokens")}))
+    assert not caplog.text, "a token stands for the name"
