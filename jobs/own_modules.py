@@ -51,7 +51,7 @@ def _site_packages() -> set[Path]:
 
 def _installed(libraries: set[Path]) -> set[str]:
     """The names of all installed modules, and of the standard library's."""
-    return sys.stdlib_module_names.union(*map(_modules, libraries)) - _NOBODYS
+    return set(sys.stdlib_module_names).union(*map(_modules, libraries)) - _NOBODYS
 
 
 def _modules(folder: Path) -> set[str]:

@@ -6,12 +6,10 @@ import os
 import typing
 from collections.abc import Collection
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 
 from diffmix.options.markers import Place
 from diffmix.options.option import options
-
-T = TypeVar("T", bound=Any)
 
 _EMBEDDED = "nano"  # the name of what is embedded in the package, where an option may be a name
 
@@ -23,12 +21,13 @@ def place_of(kind: Any) -> Place | None:
     return found[0] if found else None
 
 
-def absolute_paths(tree: T, but: Collection[str] = ()) -> dict[str, Any]:
+def absolute_paths(tree: Any, but: Collection[str] = ()) -> dict[str, Any]:
     """The options of a tree whose relative paths begin in the current folder: dotted name -> the
     value with absolute paths. Options in `but` are left out.
     """
-    changes = {}
-    for name, option in options(type(tree)).items():
+    kind: Any = type(tree)  # checkers do not see that types can be hashed
+    changes: dict[str, Any] = {}
+    for name, option in options(kind).items():
         place, value = place_of(option.kind), attrgetter(name)(tree)
         if place is None or not value or name in but:
             continue
