@@ -31,7 +31,7 @@ from functools import partial
 
 from diffmix import images
 from diffmix.errors import UserError
-from diffmix.formats.named_mix import NamedMix, batches, from_description, shortest
+from diffmix.formats.named_mix import NamedMix, batches, from_description, shortest, table
 from diffmix.storage import Folder
 
 META = "meta.csv"
@@ -143,7 +143,7 @@ def read(folder: Folder) -> Iterator[NamedMix]:
 
 def _table(folder: Folder) -> list[dict]:
     """The descriptions in `meta.csv`."""
-    text = folder.read(META).decode("utf-8-sig", "replace")
+    text = table(folder, META, "utf-8-sig")
     reader = csv.DictReader(io.StringIO(text, newline=""))
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
