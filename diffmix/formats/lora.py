@@ -27,6 +27,7 @@ from diffmix.errors import UserError, reason
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import UNet2DConditionModel
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -160,10 +161,29 @@ def to_diffusers(
         rank = down.shape[0]
         if up.shape[1] != rank:
             raise ValueError(f"{module} has matrices of ranks {up.shape[1]} and {rank}")
+        if not (up.isfinite().all() and down.isfinite().all()):
+            raise ValueError(f"{module} has values that are not finite")
         scale = _scale(settings, module, rank) if settings else alphas.get(module, rank) / rank
         found[f"unet.{module}.lora.up.weight"] = up * scale
         found[f"unet.{module}.lora.down.weight"] = down
     return found
+
+
+def check_layers(state: dict[str, torch.Tensor], unet: UNet2DConditionModel) -> None:
+    """Raise `ValueError` for LoRA of a layer that the UNet lacks or has in another size. peft would
+    leave the former out with a warning.
+    """
+    layers = dict(unet.named_modules())
+    for key, value in state.items():
+        module, side = _module(key)
+        weight = getattr(layers.get(module), "weight", None)
+        if weight is None:
+            raise ValueError(f"it is for a layer {module}, which the base does not have")
+        own, wanted = (value.shape[0], weight.shape[0])
+        if side == "down":
+            own, wanted = value.shape[1], weight.shape[1]
+        if own != wanted:
+            raise ValueError(f"{module} has {wanted} values in the base and {own} in the LoRA")
 
 
 def _module(key: str) -> tuple[str, str]:

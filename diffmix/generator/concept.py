@@ -319,7 +319,9 @@ class Concept:
             if use_lora and self.lora_rank:
                 # `load_lora_weights` does the same, but warns that the text encoder gets nothing,
                 # and ignores keys without `unet.` in front, as the reference's are.
-                pipe.load_lora_into_unet(self.lora_weights(), None, pipe.unet)
+                weights = self.lora_weights()
+                lora.check_layers(weights, pipe.unet)
+                pipe.load_lora_into_unet(weights, None, pipe.unet)
                 if fuse:
                     pipe.unet.fuse_lora()
                     pipe.unet.unload_lora()

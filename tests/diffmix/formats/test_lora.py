@@ -361,3 +361,43 @@ def test_the_files_are_what_the_names_say(tmp_path, weights):
     stored = load_file(tmp_path / "adapter_model.safetensors")
     assert all(key.startswith("base_model.model.") for key in stored)
     assert lora.rank_of(weights) == 3
+
+
+def changed(weights, what) -> dict[str, torch.Tensor]:
+    """The LoRA with its last layer changed."""
+    down = [key for key in weights if key.endswith("down.weight")][-1]
+    up = down.replace(".down.", ".up.")
+    others = {key: value for key, value in weights.items() if key not in (down, up)}
+    if what == "layer":
+        name = down.replace("unet.", "unet.far_")
+        return {
+            **others,
+            name: weights[down],
+            name.replace(".down.", ".up."): weights[up],
+        }
+    if what == "in":
+        return {**others, down: weights[down][:, :-1], up: weights[up]}
+    if what == "out":
+        return {**others, down: weights[down], up: weights[up][:-1]}
+    return {**others, down: weights[down] * torch.nan, up: weights[up]}
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("layer", "for a layer far_.*which the base does not have"),
+        ("in", "values in the base and .* in the LoRA"),
+        ("out", "values in the base and .* in the LoRA"),
+    ],
+)
+def test_lora_of_another_base_is_refused_whole(unet, weights, what, why):
+    """peft would apply what fits, and warn in a worker's log."""
+    lora.check_layers(weights, unet)
+    with pytest.raises(ValueError, match=why):
+        lora.check_layers(changed(weights, what), unet)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path, weights):
+    save_file(changed(weights, "nan"), tmp_path / "pytorch_lora_weights.safetensors")
+    with pytest.raises(UserError, match="has values that are not finite"):
+        lora.read(tmp_path / "pytorch_lora_weights.safetensors")
