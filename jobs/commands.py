@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from operator import attrgetter
 
@@ -108,7 +109,7 @@ def compose(config: Config) -> None:
         print(f"{taken} of {source['from']} ({source['format']})")
     print(
         f"{made['planned']} mixes of {len(made['class_names'])} classes are in {config.out}/mixes; "
-        f"diffmix train --out {config.out} trains on them."
+        f"diffmix train --out {shlex.quote(config.out)} trains on them."
     )
 
 

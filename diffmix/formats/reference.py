@@ -109,9 +109,9 @@ def _check_directories(class_names: list[str]) -> None:
     shared = [names for names in alike.values() if len(names) > 1]
     if shared:
         _log.warning(
-            "%d pairs of classes differ in case or Unicode form alone, such as %s and %s; they "
+            "%d classes differ from another in case or Unicode form alone, such as %s and %s; they "
             "share a folder on disks of Windows and macOS, where only %s tells them apart.",
-            len(shared),
+            sum(map(len, shared)),
             *shared[0][:2],
             META,
         )

@@ -95,7 +95,7 @@ def _check_prompts(config: Config, data: Prepared) -> None:
     cut = check_lengths(config.model, prompts) if token is None else []
     if cut:
         log.warning(
-            "%d of %d prompts are longer than what the base model reads, such as %r.",
+            "%d of %d prompts are longer than what the base model reads, such as %.60r...",
             len(cut),
             len(prompts),
             cut[0],
