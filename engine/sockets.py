@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import multiprocessing.process
 import os
+import shutil
 import sys
 import tempfile
 
@@ -56,6 +58,7 @@ def shorten_listeners() -> None:
 
     Python does so itself from 3.14 on. Called before the first of them starts.
     """
-    if not fits(tempfile.gettempdir(), _OF_PYTHON):
-        settings = multiprocessing.process.current_process()._config  # type: ignore[attr-defined]
-        settings.setdefault("tempdir", tempfile.mkdtemp(prefix="pymp-", dir=USUAL))
+    settings = multiprocessing.process.current_process()._config  # type: ignore[attr-defined]
+    if "tempdir" not in settings and not fits(tempfile.gettempdir(), _OF_PYTHON):
+        settings["tempdir"] = tempfile.mkdtemp(prefix="pymp-", dir=USUAL)
+        atexit.register(shutil.rmtree, settings["tempdir"], ignore_errors=True)
