@@ -16,7 +16,7 @@ from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.gates import make_rule
-from diffmix.generator.base_model import base_fingerprint, files_fingerprint
+from diffmix.generator.base_model import base_fingerprint, files_fingerprint, text_widths
 from diffmix.generator.concept import Concept
 from diffmix.personalize.settings import all_square, concept_settings, differences
 from diffmix.plan import make_plan
@@ -74,6 +74,7 @@ def find_concept(config: Config, out: Folder, real: RealSet) -> str | None:
         return None
     concept = Concept.load(folder.fetch())
     concept.check_matches(real.class_names, base_fingerprint(config.model), folder.uri)
+    concept.check_vectors(text_widths(config.model))
     if not given:
         _check_settings(config, concept, concept_images(config, out, real), folder)
     return folder.uri

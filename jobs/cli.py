@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from diffmix.errors import UserError
+from jobs.own_modules import complaint
 
 
 class Command(NamedTuple):
@@ -132,6 +133,8 @@ def _command(arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         end = f"did you mean {close[0]}?" if close else "diffmix --help lists them."
         raise UserError(f"{name} is not a command of diffmix; {end}")
+    if wrong := complaint():
+        raise UserError(wrong)
     from jobs.help import HELP, help_text
     from jobs.options import parse
 

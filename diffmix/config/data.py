@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Interval
 from pydantic import NonNegativeInt, PositiveInt
 
-from diffmix.options.markers import Placeholder, Unit, Usual
+from diffmix.options.markers import Place, Placeholder, Unit, Usual
 
 
 def published_names() -> Iterable[str]:
@@ -19,17 +19,27 @@ def published_names() -> Iterable[str]:
     return names()
 
 
+def _published(text: str) -> str:
+    """The `NAME:` of `NAME:FOLDER`."""
+    name, colon, _ = text.partition(":")
+    return name + colon if colon and name in published_names() else ""
+
+
+Images = Annotated[str, Place("path or name", _published)]
+"""A data set, in any of the forms of `data.train`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The labeled images."""
 
-    train: Usual[Annotated[str, Placeholder("NAME", published_names)]] = ""
+    train: Usual[Annotated[Images, Placeholder("NAME", published_names)]] = ""
     """Training images: class folders, NAME:FOLDER, Parquet, hub id, `nano`. Class folders are a
     folder with one sub-folder per class. `NAME:FOLDER`, such as `cub:/data/CUB_200_2011`, is a
     local copy of a published data set in its publisher's layout. Parquet is a file or a folder. A
     Hugging Face data set is a hub id or a saved folder. `nano` is the embedded data set.
     """
-    test: Usual[str | None] = None
+    test: Usual[Images | None] = None
     """Test images, in any form of `data.train`. None: the data set's own test split; without one, a
     stratified part of `data.train`.
     """

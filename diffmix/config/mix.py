@@ -10,7 +10,7 @@ from annotated_types import Interval, MinLen
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from diffmix import strategies
-from diffmix.options.markers import OneOf, Share, Unit, Usual
+from diffmix.options.markers import OneOf, Path, Share, Unit, Usual
 
 
 def pair_weights() -> Iterable[str]:
@@ -61,7 +61,7 @@ class MixConfig:
     """Sampler: DPM-Solver++ (`dpm`), or a few-step sampler. `lcm` and `tcd` need a base model or a
     `sampler_lora` that was distilled for them. [C] dpm
     """
-    sampler_lora: str | None = None
+    sampler_lora: Path | None = None
     """LoRA of a few-step sampler: a safetensors file, or a folder with one. LCM-LoRA, Hyper-SD and
     TCD are such. None: off.
     """

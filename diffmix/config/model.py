@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import PositiveInt
 
-from diffmix.options.markers import Unit, Usual
+from diffmix.options.markers import Path, PathOrName, Unit, Usual
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -16,7 +16,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 class ModelConfig:
     """The text-to-image model."""
 
-    base: Usual[str] = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    base: Usual[PathOrName] = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """Base model: a diffusers folder, a hub id or `nano`, the embedded one."""
     revision: str | None = None
     """Revision of a hub model. None: the hub's default."""
@@ -32,7 +32,7 @@ class ModelConfig:
     """Compile the UNet's blocks with torch.compile when a mixer starts. On a GPU this pays off
     after a few hundred mixes.
     """
-    tiny_vae: str | None = None
+    tiny_vae: Path | None = None
     """Folder of an AutoencoderTiny (TAESD) that replaces the base's VAE in mixers. It is faster,
     and details are softer. None: off.
     """

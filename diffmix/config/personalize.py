@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 from annotated_types import MinLen
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from diffmix.options.markers import Share, Unit, Usual
+from diffmix.options.markers import Path, Share, Unit, Usual
 
 
 @dataclass(frozen=True, kw_only=True)
 class PersonalizeConfig:
     """Teaching the base model the classes (paper, section 3.2)."""
 
-    concept: Usual[str | None] = None
+    concept: Usual[Path | None] = None
     """Folder of a finished concept to use. None: the run folder's own concept, trained if missing.
     """
     data_seed: NonNegativeInt | None = None

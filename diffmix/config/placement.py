@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Len
 from pydantic import NonNegativeFloat, PositiveInt
 
-from diffmix.options.markers import Numbers, Unit, Usual
+from diffmix.options.markers import Numbers, Path, Unit, Usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class PlacementConfig:
     """Choose `mixers` and `trainers` from measured rates. The split of the cluster's GPUs is the
     one that finishes the job soonest.
     """
-    measured: str | None = None
+    measured: Path | None = None
     """Run folder whose measured rates `placement.auto` and `diffmix plan` use. None: the run
     folder's own rates; without them, `placement.auto` makes a short calibration.
     """

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt
 
-from diffmix.options.markers import Share, Usual
+from diffmix.options.markers import PathOrName, Share, Usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class RunConfig:
     """Who hears the run's events besides `metrics.jsonl`: names from `engine/listeners.py`. The
     name `progress` is the line every few seconds. Empty: nobody.
     """
-    oracle: str | None = None
+    oracle: PathOrName | None = None
     """Folder of a classifier that reports the share of mixes that show their target class. `nano`
     is the one for the embedded data set. None: off.
     """

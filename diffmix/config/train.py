@@ -9,7 +9,7 @@ from annotated_types import Interval
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from diffmix.config.model import Precision
-from diffmix.options.markers import Share, Unit, Usual
+from diffmix.options.markers import Path, Share, Unit, Usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class TrainConfig:
     """Start from pre-trained weights. They are `checkpoint_path`, or else timm's, downloaded from
     the hub.
     """
-    checkpoint_path: str | None = None
+    checkpoint_path: Path | None = None
     """Local weights to start from instead of the hub's. A head of another size is left out. None:
     off.
     """

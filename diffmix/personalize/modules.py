@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from diffmix.errors import UserError
 from diffmix.generator.base_model import text_parts
-from diffmix.generator.concept import spell
 from diffmix.generator.prompt_encoder import Conditioning, PromptEncoder
+from diffmix.generator.token_vectors import spell
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -21,7 +21,7 @@ import ray.data
 import yaml
 
 from diffmix import gates, images
-from diffmix.config import Config, GateConfig
+from diffmix.config import Config, GateConfig, with_absolute_paths
 from diffmix.config_check import check
 from diffmix.datasets.real import RealSet
 from diffmix.devices import inference_device, limit_threads
@@ -153,6 +153,7 @@ def filter_store(config: Config) -> dict:
     (the lowest accepted score). A stopped call resumes; another threshold or quantile only decides
     again. Raises `UserError` where there are no mixes or no gate is known.
     """
+    config = with_absolute_paths(config)
     check(config)
     out = Folder(config.out)
     store = MixStore((out / "mixes").uri)

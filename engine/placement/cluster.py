@@ -13,6 +13,7 @@ from diffmix.config import Config
 from diffmix.errors import UserError, reason
 from engine.placement.demand import Demand, demand
 from engine.placement.ray_internals import FEW_WORKERS_AT_START, search_only_the_drivers_path
+from engine.sockets import ray_folder
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def connect(config: Config) -> None:
         num_gpus=torch.cuda.device_count() or size["GPU"],
         num_cpus=max(os.cpu_count() or 1, size["CPU"] + 2),
         include_dashboard=False,
+        _temp_dir=ray_folder(),
         object_store_memory=_object_store_bytes(),
         _system_config=FEW_WORKERS_AT_START,
         **common,

@@ -11,7 +11,7 @@ import os
 import shutil
 from dataclasses import dataclass
 
-from diffmix.config import Config, images_of
+from diffmix.config import Config, images_of, with_absolute_paths
 from diffmix.config_check import check
 from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.errors import UserError
@@ -20,6 +20,7 @@ from engine.listeners import check_listeners
 from engine.mixing.batch_size import with_stored_batch
 from engine.mixing.filter import check_gate
 from engine.mixing.mix_source import MixSource, find_mix_source
+from engine.run_folder import uses_concept
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def check_inputs(config: Config, trains: bool = False) -> Inputs:
     the hub. Raises `UserError` for the first thing that is wrong. The first call for a run folder
     decodes all images and keeps them there.
     """
+    config = with_absolute_paths(config)
     check(config)
     check_listeners(config.run.listeners)
     if not config.out:
@@ -59,6 +61,7 @@ def check_inputs(config: Config, trains: bool = False) -> Inputs:
     _check_generator(config)
     _check_held_out(config, out)
     data = prepare(images_of(config), out.uri)
+    _check_prompts(config, data)
     _check_classifier(config, out, data, trains)
     check_gate(config, data.train)
     config = with_stored_batch(config, out)
@@ -108,15 +111,36 @@ def _check_generator(config: Config) -> None:
             prompt(template, None, "class", "superclass")
 
 
+def _check_prompts(config: Config, data: Prepared) -> None:
+    """Say which prompts are cut off. Raises `UserError` where that makes two of them the same."""
+    from diffmix.generator.concept import prompt
+    from diffmix.generator.prompt_encoder import check_lengths
+
+    token = "<class>" if uses_concept(config) and config.personalize.tokens else None
+    template, superclass = config.personalize.prompts[0], data.train.superclass
+    prompts = {name: prompt(template, token, name, superclass) for name in data.train.class_names}
+    cut = check_lengths(config.model, prompts) if token is None else []
+    if cut:
+        log.warning(
+            "%d of %d prompts are longer than what the base model reads, such as %.60r...",
+            len(cut),
+            len(prompts),
+            cut[0],
+        )
+
+
 def _check_classifier(config: Config, out: Folder, data: Prepared, trains: bool) -> None:
-    """Raise `UserError` where timm has no such model, or no weights to start from, and where an
-    epoch has no step.
+    """Raise `UserError` where timm has no such model, or no weights to start from, where an epoch
+    has no step, and where the oracle cannot judge these classes.
     """
     from diffmix.classifier.head import freeze_stages
     from diffmix.classifier.model import bare_model, build_model, check_input_size, describe
+    from diffmix.classifier.oracle import check_oracle
     from diffmix.classifier.schedule import Schedule
 
     class_names = data.train.class_names
+    if config.run.oracle:
+        check_oracle(config.run.oracle, class_names)
     description = describe(config.train, class_names)
     check_input_size(config.train)
     if trains:

@@ -45,6 +45,7 @@ from diffmix.devices import limit_threads
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder
+from engine.sockets import shorten_listeners
 from engine.training.arrivals import Arrivals
 from engine.training.deepspeed_config import prepare_environment, training_dtype
 from engine.training.deepspeed_engine import full_weights, start_engine, thaw
@@ -114,6 +115,7 @@ class ClassifierLoop:
         mixes = PoolReader(pool.folder)
         samples = MixedSamples(self.real, mixes, transform, self.job.config.mix, self.options)
         workers = self.options.loader_workers
+        shorten_listeners()
         return DataLoader(
             samples,
             batch_size=self.options.batch_size // self.world_size,

@@ -251,6 +251,50 @@ def chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + bytes(4)
 
 
+def png(depth: int, color: int, row: bytes, **chunks: bytes) -> bytes:
+    """A PNG of 2 x 1 pixels, written by hand."""
+    found = [(b"IHDR", struct.pack(">2I5B", 2, 1, depth, color, 0, 0, 0))]
+    found += [(name.encode(), content) for name, content in chunks.items()]
+    found += [(b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
+    summed = [
+        chunk(name, content)[:-4] + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in found
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(summed)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (png(16, 2, struct.pack(">6H", 65535, 0, 0, 0, 32896, 0)), [[255, 0, 0], [0, 128, 0]]),
+        (png(16, 4, struct.pack(">4H", 9, 0, 40092, 65535)), [[255] * 3, [156] * 3]),
+        (
+            png(16, 6, struct.pack(">8H", 9, 9, 9, 0, 65535, 0, 0, 32896)),
+            [[255] * 3, [255, 127, 127]],
+        ),
+        (
+            png(8, 3, bytes([1, 0]), PLTE=bytes([100, 0, 0, 10, 20, 30]), tRNS=bytes([128, 0])),
+            [[255] * 3, [177, 127, 127]],
+        ),
+        (png(1, 3, b"\x40", PLTE=bytes([1, 2, 3, 4, 5, 6])), [[1, 2, 3], [4, 5, 6]]),
+        (png(2, 0, b"\x60"), [[85] * 3, [170] * 3]),
+    ],
+    ids=["color", "gray, alpha", "color, alpha", "palette, alpha", "1-bit palette", "2-bit gray"],
+)
+def test_pngs_of_any_depth(data, expected):
+    """Half transparent over white: 255 + (value - 255) * 128 / 255."""
+    assert pixels(data)[0].tolist() == expected
+
+
+def test_a_phones_jpeg_with_a_second_picture():
+    flat, other = np.full((16, 16, 3), 200, np.uint8), np.full((16, 16, 3), 9, np.uint8)
+    options = {"save_all": True, "append_images": [Image.fromarray(other)]}
+    data = file_of(Image.fromarray(flat), "MPO", **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    assert (kind(data[:64]), pages(data)) == ("JPEG", 1)
+    assert abs(pixels(data) - flat).max() <= 3
+
+
 def test_transparent_gray_of_16_bits_is_white():
     gray = np.array([[514, 40_000]], dtype=np.uint16)
     data = file_of(Image.fromarray(gray), "PNG")

@@ -89,7 +89,7 @@ def test_a_run_resumes_it_and_makes_nothing_again(old):
     assert [event.get(KEY) for event in starts] == [None, FORMAT_VERSION]
     again = yaml.safe_load((old / "config.yaml").read_text())
     assert again.pop(KEY) == FORMAT_VERSION
-    assert load("out/config.yaml").out == again["out"] == "out"
+    assert load("out/config.yaml").out == again["out"] == str(old.resolve())
 
 
 def test_evaluate(capsys):

@@ -40,6 +40,39 @@ def test_written_configuration_reads_back(tmp_path):
     assert load(str(tmp_path / "config.yaml")) == config
 
 
+def test_relative_paths_begin_in_the_current_folder_in_files_too(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text(
+        "inherit: parent.yaml\nout: runs/a\ndata: {train: 'cub:CUB'}\n"
+    )
+    (tmp_path / "recipes" / "parent.yaml").write_text("personalize: {concept: concepts/birds}\n")
+    monkeypatch.chdir(tmp_path)
+    words = ["--config", "recipes/mine.yaml", "--model.base", "./sd15", "--compose.stores", "a"]
+    config = parse(words)
+    assert config.out == f"{tmp_path}/runs/a"
+    assert config.data.train == f"cub:{tmp_path}/CUB"
+    assert config.personalize.concept == f"{tmp_path}/concepts/birds"
+    assert config.model.base == f"{tmp_path}/sd15"
+    assert config.compose.stores == (f"{tmp_path}/a",)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--data.train", "nano", "--out", "runs/a"],
+        ["export", "--out", "/runs/a", "--export.to", "there"],
+    ],
+)
+def test_a_submitted_job_keeps_nothing_in_its_copy_of_the_folder(arguments, monkeypatch, capsys):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == (
+        f"diffmix: {arguments[-2]} {arguments[-1]} "
+        "is relative, but a submitted job's folder is deleted afterwards; give an absolute path or "
+        "a URI.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -59,7 +92,7 @@ def test_written_configuration_reads_back(tmp_path):
         (["run", "--config"], "--config is empty, but it must be the name of a YAML file."),
         (
             ["evaluate", "--run.seeds", "3", "4", "--out", "x"],
-            "takes one seed's configuration, such as --config x/seed-3/config.yaml.",
+            "takes one seed's configuration, such as --config ",
         ),
         (["run", "--config", "/nowhere.yaml"], "cannot be read"),
     ],

@@ -12,7 +12,7 @@ import pytest
 import timm
 
 from diffmix.classifier.model import describe
-from diffmix.config import Config
+from diffmix.config import Config, with_absolute_paths
 from diffmix.config_check import check
 from diffmix.datasets.named import names
 from jobs.options import load, parse
@@ -109,7 +109,7 @@ def recipe(*names: str) -> Config:
 def test_the_command_line_reads_recipes_in_this_way():
     names = ("long_tail/resnet50_224/cub/if_100.yaml", "addons/ldam_drw.yaml")
     arguments = [part for name in names for part in ("--config", str(RECIPES / name))]
-    assert parse(arguments) == recipe(*names)
+    assert parse(arguments) == with_absolute_paths(recipe(*names))
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -1,8 +1,12 @@
 """A check changes nothing. What it refuses is in tests/e2e/test_bad_input.py."""
 
+import shutil
+
 import pytest
 
+from diffmix.config import replace
 from diffmix.errors import UserError
+from diffmix.generator.base_model import NANO_FOLDER
 from engine.mixing.mix_source import PlannedMixes
 from engine.placement.preflight import check_inputs
 
@@ -41,3 +45,32 @@ def test_the_reference_protocol_holds_nothing_out_and_says_so(tmp_path, small_co
         check_inputs(small_config(tmp_path / "out", **crowd), trains=True)
     with pytest.raises(UserError, match=r"val_fraction 0\.2, but --train\.protocol reference"):
         check_inputs(small_config(tmp_path / "usual", **reference))
+
+
+def test_an_oracle_that_is_missing_is_said_before_the_run_and_not_at_its_end(
+    tmp_path, small_config, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    config = small_config(tmp_path / "out", **{"run.oracle": "./nowhere"})
+    with pytest.raises(UserError, match=f"{tmp_path}/nowhere holds no classifier"):
+        check_inputs(config)
+
+
+def test_relative_paths_are_absolute_for_the_workers(tmp_path, small_config, monkeypatch):
+    """Also where no command line has made them so."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(NANO_FOLDER, tmp_path / "models" / "sd15")
+    inputs = check_inputs(small_config("out", **{"model.base": "models/sd15"}))
+    assert inputs.config.model.base == f"{tmp_path}/models/sd15"
+    assert inputs.config.out == f"{tmp_path}/out"
+
+
+def test_long_class_names_in_prompts_are_said_once(tmp_path, small_config, write_images, caplog):
+    photos = write_images(tmp_path / "photos", ["short", "very " * 30, "long " * 20], 4)
+    options = {"data.train": str(photos), "data.superclass": "bird", "data.shots": None}
+    config = small_config(tmp_path / "out", **options, **{"mix.strategy": "real-mix"})
+    check_inputs(config)
+    assert "2 of 3 prompts are longer than what the base model reads" in caplog.text
+    caplog.clear()
+    check_inputs(replace(config, **{"mix.strategy": "diff-mix", "out": str(tmp_path / "tokens")}))
+    assert not caplog.text, "a token stands for the name"
