@@ -261,10 +261,10 @@ class Record:
 
     def _print(self, section: Section, outcome: Outcome, goals: dict[str, dict[str, str]]) -> None:
         seconds = f"{outcome.seconds:.0f} s"
-        shown = [name for name in section.shown if name in outcome.figures]
+        shown = [name for name in section.shown if name in outcome.figures | outcome.remarks]
         for name in shown:
-            goal = goals.get(name, {"goal": "", "verdict": ""})
-            value = f"{outcome.figures[name]:.4g}"
+            goal = goals.get(name, {"goal": "", "verdict": outcome.remarks.get(name, "")})
+            value = f"{outcome.figures[name]:.4g}" if name in outcome.figures else "-"
             self.row(f"{section.name}.{name}", value, goal["goal"], goal["verdict"], seconds)
             seconds = ""
         if outcome.verdict != "done" or not shown:

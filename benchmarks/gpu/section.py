@@ -55,7 +55,9 @@ class Section:
     """Its budget, after which its process is ended."""
     run: str
     shown: tuple[str, ...]
-    """Figures that are printed, if they were reached. All others are in gpu.json alone."""
+    """Figures and remarks that are printed, if they were reached. All others are in gpu.json
+    alone.
+    """
     goals: dict[str, Goal] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     """Modules without which it is left out."""

@@ -108,7 +108,7 @@ SECTIONS = (
         part=2,
         seconds=50,
         run="classifier:in_memory",
-        shown=("plain_bf16_images_per_second", "zero0_bf16_images_per_second"),
+        shown=("plain_bf16_images_per_second", "zero0_bf16_images_per_second", "deepspeed"),
     ),
     Section(
         name="loaders",
