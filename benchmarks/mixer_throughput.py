@@ -26,7 +26,7 @@ from benchmarks.random_base import write_sd15
 from benchmarks.random_images import random_file
 from diffmix.config import MixConfig, ModelConfig, replace
 from diffmix.generator.base_model import base_path, device_and_dtype
-from diffmix.generator.batch_size import saturating_batch
+from diffmix.generator.device.batch_size import saturating_batch
 from diffmix.generator.mixer import Mixer
 from diffmix.images import decode
 from diffmix.plan import MixSpec

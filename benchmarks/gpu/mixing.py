@@ -35,7 +35,7 @@ from benchmarks.mixer_throughput import (
 )
 from diffmix import images
 from diffmix.config import MixConfig, ModelConfig, replace
-from diffmix.generator.batch_size import saturating_batch
+from diffmix.generator.device.batch_size import saturating_batch
 from diffmix.generator.mixer import Mixer
 from diffmix.plan import MixSpec
 from engine.mixing.store import SCHEMA, MixStore

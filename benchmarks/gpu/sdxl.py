@@ -14,7 +14,7 @@ from benchmarks.gpu.section import Context, Figures
 from benchmarks.gpu.timing import peak_gb, reset_peak, taken
 from benchmarks.mixer_throughput import CLASSES, SUPERCLASS, tasks
 from diffmix.config import MixConfig, ModelConfig, replace
-from diffmix.generator.batch_size import saturating_batch
+from diffmix.generator.device.batch_size import saturating_batch
 from diffmix.generator.mixer import Mixer
 from diffmix.plan import MixSpec
 

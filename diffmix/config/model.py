@@ -29,8 +29,12 @@ class ModelConfig:
     attention: Literal["auto", "xformers", "sdpa"] = "auto"
     """Attention kernels. `auto` times both once on the real shapes and keeps the faster."""
     compile: bool = False
-    """Compile the UNet's blocks with torch.compile when a mixer starts. On a GPU this pays off
-    after a few hundred mixes.
+    """Compile the UNet with torch.compile when a mixer starts. On a GPU this pays off after a few
+    hundred mixes.
+    """
+    compile_scope: Literal["blocks", "unet", "all"] = "blocks"
+    """What `compile` compiles: the UNet's transformer blocks, all of the UNet, or the UNet and the
+    VAE's decoder. More takes minutes longer to start.
     """
     tiny_vae: str | None = None
     """Folder of an AutoencoderTiny (TAESD) that replaces the base's VAE in mixers. It is faster,

@@ -24,7 +24,7 @@ from torch import Tensor
 from diffmix import strategies
 from diffmix.config import MixConfig, ModelConfig
 from diffmix.errors import UserError
-from diffmix.generator.attention import choose_attention
+from diffmix.generator.device.attention import choose_attention
 from diffmix.generator.base_model import (
     base_fingerprint,
     device_and_dtype,
@@ -33,7 +33,9 @@ from diffmix.generator.base_model import (
     resolution_of,
 )
 from diffmix.generator.concept import Concept, prompt
-from diffmix.generator.latent_images import LatentImages, Source
+from diffmix.generator.device.compiling import compile_parts
+from diffmix.generator.device.memory import Parts, fitting
+from diffmix.generator.latent_images import LatentImages, Original, Prepared, Source
 from diffmix.generator.prompt_encoder import Conditioning, PromptEncoder
 from diffmix.generator.prompt_table import PromptTable
 from diffmix.generator.samplers import fuse_sampler_lora, make_scheduler
@@ -44,6 +46,7 @@ from diffmix.strategies import PromptContext
 log = logging.getLogger(__name__)
 
 _PART = 16  # rows of the UNet's batch from which a CPU core is busy with them alone
+_SMALLER = "use a GPU with more memory, a smaller --model.resolution or half a --model.precision"
 _USUAL_BATCH = 16  # outside of a run nobody has resolved `auto`
 
 
@@ -77,7 +80,8 @@ class Mixer:
             fuse_sampler_lora(self.pipe, mix.sampler_lora)
         if model.tiny_vae:
             use_tiny_vae(self.pipe, model.tiny_vae)
-        move(self.pipe, device, dtype)
+        with fitting(f"The base model {model.base}", _SMALLER):
+            move(self.pipe, device, dtype)
         self.device, self.dtype = torch.device(device), dtype
         self.resolution = resolution_of(model, self.pipe)
         self.pipe.scheduler = make_scheduler(mix.sampler, self.pipe)
@@ -110,8 +114,12 @@ class Mixer:
         )
         self.compiled = model.compile
         if model.compile:
-            self.pipe.unet.compile_repeated_blocks(dynamic=False)
-        self.images = LatentImages(self.pipe, self.resolution, self.device)
+            compile_parts(self.pipe, model.compile_scope)
+        self.images = LatentImages(
+            self.pipe, self.resolution, self.device, model.compile and model.compile_scope == "all"
+        )
+        self.parts = Parts(f"One mix of {self.resolution} px", _SMALLER)
+        """How many mixes go through the UNet at once: a chunk, until memory runs out."""
         self._text = PromptTable(
             PromptEncoder(self.pipe, self.resolution), [*self.prompts, mix.negative_prompt]
         )
@@ -145,16 +153,31 @@ class Mixer:
             )
         return concept
 
+    def prepare(
+        self, specs: Sequence[MixSpec], sources: Sequence[Original | None]
+    ) -> list[Prepared | None]:
+        """The sources, decoded and resized, for `mix`. It uses no device: any thread may call it
+        while another one mixes.
+        """
+        if self.strategy.from_noise:
+            return [None] * len(specs)
+        return [
+            self.images.prepare(spec.source_id, source)
+            for spec, source in zip(specs, sources, strict=True)
+        ]
+
     @torch.inference_mode()
     def mix(
-        self, specs: Sequence[MixSpec], sources: Sequence[bytes | Image.Image | None]
+        self, specs: Sequence[MixSpec], sources: Sequence[Original | Prepared | None]
     ) -> list[Image.Image]:
         """One RGB image for each spec, in order, of its source's own size (of the model's size for
         mixes from noise).
 
-        `sources` are image files' bytes or PIL images, None for strategies from noise. All specs
-        must run the same number of denoising steps, as the specs of one chunk of a plan do. Raises
-        `ValueError` where they do not, or where a source is missing.
+        `sources` are image files' bytes, PIL images or what `prepare` gave; None for strategies
+        from noise. All specs must run the same number of denoising steps, as the specs of one chunk
+        of a plan do. Raises `ValueError` where they do not, or where a source is missing, and
+        `UserError` where memory is too small for a single mix. For fewer than all it is halved, now
+        and later: see `parts`.
         """
         if not specs:
             return []
@@ -164,14 +187,17 @@ class Mixer:
             raise ValueError(
                 f"one batch must run one number of denoising steps, 1 or more, not {sorted(steps)}"
             )
-        encoded: list[Source | None] = [None] * len(specs)
+        encoded: Sequence[Source | None] = [None] * len(specs)
         if not self.strategy.from_noise:
-            encoded = [
-                self.images.encode(spec.source_id, source)
-                for spec, source in zip(specs, sources, strict=True)
-            ]
-        denoise = self.strategy.denoise or Mixer.denoise
-        latents = denoise(self, specs, encoded, steps.pop())
+            encoded = self.images.encode_all([spec.source_id for spec in specs], sources)
+        denoise, run = self.strategy.denoise or Mixer.denoise, steps.pop()
+        latents = torch.cat(
+            list(
+                self.parts.of(
+                    len(specs), lambda rows: denoise(self, specs[rows], encoded[rows], run)
+                )
+            )
+        )
         decoded = (
             Image.fromarray(pixels) for part in self.images.decode(latents) for pixels in part
         )
@@ -204,7 +230,8 @@ class Mixer:
             latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(specs)))
         # A compiled UNet is compiled for each shape: a short call is filled up with copies of its
         # last mix.
-        missing = max(0, self.batch - len(specs)) if self.compiled else 0
+        full = min(self.batch, self.parts.most or self.batch)
+        missing = max(0, full - len(specs)) if self.compiled else 0
         conditional, both = self._conditioning([*specs, *[specs[-1]] * missing])
         low, high = (total * share for share in self.config.guidance_interval)
         on_device = timesteps.to(self.device)

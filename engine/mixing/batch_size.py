@@ -9,7 +9,7 @@ import ray
 
 from diffmix.config import Config, replace
 from diffmix.devices import limit_threads
-from diffmix.generator.batch_size import LARGEST, saturating_batch
+from diffmix.generator.device.batch_size import LARGEST, saturating_batch
 from diffmix.storage import Folder
 from engine.failures import user_errors
 from engine.mixing.store import MixStore

@@ -1,4 +1,4 @@
-"""The measurement of a GPU: what its runner does with sections that fail, and a rehearsal of all."""
+"""The measurement of a GPU: what its runner does with failing sections, and a rehearsal of all."""
 
 import io
 import json

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.mixer_throughput import psnr
 from diffmix.config import MixConfig
-from diffmix.generator.batch_size import LARGEST, saturating_batch
+from diffmix.generator.device.batch_size import LARGEST, saturating_batch
 from diffmix.generator.concept import prompt
 from diffmix.generator.mixer import Mixer
 from diffmix.plan import MixSpec

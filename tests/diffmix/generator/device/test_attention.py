@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from diffmix.errors import UserError
-from diffmix.generator import attention
-from diffmix.generator.attention import choose_attention
+from diffmix.generator.device import attention
+from diffmix.generator.device.attention import choose_attention
 from diffmix.generator.base_model import load_base
 
 SHAPE = (2, 4, 8, 8)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffmix.config import MixConfig
-from diffmix.generator.batch_size import saturating_batch, smallest_saturating
+from diffmix.generator.device.batch_size import saturating_batch, smallest_saturating
 
 
 def launch_bound(batch: int) -> float:
