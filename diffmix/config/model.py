@@ -10,6 +10,8 @@ from pydantic import PositiveInt
 from diffmix.options.markers import Unit, Usual
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Kernels = Literal["sdpa", "cudnn", "xformers"]
+Attention = Literal["auto", "sdpa", "cudnn", "xformers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +28,10 @@ class ModelConfig:
     """Number format of the diffusion model. `auto` is bf16 on GPUs that have it, fp16 on older
     GPUs, and fp32 on CPUs.
     """
-    attention: Literal["auto", "xformers", "sdpa"] = "auto"
-    """Attention kernels. `auto` times both once on the real shapes and keeps the faster."""
+    attention: Attention = "auto"
+    """Attention kernels. `auto` is sdpa on CPUs. On GPUs it times all three once in a run, where
+    mixers will run, and all mixers use the fastest.
+    """
     compile: bool = False
     """Compile the UNet with torch.compile when a mixer starts. On a GPU this pays off after a few
     hundred mixes.

@@ -49,20 +49,19 @@ class Source(NamedTuple):
 class LatentImages:
     """Encodes sources, keeping them in a cache, and decodes mixes. Owned by one mixer.
 
-    `prepare` may be called from any thread, all else from one at a time. With `fixed_shapes` the
-    decoder sees parts of one size alone.
+    `prepare` may be called from any thread, all else from one at a time. A compiled decoder sees
+    parts of one size, at most `fixed` images; None: it is not compiled.
     """
 
     def __init__(
-        self, pipe: Pipeline, resolution: int, device: torch.device, fixed_shapes: bool = False
+        self, pipe: Pipeline, resolution: int, device: torch.device, fixed: int | None = None
     ):
         self.vae, self.resolution, self.device = pipe.vae, resolution, device
-        self.fixed_shapes = fixed_shapes
+        self.fixed = fixed is not None
         self.encoded_at_once = _ENCODED_AT_ONCE[device.type]
+        most = decoded_at_once(resolution, self.vae.dtype, device)
         self.parts = Parts(
-            f"The VAE's decoder for one image of {resolution} px",
-            _LARGER,
-            decoded_at_once(resolution, self.vae.dtype, device),
+            f"The VAE's decoder for one image of {resolution} px", _LARGER, min(most, fixed or most)
         )
         self._cache: OrderedDict[str, Source] = OrderedDict()
         self._cached_bytes = 0
@@ -165,7 +164,7 @@ class LatentImages:
         self, latents: Float[Tensor, "part channels height width"]
     ) -> tuple[Tensor, torch.cuda.Event | None]:
         count = len(latents)
-        if self.fixed_shapes and self.parts.most:
+        if self.fixed and self.parts.most:
             missing = self.parts.most - count
             latents = torch.cat([latents, latents[-1:].expand(missing, -1, -1, -1)])
         scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)

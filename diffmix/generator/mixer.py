@@ -11,7 +11,6 @@ compute in half. Latents and noise stay fp32, so that a mix is the same image in
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +23,6 @@ from torch import Tensor
 from diffmix import strategies
 from diffmix.config import MixConfig, ModelConfig
 from diffmix.errors import UserError
-from diffmix.generator.device.attention import choose_attention
 from diffmix.generator.base_model import (
     base_fingerprint,
     device_and_dtype,
@@ -33,7 +31,9 @@ from diffmix.generator.base_model import (
     resolution_of,
 )
 from diffmix.generator.concept import Concept, prompt
-from diffmix.generator.device.compiling import compile_parts
+from diffmix.generator.device.attention import choose_attention, kernels
+from diffmix.generator.device.compiling import compile_parts, graphs
+from diffmix.generator.device.cores import one_core_each
 from diffmix.generator.device.memory import Parts, fitting
 from diffmix.generator.latent_images import LatentImages, Original, Prepared, Source
 from diffmix.generator.prompt_encoder import Conditioning, PromptEncoder
@@ -55,8 +55,9 @@ class Mixer:
 
     `class_names` are in the order of the plan's labels. `concept` is the concept's folder, needed
     by strategies that use one. `template` is the prompt's, with {token}, {class_name} and
-    {superclass}. Threads on a CPU are the caller's to set. Not thread-safe. Raises `UserError` for
-    a strategy, base, concept or prompt that cannot be used.
+    {superclass}. `attention` is what the run has found `model.attention auto` to be; None: this
+    mixer finds out. Threads on a CPU are the caller's to set. Not thread-safe. Raises `UserError`
+    for a strategy, base, concept or prompt that cannot be used.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Mixer:
         superclass: str,
         concept: str | Path | None = None,
         template: str = "a photo of a {token} {superclass}",
+        attention: str | None = None,
     ):
         self.config = mix
         self.strategy = strategies.find(mix.strategy)
@@ -110,13 +112,20 @@ class Mixer:
         are taken as they come.
         """
         self.attention = choose_attention(
-            self.pipe, model.attention, (self.batch * (1 + self.guided), *self.latent_shape[1:])
+            self.pipe.unet,
+            model.attention,
+            (self.batch * (1 + self.guided), *self.latent_shape[1:]),
+            attention,
         )
         self.compiled = model.compile
+        self._scope, self._graphs_before = model.compile_scope, graphs() if model.compile else 0
         if model.compile:
             compile_parts(self.pipe, model.compile_scope)
         self.images = LatentImages(
-            self.pipe, self.resolution, self.device, model.compile and model.compile_scope == "all"
+            self.pipe,
+            self.resolution,
+            self.device,
+            self.batch if model.compile and model.compile_scope == "all" else None,
         )
         self.parts = Parts(f"One mix of {self.resolution} px", _SMALLER)
         """How many mixes go through the UNet at once: a chunk, until memory runs out."""
@@ -152,6 +161,27 @@ class Mixer:
                 "strategy that uses the LoRA, such as diff-mix."
             )
         return concept
+
+    @property
+    def made_with(self) -> dict[str, str | int]:
+        """How mixes are made here: what beside the plan may decide over their last bits."""
+        on_gpu = self.device.type == "cuda"
+        found: dict[str, str | int] = {
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else "cpu",
+            "precision": str(self.dtype).removeprefix("torch."),
+            "attention": self.attention,
+            "compile": self._scope if self.compiled else "off",
+        }
+        if self.parts.halved and self.parts.most:
+            found["mixes_at_once"] = self.parts.most
+        if self.images.parts.halved and self.images.parts.most:
+            found["decoded_at_once"] = self.images.parts.most
+        return found
+
+    @property
+    def graphs(self) -> int:
+        """Graphs that torch.compile has made since this mixer began; 0 where it is off."""
+        return graphs() - self._graphs_before if self.compiled else 0
 
     def prepare(
         self, specs: Sequence[MixSpec], sources: Sequence[Original | None]
@@ -239,9 +269,10 @@ class Mixer:
             guided = self.guided and low <= step < high
             inputs = torch.cat([latents, latents[-1:].expand(missing, -1, -1, -1)]).to(self.dtype)
             text = both if guided else conditional
-            predicted = self._predict(
-                torch.cat([inputs] * (1 + guided)), on_device[step - begin], text
-            ).float()
+            with kernels(self.attention):
+                predicted = self._predict(
+                    torch.cat([inputs] * (1 + guided)), on_device[step - begin], text
+                ).float()
             if guided:
                 unconditional, text_driven = predicted.chunk(2)
                 predicted = unconditional + guidance * (text_driven - unconditional)
@@ -277,7 +308,7 @@ class Mixer:
         if not shared or len(inputs) < _PART * threads:
             return self.pipe.unet(inputs, timestep, **text.unet_inputs(), return_dict=False)[0]
         if self._threads is None:
-            self._threads = _one_core_each(threads)
+            self._threads = one_core_each(threads)
 
         @torch.inference_mode()  # a thread does not inherit it
         def predict(rows: slice) -> Tensor:
@@ -310,22 +341,3 @@ class Mixer:
         if self.device.type == "cpu":
             return noise
         return noise.pin_memory().to(self.device, non_blocking=True)
-
-
-def _one_core_each(count: int) -> ThreadPoolExecutor:
-    """Threads in which torch uses one core each.
-
-    What a thread sets is also what torch gives to later threads, so it is set back.
-    """
-    all_there = threading.Barrier(count)
-
-    def begin(_: int) -> None:
-        # A thread takes the common number with its first question, even over one set before.
-        torch.get_num_threads()
-        torch.set_num_threads(1)
-        all_there.wait()
-
-    threads = ThreadPoolExecutor(count, "unet")
-    list(threads.map(begin, range(count)))
-    torch.set_num_threads(count)
-    return threads

@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.mixer_throughput import psnr
 from diffmix.config import MixConfig
-from diffmix.generator.device.batch_size import LARGEST, saturating_batch
 from diffmix.generator.concept import prompt
+from diffmix.generator.device.batch_size import LARGEST, saturating_batch
 from diffmix.generator.mixer import Mixer
 from diffmix.plan import MixSpec
 

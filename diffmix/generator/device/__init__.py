@@ -1,1 +1,1 @@
-"""What depends on the device that a mixer runs on: attention kernels, batches, memory, compiling."""
+"""What depends on a mixer's device: attention kernels, batches, memory, compiling."""
