@@ -22,7 +22,8 @@ from diffmix.config import to_dict
 from diffmix.generator.base_model import base_fingerprint
 from diffmix.generator.concept import concept_settings
 from diffmix.storage import Folder, filesystem
-from engine.failures import user_errors
+from engine.failures import StopAtUserErrors, user_errors
+from engine.mixing import made_with
 from engine.mixing.filter import Decision, gate_of
 from engine.mixing.job import MixJob, build_mixer
 from engine.mixing.stages import execution_options, stream
@@ -88,8 +89,16 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
         store=store.folder.uri,
         reporter=session.telemetry.reporter,
         build=build_mixer,
+        made_with=store.made_with,
         gate=gate_of(session.config, store, train_images),
     )
+
+
+def settle_made_with(session: Session) -> None:
+    """Decide once how the run's mixes are made, before `mix_job`. Nothing for composed mixes."""
+    if session.source.makes_mixes:
+        chunks = session.source.plan(session.config).num_chunks
+        made_with.settle_made_with(session.config, session.source.store, chunks)
 
 
 def missing_chunks(job: MixJob, num_chunks: int) -> np.ndarray:
@@ -231,6 +240,7 @@ def _fit(
             storage_filesystem=remote,
             failure_config=ray.train.FailureConfig(max_failures=placement.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            callbacks=[StopAtUserErrors()],
         ),
         datasets=datasets,
         dataset_config=_AsTheyCome(execution_options=execution_options(placement)),

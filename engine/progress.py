@@ -21,6 +21,8 @@ class Display:
     def on_events(self, events: list[dict]) -> None:
         for event in events:
             self._note(event)
+            if event["event"] == "note":
+                print(f"Note: {event['text']}.", file=sys.stderr, flush=True)
         if self._state and time.monotonic() - self._last >= self.every_seconds:
             self._last = time.monotonic()
             print(

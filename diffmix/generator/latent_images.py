@@ -123,7 +123,7 @@ class LatentImages:
             if source.image is not None
         ]
         pixels += [pixels[-1]] * (self.encoded_at_once - len(pixels))
-        with fitting(f"The VAE's encoder for {self.encoded_at_once} images", _LARGER):
+        with fitting(f"The VAE's encoder for images of {self.resolution} px", _LARGER):
             output = self.vae.encode(torch.stack(pixels).to(self.vae.dtype))
         made = []
         for row, source in enumerate(sources):

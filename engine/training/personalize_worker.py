@@ -15,7 +15,7 @@ import ray.train
 
 from diffmix.config import Config
 from diffmix.datasets.real import RealSet
-from diffmix.devices import limit_threads
+from diffmix.devices import take_share
 from diffmix.storage import Folder
 from engine.telemetry import Reporter
 
@@ -48,7 +48,7 @@ def personalize_loop(settings: dict) -> None:
 
     job: PersonalizeJob = settings["job"]
     config = job.config
-    limit_threads(config.placement.cpus_per_trainer)
+    take_share(config.placement.cpus_per_trainer, config.placement.gpus_per_trainer)
     context = ray.train.get_context()
     rank = context.get_world_rank()
     steps = folded(config.personalize).steps
@@ -64,6 +64,9 @@ def personalize_loop(settings: dict) -> None:
         kept = ray.train.Checkpoint.from_directory(folder) if folder else None
         ray.train.report({"step": done}, checkpoint=kept)
 
+    def on_note(text: str) -> None:
+        job.reporter.send("note", text=text)
+
     out = Folder(job.concept)
     local = out.path if out.is_local else tempfile.mkdtemp(prefix="diffmix-concept-") + "/concept"
     checkpoint = ray.train.get_checkpoint()
@@ -75,6 +78,7 @@ def personalize_loop(settings: dict) -> None:
             resume_from=resume_from,
             on_checkpoint=on_checkpoint,
             on_step=on_step,
+            on_note=on_note,
         )
         real = RealSet.open(job.real_path)
         train_concept(config.model, config.personalize, real, local, config.run.seed, attempt)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 
+from engine.failures import fitting_in_memory
 from engine.training.arrivals import Arrivals
 from engine.training.job import Loop, TrainJob
 from engine.training.pool import PoolWriter
@@ -23,7 +24,9 @@ def train_loop(settings: dict) -> None:
     try:
         pool = PoolWriter(pool_folder)
         arrivals = Arrivals(job.store, pool, settings["streaming"])
-        job.build(job, pool, arrivals).run()
+        advice = "lower --train.batch_size, add train workers or raise --train.zero_stage"
+        with fitting_in_memory(f"--train.batch_size {job.config.train.batch_size}", advice):
+            job.build(job, pool, arrivals).run()
     finally:
         shutil.rmtree(pool_folder, ignore_errors=True)
 

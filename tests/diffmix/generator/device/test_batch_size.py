@@ -31,7 +31,7 @@ def test_memory_ends_the_search():
     assert smallest_saturating(seconds, 256) == 4
     assert tried == [1, 2, 4, 8]
     assert smallest_saturating(lambda batch: 1.0, 256, memory_is_short=lambda: True) == 1
-    with pytest.raises(UserError, match="One mix does not fit in memory .that is all.; use a GPU"):
+    with pytest.raises(UserError, match=r"One mix does not fit in memory \(that is all\); use"):
         smallest_saturating(lambda batch: seconds(8), 256)
 
 

@@ -46,7 +46,7 @@ def test_a_single_row_that_does_not_fit_is_one_sentence():
     with pytest.raises(UserError, match=says):
         list(Parts("One mix", "rent a larger GPU").of(4, working(0, [])))
     with (
-        pytest.raises(UserError, match="^The base does not fit"),
+        pytest.raises(UserError, match=r"^The base does not fit"),
         fitting("The base", "rent a larger GPU"),
     ):
         working(0, [])(slice(0, 1))
