@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffmix.config import ModelConfig, PersonalizeConfig
-from diffmix.errors import UserError, reason
 from diffmix.generator.base_model import (
     base_fingerprint,
     device_and_dtype,
@@ -26,21 +24,19 @@ from diffmix.generator.base_model import (
     text_parts,
 )
 from diffmix.generator.concept import Concept, concept_settings, prompt
-from diffmix.generator.device.memory import release
 from diffmix.personalize.batches import Batches
 from diffmix.personalize.large_batch import folded
 from diffmix.personalize.latents import LatentCache
 from diffmix.personalize.modules import DenoisingLoss, add_lora, add_rows
 from diffmix.personalize.optimizer import check_optimizer, make_optimizer
 from diffmix.personalize.prior import prior_images, prior_prompt
+from diffmix.personalize.rows import Rows
 from diffmix.personalize.state import TrainingState
 from diffmix.storage import Folder
 
 if TYPE_CHECKING:
     from diffmix.datasets.real import RealSet
     from diffmix.generator.base_model import Pipeline
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +125,7 @@ class ConceptTraining:
         self.batches = self._batches([self._encoded(images) for images in sets])
         self.pipe.vae.to("cpu")  # not needed any more
         self.state = self._state()
-        self.rows = 0
-        """Samples that go through the model at once: a batch, until memory runs out. 0: not known.
-        """
+        self.rows = Rows(attempt.world_size == 1, attempt.on_note)
         resume_from = attempt.resume_from
         self.done = self.state.load(Path(resume_from), self.identity) if resume_from else 0
         self.parallel: nn.Module = self.loss
@@ -152,14 +146,7 @@ class ConceptTraining:
 
     def step(self, number: int) -> Float[Tensor, ""]:
         """Take step `number`, the first of which is 0. Gives this rank's loss on the device."""
-        while True:
-            try:
-                loss = self._gradients(number)
-                break
-            except torch.OutOfMemoryError as error:
-                text = reason(error)
-            # Outside of `except`: the error's traceback holds the tensors that did not fit.
-            self._halve_rows(text)
+        loss = self.rows.retried(lambda: self._gradients(number), self.state.forget)
         self.state.update(self.options.max_grad_norm)
         return loss
 
@@ -171,25 +158,6 @@ class ConceptTraining:
             with self._exchange(is_last=micro == accumulation - 1):
                 loss += self._backward(number, micro)
         return loss
-
-    def _halve_rows(self, text: str) -> None:
-        """Begin the step anew with half as many samples at once. Raises `UserError` for one, and
-        where other workers already wait for this one's gradients.
-        """
-        self.state.optimizer.zero_grad(set_to_none=True)
-        release()
-        if self.rows == 1 or self.attempt.world_size > 1:
-            raise UserError(
-                f"Personalization with {self.rows} images at once does not fit in memory ({text}); "
-                "lower --personalize.batch_size or large_batch and raise "
-                "--personalize.gradient_accumulation_steps, or set "
-                "--personalize.gradient_checkpointing True."
-            )
-        self.rows = max(1, self.rows // 2)
-        said = f"memory ran out ({text}): personalization accumulates {self.rows} images at a time"
-        log.warning(said)
-        if self.attempt.on_note:
-            self.attempt.on_note(said)
 
     def save(self, out: str | Path) -> Concept:
         """The concept as it is now. Rank 0 writes its folder `out`."""
@@ -312,10 +280,8 @@ class ConceptTraining:
         first = (micro * world_size + self.attempt.rank) * size
         slots = range(first, first + size)
         batch = self.batches.draw(step, slots, len(self.real.class_names))
-        self.rows = self.rows or len(batch.latents)
         total = torch.zeros((), device=self.device)
-        # The loss is a weighted sum over samples, so parts of a batch add up to it.
-        for rows in zip(*(tensor.split(self.rows) for tensor in batch), strict=True):
+        for rows in self.rows.of(batch):
             with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
                 on_device = (tensor.to(self.device, non_blocking=True) for tensor in rows)
                 loss = self.parallel(*on_device) / self.options.gradient_accumulation_steps

@@ -35,7 +35,7 @@ class Preparing(Protocol):
     """A mixer that can do a part of a chunk's work beforehand, without the device."""
 
     def prepare(self, specs: list[MixSpec], sources: list[bytes | None]) -> list:
-        """What `mix` then takes as `sources`. Called by any thread, also while another one mixes."""
+        """What `mix` then takes as `sources`. Any thread calls it, also while another one mixes."""
         ...
 
 

@@ -12,7 +12,6 @@ import psutil
 
 from diffmix.config import MixConfig, ModelConfig
 from diffmix.errors import UserError, reason
-from diffmix.generator.device.memory import release
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +75,8 @@ def smallest_saturating(
     less than 5 %.
     """
     import torch
+
+    from diffmix.generator.device.memory import release
 
     rates: dict[int, float] = {}
     batch = 1

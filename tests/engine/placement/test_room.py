@@ -6,7 +6,7 @@ import pytest
 
 from diffmix.config import Config, PlacementConfig, RunConfig
 from diffmix.errors import UserError
-from engine.placement import room
+from engine.placement import cluster, room
 from engine.placement.room import check_room
 
 
@@ -75,3 +75,18 @@ def test_labels_and_the_option_belong_together(nodes):
         check_room(config(separate=True, trainers=2), **BOTH)
     with pytest.raises(UserError, match=r"set --placement\.separate True"):
         check_room(config(), **BOTH)
+
+
+def test_train_workers_do_not_share_a_gpu(nodes, monkeypatch):
+    nodes((4.0, None))
+    shared = config(gpus_per_trainer=0.5, trainers=2)
+    monkeypatch.setattr(cluster, "has_accelerators", lambda: False)
+    check_room(shared, **BOTH)  # logical GPUs are only numbers
+    monkeypatch.setattr(cluster, "has_accelerators", lambda: True)
+    with pytest.raises(UserError, match=r"gpus_per_trainer is 0\.5 with 2 workers"):
+        check_room(shared, **BOTH)
+    with pytest.raises(UserError, match=r"gpus_per_trainer is 0\.5 with 3 workers"):
+        check_room(config(gpus_per_trainer=0.5, personalizers=3), personalizes=True, **BOTH)
+    check_room(shared, mixes=True)
+    check_room(config(gpus_per_trainer=0.5), **BOTH)
+    check_room(config(gpus_per_mixer=0.5, mixers=(4,)), **BOTH)
