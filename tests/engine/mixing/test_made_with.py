@@ -46,7 +46,7 @@ def test_on_a_gpu_the_architecture_alone_is_timed(tiny_model, monkeypatch):
     monkeypatch.setattr(measured, "choose_attention", choose)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
     assert made_with_here(tiny_model, MixConfig(batch=3)) == H100
-    assert seen == {"shape": (6, 4, 16, 16), "dtype": torch.bfloat16, "choice": "auto"}
+    assert seen == {"shape": (6, 4, 8, 8), "dtype": torch.bfloat16, "choice": "auto"}
     unet = {"in_channels": 4, "sample_size": 64}
     shape = timed_shape(unet, ModelConfig(resolution=768), MixConfig(guidance_scale=1.0), 16)
     assert shape == (16, 4, 96, 96)
