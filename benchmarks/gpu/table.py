@@ -95,7 +95,7 @@ SECTIONS = (
         needs=_DIFFUSERS,
     ),
     Section(
-        name="personalize",
+        name="personalization",
         part=2,
         seconds=85,
         run="personalizing:by_batch",

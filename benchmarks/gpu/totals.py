@@ -6,7 +6,7 @@ from benchmarks.cub_cost import MIXES, PERSONALIZE_SAMPLES, TRAIN_SAMPLES
 from benchmarks.gpu.section import Context, Figures
 
 _RATES = {
-    "personalize": (PERSONALIZE_SAMPLES, ("personalize.samples_per_second",)),
+    "personalize": (PERSONALIZE_SAMPLES, ("personalization.samples_per_second",)),
     "mix": (MIXES, ("mixer.images_per_second", "mixer_compiled.images_per_second")),
     "train": (
         TRAIN_SAMPLES,

@@ -78,9 +78,14 @@ class MixActor:
             end=end,
             mixes=len(made),
             chunk=chunk,
-            **({"graphs": self.mixer.graphs} if getattr(self.mixer, "graphs", 0) else {}),
+            **self._graphs(),
         )
         return self._passed(chunk, mixes)
+
+    def _graphs(self) -> dict[str, int]:
+        """How many graphs torch.compile has made here; nothing where it is off."""
+        graphs = getattr(self.mixer, "graphs", 0)
+        return {"graphs": graphs} if graphs else {}
 
     def _unlike(self) -> dict | None:
         """How this mixer makes mixes, where that is not how the store says; it is said once."""

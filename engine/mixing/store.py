@@ -147,10 +147,12 @@ class MixStore:
         `made_with` is for a part that was made otherwise than the store says. A part that was read
         and is written again keeps it.
         """
-        metadata = {_SCORER: scorer} if scorer else {}
+        metadata: dict[bytes, str | bytes] = {_SCORER: scorer} if scorer else {}
         kept = (mixes.schema.metadata or {}).get(_MADE_WITH)
-        if made_with or kept:
-            metadata[_MADE_WITH] = json.dumps(made_with, sort_keys=True) if made_with else kept
+        if made_with:
+            metadata[_MADE_WITH] = json.dumps(made_with, sort_keys=True)
+        elif kept:
+            metadata[_MADE_WITH] = kept
         table = mixes.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(metadata or None)
         sink = pa.BufferOutputStream()
         # Images are compressed already. With a fixed layout the file's bytes depend on the rows

@@ -1,6 +1,7 @@
 """The mixer against the stock pipelines, mix by mix.
 
-Covers `diffmix/generator/latent_images.py`, `diffmix/generator/prompt_encoder.py`,
+Covers `diffmix/generator/device/compiling.py`, `diffmix/generator/device/cores.py`,
+`diffmix/generator/latent_images.py`, `diffmix/generator/prompt_encoder.py`,
 `diffmix/generator/samplers.py` and `diffmix/generator/tiny_vae.py` too.
 """
 
