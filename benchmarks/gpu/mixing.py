@@ -9,7 +9,9 @@ import itertools
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from multiprocessing.connection import Connection
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from PIL import Image
 
 from benchmarks import random_base
@@ -36,6 +39,7 @@ from benchmarks.mixer_throughput import (
 from diffmix import images
 from diffmix.config import MixConfig, ModelConfig, replace
 from diffmix.generator.device.batch_size import saturating_batch
+from diffmix.generator.device.measured import made_with_here
 from diffmix.generator.mixer import Mixer
 from diffmix.plan import MixSpec
 from engine.mixing.store import SCHEMA, MixStore
@@ -76,9 +80,12 @@ def speed(context: Context) -> Figures:
     yield "batch", batch
     reset_peak(device)
     start = time.perf_counter()
-    mixer = Mixer(base, settings(context, batch), CLASSES, SUPERCLASS)
+    chosen = made_with_here(base, settings(context, batch))
+    yield "choose_s", time.perf_counter() - start
+    start = time.perf_counter()
+    mixer = Mixer(base, settings(context, batch), CLASSES, SUPERCLASS, made_with=chosen)
     yield "load_s", time.perf_counter() - start
-    yield "attention", mixer.attention
+    yield "made with", _text(mixer.made_with)
     mix_all(mixer, *tasks(batch, mixer.resolution, -1))
     reset_peak(device)
     rates: list[float] = []
@@ -141,9 +148,10 @@ def bytes_of_a_chunk(context: Context) -> Figures:
     from two threads that take turns, as the engine's mixer is called.
     """
     base, mix = model(context), settings(context, context.sizes.chunk)
-    others = [context.beside(number, _digest_of_first, base, mix) for number in range(2)]
-    mixer = Mixer(base, mix, CLASSES, SUPERCLASS)
-    yield "attention here", mixer.attention
+    chosen = made_with_here(base, mix)  # once, as a run does
+    others = [context.beside(number, _digest_of_first, base, mix, chosen) for number in range(2)]
+    mixer = Mixer(base, mix, CLASSES, SUPERCLASS, made_with=chosen)
+    yield "made with", _text(mixer.made_with)
     chunks = [tasks(mix_size(mix), mixer.resolution, number) for number in range(2)]
     fresh = digest(mixer.mix(*chunks[0]))
     digest(mixer.mix(*chunks[1]))
@@ -159,14 +167,20 @@ def bytes_of_a_chunk(context: Context) -> Figures:
         seen = list(threads.map(one, [*chunks, *chunks, *chunks]))
     yield "same_from_two_threads", float(seen[::2] == [fresh] * 3 and len(set(seen[1::2])) == 1)
     answers = [context.receive(connection) for connection in others]
-    yield "attention in other processes", ", ".join(attention for attention, _ in answers)
+    yield "made with in other processes", "; ".join(_text(how) for how, _ in answers)
     yield "same_in_other_processes", float(all(found == fresh for _, found in answers))
 
 
-def _digest_of_first(connection: Connection, base: ModelConfig, mix: MixConfig) -> None:
-    mixer = Mixer(base, mix, CLASSES, SUPERCLASS)
+def _digest_of_first(
+    connection: Connection, base: ModelConfig, mix: MixConfig, chosen: dict
+) -> None:
+    mixer = Mixer(base, mix, CLASSES, SUPERCLASS, made_with=chosen)
     made = mixer.mix(*tasks(mix_size(mix), mixer.resolution, 0))
-    connection.send((mixer.attention, digest(made)))
+    connection.send((mixer.made_with, digest(made)))
+
+
+def _text(made_with: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in made_with.items())
 
 
 def mix_size(mix: MixConfig) -> int:
@@ -223,9 +237,10 @@ class StoringMixer:
 
     def make(self, number: int, chunk: Chunk) -> None:
         """Make and store one chunk."""
+        prepared = self.mixer.prepare(*chunk)
         with self.device:
             start = time.perf_counter()
-            made = self.mixer.mix(*chunk)
+            made = self.mixer.mix(chunk[0], prepared)
             self.locked += time.perf_counter() - start
         rows = []
         for spec, image in zip(chunk[0], made, strict=True):
@@ -235,13 +250,32 @@ class StoringMixer:
 
 
 def compiled_speed(context: Context) -> Figures:
-    """Images a second of the mixer with `model.compile`: its blocks are compiled."""
-    batch = context.sizes.chunk
-    mixer = Mixer(
-        model(context, compile=not context.rehearse), settings(context, batch), CLASSES, SUPERCLASS
-    )
-    first = tasks(batch, mixer.resolution, -1)
-    yield "first_chunk_s", taken(partial(mix_all, mixer, *first), context.device)
-    made = tasks(2 * batch, mixer.resolution, 0)
-    seconds = taken(partial(mix_all, mixer, *made), context.device)
+    """Images a second of the mixer with `model.compile`: all of the UNet, or its blocks where the
+    section `compile` has found them faster or nothing. What that section compiled is used again.
+    """
+    batch, known = context.sizes.chunk, context.known
+    rates = [known.get(f"compile.{name}_nhwc_speedup", 0.0) for name in ("whole", "regional")]
+    scope = "unet" if rates[0] > rates[1] else "blocks"
+    yield "scope", scope
+    with compiler(context):
+        base = model(context, compile=True, compile_scope=scope, layout="nhwc")
+        mixer = Mixer(base, settings(context, batch), CLASSES, SUPERCLASS)
+        first = tasks(batch, mixer.resolution, -1)
+        yield "first_chunk_s", taken(partial(mix_all, mixer, *first), context.device)
+        made = tasks(2 * batch, mixer.resolution, 0)
+        seconds = taken(partial(mix_all, mixer, *made), context.device)
     yield "images_per_second", len(made[0]) / seconds
+    yield "graphs", mixer.graphs
+
+
+@contextmanager
+def compiler(context: Context) -> Iterator[None]:
+    """Inside, torch.compile uses this machine's compiler; in a rehearsal none, so that it takes
+    seconds.
+    """
+    usual = torch.compile
+    torch.compile = partial(usual, backend=context.sizes.compile_backend)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = usual

@@ -11,6 +11,7 @@ from diffmix.options.markers import Unit, Usual
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Kernels = Literal["sdpa", "cudnn", "xformers"]
+Layout = Literal["nhwc", "nchw"]
 Attention = Literal["auto", "sdpa", "cudnn", "xformers"]
 
 
@@ -31,6 +32,10 @@ class ModelConfig:
     attention: Attention = "auto"
     """Attention kernels. `auto` is sdpa on CPUs. On GPUs it times all three once in a run, where
     mixers will run, and all mixers use the fastest.
+    """
+    layout: Literal["auto", "nhwc", "nchw"] = "auto"
+    """Memory layout of the UNet and the VAE. `auto` is nchw on CPUs. On GPUs both are timed with
+    the attention kernels, and the faster one is used.
     """
     compile: bool = False
     """Compile the UNet with torch.compile when a mixer starts. On a GPU this pays off after a few

@@ -11,7 +11,7 @@ compute in half. Latents and noise stay fp32, so that a mix is the same image in
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from diffmix.generator.concept import Concept, prompt
 from diffmix.generator.device.attention import choose_attention, kernels
 from diffmix.generator.device.compiling import compile_parts, graphs
 from diffmix.generator.device.cores import one_core_each
+from diffmix.generator.device.layout import set_layout
 from diffmix.generator.device.memory import Parts, fitting
 from diffmix.generator.latent_images import LatentImages, Original, Prepared, Source
 from diffmix.generator.prompt_encoder import Conditioning, PromptEncoder
@@ -55,9 +56,10 @@ class Mixer:
 
     `class_names` are in the order of the plan's labels. `concept` is the concept's folder, needed
     by strategies that use one. `template` is the prompt's, with {token}, {class_name} and
-    {superclass}. `attention` is what the run has found `model.attention auto` to be; None: this
-    mixer finds out. Threads on a CPU are the caller's to set. Not thread-safe. Raises `UserError`
-    for a strategy, base, concept or prompt that cannot be used.
+    {superclass}. `made_with` is what the run has found `model.attention auto` and
+    `model.layout auto` to be; None: this mixer times attention itself. Threads on a CPU are the
+    caller's to set. Not thread-safe. Raises `UserError` for a strategy, base, concept or prompt
+    that cannot be used.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Mixer:
         superclass: str,
         concept: str | Path | None = None,
         template: str = "a photo of a {token} {superclass}",
-        attention: str | None = None,
+        made_with: Mapping[str, object] | None = None,
     ):
         self.config = mix
         self.strategy = strategies.find(mix.strategy)
@@ -104,9 +106,9 @@ class Mixer:
         side = self.resolution // self.pipe.vae_scale_factor
         self.latent_shape = (1, self.pipe.unet.config.in_channels, side, side)
         self.guided = mix.guidance_scale > 1
-        if device == "cuda":
-            self.pipe.unet.to(memory_format=torch.channels_last)
-            self.pipe.vae.to(memory_format=torch.channels_last)
+        found = made_with or {}
+        both = [self.pipe.unet, self.pipe.vae]
+        self.layout = set_layout(both, model.layout, found.get("layout"), device)
         self.batch = mix.batch if isinstance(mix.batch, int) else _USUAL_BATCH
         """Mixes that a call usually has. Fewer are filled up to it where the UNet is compiled; more
         are taken as they come.
@@ -115,7 +117,7 @@ class Mixer:
             self.pipe.unet,
             model.attention,
             (self.batch * (1 + self.guided), *self.latent_shape[1:]),
-            attention,
+            found.get("attention"),
         )
         self.compiled = model.compile
         self._scope, self._graphs_before = model.compile_scope, graphs() if model.compile else 0
@@ -170,6 +172,7 @@ class Mixer:
             "device": torch.cuda.get_device_name(self.device) if on_gpu else "cpu",
             "precision": str(self.dtype).removeprefix("torch."),
             "attention": self.attention,
+            "layout": self.layout,
             "compile": self._scope if self.compiled else "off",
         }
         if self.parts.halved and self.parts.most:

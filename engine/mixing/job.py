@@ -55,7 +55,7 @@ def build_mixer(job: MixJob) -> ChunkMixer:
         real.superclass,
         concept,
         template,
-        job.made_with.get("attention"),
+        job.made_with,
     )
 
 

@@ -31,7 +31,7 @@ def choose_attention(
     unet: UNet2DConditionModel,
     choice: Attention,
     latent_shape: tuple[int, ...],
-    preferred: str | None = None,
+    preferred: object = None,
 ) -> Kernels:
     """Set the UNet's attention kernels and return their name. The caller wraps its calls of the
     UNet in `kernels(name)`.
@@ -56,7 +56,7 @@ def choose_attention(
     try:
         _use(unet, choice)
         if choice != "sdpa":
-            _seconds(unet, latent_shape, choice)
+            call_seconds(unet, latent_shape, choice)
     except _WHY_NOT as error:
         _use(unet, "sdpa")
         raise UserError(
@@ -83,7 +83,7 @@ def kernels(name: str) -> AbstractContextManager:
 
 
 def _preferred(
-    unet: UNet2DConditionModel, preferred: str, latent_shape: tuple[int, ...]
+    unet: UNet2DConditionModel, preferred: object, latent_shape: tuple[int, ...]
 ) -> Kernels:
     """What the run has measured, or sdpa where this GPU does not run it."""
     name: Kernels = next((name for name in CANDIDATES if name == preferred), "sdpa")
@@ -91,7 +91,7 @@ def _preferred(
         return _use(unet, "sdpa")
     try:
         _use(unet, name)
-        _seconds(unet, latent_shape, name)
+        call_seconds(unet, latent_shape, name)
     except _WHY_NOT as error:
         log.warning("attention %s does not run here (%s); using sdpa", name, reason(error))
         return _use(unet, "sdpa")
@@ -104,7 +104,7 @@ def _fastest(unet: UNet2DConditionModel, latent_shape: tuple[int, ...]) -> Kerne
     for name in CANDIDATES:
         try:
             _use(unet, name)
-            times[name] = _seconds(unet, latent_shape, name)
+            times[name] = call_seconds(unet, latent_shape, name)
             said.append(f"{name} {times[name] * 1e3:.1f} ms")
         except _WHY_NOT as error:
             if name == "sdpa":
@@ -123,7 +123,7 @@ def _use(unet: UNet2DConditionModel, name: Kernels) -> Kernels:
     return name
 
 
-def _seconds(unet: UNet2DConditionModel, latent_shape: tuple[int, ...], name: Kernels) -> float:
+def call_seconds(unet: UNet2DConditionModel, latent_shape: tuple[int, ...], name: Kernels) -> float:
     """Seconds of one UNet call, the median of `_CALLS` after one that warms up."""
     import torch
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from diffmix.config import MixConfig, ModelConfig
 from diffmix.generator.base_model import base_path, device_and_dtype
 from diffmix.generator.device.attention import choose_attention
+from diffmix.generator.device.layout import faster_layout, set_layout
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import UNet2DConditionModel
 
 log = logging.getLogger(__name__)
 
@@ -17,12 +23,14 @@ _USUAL_BATCH = 16
 def made_with_on_cpus(model: ModelConfig) -> dict[str, str | int]:
     """How mixers without a GPU make mixes."""
     attention = "sdpa" if model.attention == "auto" else model.attention
-    return _made_with("cpu", _ON_CPUS[model.precision], attention, model)
+    layout = "nchw" if model.layout == "auto" else model.layout
+    return _made_with("cpu", _ON_CPUS[model.precision], attention, layout, model)
 
 
 def made_with_here(model: ModelConfig, mix: MixConfig) -> dict[str, str | int]:
-    """How a mixer in this process would make mixes. On a GPU `model.attention auto` is measured, on
-    the base's architecture with random weights: kernels do not look at values.
+    """How a mixer in this process would make mixes. On a GPU `model.attention auto` and
+    `model.layout auto` are measured, on the base's architecture with random weights: kernels do not
+    look at values.
 
     Raises `UserError` for a base model that cannot be used.
     """
@@ -31,25 +39,32 @@ def made_with_here(model: ModelConfig, mix: MixConfig) -> dict[str, str | int]:
     device, dtype = device_and_dtype(model.precision)
     if device == "cpu":
         return made_with_on_cpus(model)
-    attention = model.attention
-    if attention == "auto":
-        from diffusers import UNet2DConditionModel
-
-        place = {"subfolder": "unet", "revision": model.revision}
-        config = UNet2DConditionModel.load_config(base_path(model), **place)
-        usual = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            with torch.device(device):
-                unet = UNet2DConditionModel.from_config(config).eval().requires_grad_(False)
-        finally:
-            torch.set_default_dtype(usual)
-        unet.to(memory_format=torch.channels_last)
+    attention, layout = model.attention, model.layout
+    if attention == "auto" or layout == "auto":
+        unet = _random_unet(model, device, dtype)
+        set_layout([unet], layout, None, device)
         batch = mix.batch if isinstance(mix.batch, int) else _USUAL_BATCH
-        attention = choose_attention(unet, attention, timed_shape(unet.config, model, mix, batch))
-    return _made_with(
-        torch.cuda.get_device_name(), str(dtype).removeprefix("torch."), attention, model
-    )
+        shape = timed_shape(unet.config, model, mix, batch)
+        attention = choose_attention(unet, attention, shape)
+        layout = faster_layout(unet, shape, attention) if layout == "auto" else layout
+    name = torch.cuda.get_device_name()
+    return _made_with(name, str(dtype).removeprefix("torch."), attention, layout, model)
+
+
+def _random_unet(model: ModelConfig, device: str, dtype: torch.dtype) -> UNet2DConditionModel:
+    """The base's UNet with random weights, made on the device."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    place = {"subfolder": "unet", "revision": model.revision}
+    config = UNet2DConditionModel.load_config(base_path(model), **place)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            return UNet2DConditionModel.from_config(config).eval().requires_grad_(False)
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def timed_shape(
@@ -63,7 +78,12 @@ def timed_shape(
 
 
 def _made_with(
-    device: str, precision: str, attention: str, model: ModelConfig
+    device: str, precision: str, attention: str, layout: str, model: ModelConfig
 ) -> dict[str, str | int]:
-    compiled = model.compile_scope if model.compile else "off"
-    return {"device": device, "precision": precision, "attention": attention, "compile": compiled}
+    return {
+        "device": device,
+        "precision": precision,
+        "attention": attention,
+        "layout": layout,
+        "compile": model.compile_scope if model.compile else "off",
+    }

@@ -20,8 +20,14 @@ from engine.mixing.store import MixStore
 from engine.run import run_mixing
 from engine.testing import CopyingMixer, OtherwiseMixer
 
-ON_A_CPU = {"device": "cpu", "precision": "float32", "attention": "sdpa", "compile": "off"}
-H100 = {"device": "H100", "precision": "bfloat16", "attention": "cudnn", "compile": "off"}
+ON_A_CPU = {
+    "device": "cpu",
+    "precision": "float32",
+    "attention": "sdpa",
+    "layout": "nchw",
+    "compile": "off",
+}
+H100 = {**ON_A_CPU, "device": "H100", "precision": "bfloat16", "attention": "cudnn"}
 
 
 def test_what_is_said_beforehand_is_what_the_mixer_says(tiny_model, tiny_real):
@@ -44,6 +50,7 @@ def test_on_a_gpu_the_architecture_alone_is_timed(tiny_model, monkeypatch):
 
     monkeypatch.setattr(measured, "device_and_dtype", lambda _: ("cpu:0", torch.bfloat16))
     monkeypatch.setattr(measured, "choose_attention", choose)
+    monkeypatch.setattr(measured, "faster_layout", lambda unet, shape, kernels: "nchw")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
     assert made_with_here(tiny_model, MixConfig(batch=3)) == H100
     assert seen == {"shape": (6, 4, 8, 8), "dtype": torch.bfloat16, "choice": "auto"}

@@ -61,7 +61,7 @@ def timed(monkeypatch, **seconds):
             raise seconds[name]
         return seconds[name]
 
-    monkeypatch.setattr(attention, "_seconds", answer)
+    monkeypatch.setattr(attention, "call_seconds", answer)
     return asked
 
 
