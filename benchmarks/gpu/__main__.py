@@ -40,6 +40,7 @@ def main() -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     if options.rehearse:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["OMP_NUM_THREADS"] = "1"  # several would wait for each other on a busy CPU
     printed = runner.quiet(out / f"part{options.part}.log")
     try:
         method, machine, versions = runner.start_method(options.rehearse)
