@@ -17,6 +17,7 @@ from diffmix.config import Config
 from diffmix.datasets.real import RealSet
 from diffmix.devices import take_share
 from diffmix.storage import Folder
+from engine.failures import fitting_in_memory
 from engine.telemetry import Reporter
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def personalize_loop(settings: dict) -> None:
             on_note=on_note,
         )
         real = RealSet.open(job.real_path)
-        train_concept(config.model, config.personalize, real, local, config.run.seed, attempt)
+        with fitting_in_memory("Personalization", "lower --personalize.batch_size or large_batch"):
+            train_concept(config.model, config.personalize, real, local, config.run.seed, attempt)
     if rank == 0 and not out.is_local:
         _upload(local, out)
 
