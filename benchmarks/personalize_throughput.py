@@ -22,6 +22,7 @@ machines on which other work runs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import statistics
@@ -76,7 +77,8 @@ def main() -> None:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("There is no GPU here; leave --device out.")
-    with tempfile.TemporaryDirectory(prefix="diffmix-benchmark-") as folder:
+    exact = record.without_tf32() if options.precision == "fp32" else contextlib.nullcontext()
+    with exact, tempfile.TemporaryDirectory(prefix="diffmix-benchmark-") as folder:
         figures = measure(options, Path(folder))
     record.write(
         options.json,
@@ -244,6 +246,7 @@ class Evaluation:
             for first in range(0, 512, 16)
         ]
 
+    @record.without_tf32()
     def loss(self, concept) -> float:
         import torch
 

@@ -20,11 +20,11 @@ import ray.train.torch
 
 from diffmix.classifier.schedule import Schedule, validated_every
 from diffmix.config import to_dict
-from diffmix.errors import UserError
 from diffmix.generator.base_model import base_fingerprint
 from diffmix.personalize.settings import all_square, concept_settings
 from diffmix.storage import Folder, filesystem
-from engine.failures import user_errors
+from engine.failures import StopAtUserErrors, user_errors
+from engine.mixing import made_with
 from engine.mixing.filter import Decision, gate_of
 from engine.mixing.job import MixJob, build_mixer
 from engine.mixing.stages import execution_options, stream
@@ -125,8 +125,16 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
         build=build_mixer,
         pool=mixer_pool(session.config.placement, session.capacity),
         marker=session.marker,
+        made_with=store.made_with,
         gate=gate_of(session.config, store, train_images),
     )
+
+
+def settle_made_with(session: Session) -> None:
+    """Decide once how the run's mixes are made, before `mix_job`. Nothing for composed mixes."""
+    if session.source.makes_mixes:
+        chunks = session.source.plan(session.config).num_chunks
+        made_with.settle_made_with(session.config, session.source.store, chunks)
 
 
 def missing_chunks(job: MixJob, num_chunks: int) -> np.ndarray:
@@ -270,7 +278,7 @@ def _fit(
 ) -> None:
     """Run a loop on Ray Train workers; the same name resumes from that name's last checkpoint.
 
-    Raises `UserError` where a worker refused to go on.
+    Raises `UserError` for a worker's.
     """
     placement = session.config.placement
     checkpoints = session.out / "checkpoints"
@@ -295,15 +303,13 @@ def _fit(
             storage_filesystem=remote,
             failure_config=ray.train.FailureConfig(max_failures=placement.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            callbacks=[StopAtUserErrors()],
         ),
         datasets=datasets,
         dataset_config=_AsTheyCome(execution_options=execution_options(placement, watch.pool)),
     )
     with user_errors(), watching(watch) as over:
         _in_a_thread(trainer.fit, over)
-    refusal = session.telemetry.reporter.refusal()
-    if refusal is not None:
-        raise UserError(refusal)
 
 
 def _watch(

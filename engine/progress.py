@@ -22,6 +22,8 @@ class Display:
         for event in events:
             if event["event"] == "waiting":
                 self._print(event["text"] or "nothing is waited for any more")
+            elif event["event"] == "note":
+                self._print(f"Note: {event['text']}.")
             else:
                 self._note(event)
         if self._state and time.monotonic() - self._last >= self.every_seconds:

@@ -40,6 +40,7 @@ def run(config: Config, command: float | None = None, listeners: Sequence[Listen
         baseline = _Baseline(session)
         concept = phases.personalize(session)
         session.source.open(session.config, concept)
+        phases.settle_made_with(session)
         job = phases.mix_job(session, concept)
         baseline.wait_if_started()
         makes_mixes = session.source.makes_mixes
@@ -68,6 +69,7 @@ def run_mixing(config: Config, listeners: Sequence[Listener] = ()) -> dict:
     with open_session(config, listeners=listeners, personalizes=True, mixes=True) as session:
         concept = phases.personalize(session)
         session.source.open(session.config, concept)
+        phases.settle_made_with(session)
         phases.make_mixes(session, phases.mix_job(session, concept))
         session.source.settle(session.config)
         return write_summary(session, mixed=True)

@@ -29,19 +29,12 @@ class _Collector:
 
     def __init__(self) -> None:
         self.events: list[dict] = []
-        self._refusal: str | None = None
         self._failed_starts: Counter[str] = Counter()
 
     def record(self, event: dict) -> None:
         self.events.append(event)
         if event["event"] == "mixer_failed":
             self._failed_starts[event["node"]] += 1
-
-    def refuse(self, sentence: str) -> None:
-        self._refusal = self._refusal or sentence
-
-    def refusal(self) -> str | None:
-        return self._refusal
 
     def failed_starts(self) -> dict[str, int]:
         return dict(self._failed_starts)
@@ -69,16 +62,6 @@ class Reporter:
             self._actor.record.remote({"event": kind, "time": time.time(), **values})
         except (ValueError, ray.exceptions.RayError):
             self._actor = None
-
-    def refuse(self, sentence: str) -> None:
-        """Say that the run cannot go on before the user has mended what the sentence names. Returns
-        when the collector has it.
-        """
-        self._ask("refuse", sentence)
-
-    def refusal(self) -> str | None:
-        """The sentence of the first worker that refused to go on; None where none did."""
-        return self._ask("refusal")
 
     def failed_starts(self) -> dict[str, int]:
         """Node ids -> how many mixers could not start there."""

@@ -97,6 +97,19 @@ class CopyingMixer:
 
 
 @dataclass(frozen=True)
+class OtherwiseMixer(CopyingMixer):
+    """A `CopyingMixer` that says how it makes mixes, and prepares sources beforehand."""
+
+    made_with: dict
+
+    def prepare(self, specs: list[MixSpec], sources: list[bytes | None]) -> list:
+        return [images.decode(source) for source in sources if source is not None]
+
+    def mix(self, specs: list[MixSpec], sources: list) -> list[Image.Image]:
+        return list(sources)
+
+
+@dataclass(frozen=True)
 class GatheringMixer:
     """`MixJob.build` of mixers that `build` makes. None of them finishes a chunk before `mixers` of
     them have one. `folder` is an empty one that all can write to.

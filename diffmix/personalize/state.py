@@ -43,6 +43,10 @@ class TrainingState(NamedTuple):
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def forget(self) -> None:
+        """Drop the gradients of a step that was broken off."""
+        self.optimizer.zero_grad(set_to_none=True)
+
     def save(self, folder: Path, identity: dict, step: int) -> None:
         """Write a checkpoint after `step` steps. `identity` is what the weights depend on."""
         weights = {name: value.detach().cpu() for name, value in self.parameters.items()}

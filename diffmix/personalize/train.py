@@ -32,6 +32,7 @@ from diffmix.personalize.latents import FreshLatents, LatentCache, Latents
 from diffmix.personalize.modules import DenoisingLoss, add_lora, add_rows
 from diffmix.personalize.optimizer import check_optimizer, make_optimizer
 from diffmix.personalize.prior import prior_images, prior_prompt
+from diffmix.personalize.rows import Rows
 from diffmix.personalize.settings import all_square, concept_settings
 from diffmix.personalize.state import TrainingState
 from diffmix.storage import Folder
@@ -62,6 +63,8 @@ class Attempt:
     fewer). `loss` is this rank's, a scalar on the device that may still be computing: reading it
     waits.
     """
+    on_note: Callable[[str], None] | None = None
+    """Called with a sentence for the user, on the rank that has something to say."""
     on_checkpoint: Callable[[Path | None, int], None] | None = None
     """Called as `on_checkpoint(folder, done)` on every rank after each `checkpoint_every` steps.
     `folder` is a temporary one that is deleted after the call; it is None on all ranks but 0.
@@ -129,6 +132,7 @@ class ConceptTraining:
         self.loss = self._loss()
         self.batches = self._batches(prior_set)
         self.state = self._state()
+        self.rows = Rows(attempt.world_size == 1, attempt.on_note)
         resume_from = attempt.resume_from
         self.done = self.state.load(Path(resume_from), self.identity) if resume_from else 0
         self.parallel: nn.Module = self.loss
@@ -149,12 +153,17 @@ class ConceptTraining:
 
     def step(self, number: int) -> Float[Tensor, ""]:
         """Take step `number`, the first of which is 0. Gives this rank's loss on the device."""
+        loss = self.rows.retried(lambda: self._gradients(number), self.state.forget)
+        self.state.update(self.options.max_grad_norm, self.options.clip_tokens)
+        return loss
+
+    def _gradients(self, number: int) -> Float[Tensor, ""]:
+        """Add up the gradients of step `number`; gives this rank's loss."""
         accumulation = self.options.gradient_accumulation_steps
         loss = torch.zeros((), device=self.device)
         for micro in range(accumulation):
             with self._exchange(is_last=micro == accumulation - 1):
                 loss += self._backward(number, micro)
-        self.state.update(self.options.max_grad_norm, self.options.clip_tokens)
         return loss
 
     def save(self, out: str | Path) -> Concept:
@@ -304,11 +313,14 @@ class ConceptTraining:
         divisor = self.per_step / self.parts
         num_classes = len(self.real.class_names)
         batch = self.batches.draw(step, range(*edges), num_classes, divisor)
-        with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
-            on_device = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-            loss = self.parallel(*on_device) / self.options.gradient_accumulation_steps
-        self.state.scaler.scale(loss).backward()
-        return loss.detach()
+        total = torch.zeros((), device=self.device)
+        for rows in self.rows.of(batch):
+            with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
+                on_device = (tensor.to(self.device, non_blocking=True) for tensor in rows)
+                loss = self.parallel(*on_device) / self.options.gradient_accumulation_steps
+            self.state.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
 
     def _checkpoint(self, on_checkpoint: Callable[[Path | None, int], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="diffmix-") as folder:

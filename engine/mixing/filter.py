@@ -24,7 +24,7 @@ from diffmix import gates, images
 from diffmix.config import Config, GateConfig, with_absolute_paths
 from diffmix.config_check import check
 from diffmix.datasets.real import RealSet
-from diffmix.devices import inference_device, limit_threads
+from diffmix.devices import inference_device, take_share
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.gates import GateRule, quantile_cut
@@ -233,7 +233,9 @@ def apply_gate(config: Config, store: MixStore, rule: GateRule) -> dict:
     if unscored:
         total = sum(len(parts[chunk].score) for chunk in unscored)
         display = Display()
-        arguments = {"store": store, "rule": rule, "cpus": config.placement.cpus_per_mixer}
+        place = config.placement
+        share = {"cpus": place.cpus_per_mixer, "gpus": place.gpus_per_mixer}
+        arguments = {"store": store, "rule": rule, **share}
         for rows in _over_parts(config, unscored, _ScorePart, arguments):
             scored += sum(rows)
             display.on_events([{"event": "score", "scored": scored, "mixes": total}])
@@ -285,8 +287,8 @@ class _ScorePart:
     again. Closed with Ray's actor pool.
     """
 
-    def __init__(self, store: MixStore, rule: GateRule, cpus: float):
-        limit_threads(cpus)
+    def __init__(self, store: MixStore, rule: GateRule, cpus: float, gpus: float):
+        take_share(cpus, gpus)
         self.store, self.rule = store, rule
         self.scorer = rule.load(inference_device())
 

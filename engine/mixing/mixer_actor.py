@@ -13,7 +13,7 @@ from diffmix import images
 from diffmix.devices import inference_device
 from diffmix.errors import UserError
 from diffmix.plan import MixSpec
-from engine.mixing.job import MixJob
+from engine.mixing.job import MixJob, Preparing
 from engine.mixing.start import start
 from engine.mixing.store import SCHEMA, MixStore
 
@@ -34,6 +34,7 @@ class MixActor:
         self.name = f"mixer-{context.get_actor_id()[:12]}"
         self.restarted = context.was_current_actor_reconstructed
         self.startup_error: UserError | None = None
+        self.said: dict | None = None
         began = time.time()
         try:
             if job.marker is not None:
@@ -61,16 +62,50 @@ class MixActor:
         # After an actor's death Ray repeats its whole task, of which some chunks may be stored.
         if self.restarted and self.store.holds(chunk):
             return self._passed(chunk, self.store.read(chunk).replace_schema_metadata())
+        wanted = [MixSpec(**spec) for spec in specs]
+        # Files are decoded while the chunk before this one is still on the device.
+        if isinstance(self.mixer, Preparing):
+            sources = self.mixer.prepare(wanted, sources)
         with self.device:
             start = time.time()
-            made = self.mixer.mix([MixSpec(**spec) for spec in specs], sources)
+            made = self.mixer.mix(wanted, sources)
             end = time.time()
+            unlike = self._unlike()
         mixes = self._table(specs, made)
-        self.store.write(chunk, mixes, self.job.gate.scorer if self.job.gate else None)
+        scorer = self.job.gate.scorer if self.job.gate else None
+        self.store.write(chunk, mixes, scorer, unlike)
         self.job.reporter.send(
-            "mix", actor=self.name, start=start, end=end, mixes=len(made), chunk=chunk
+            "mix",
+            actor=self.name,
+            start=start,
+            end=end,
+            mixes=len(made),
+            chunk=chunk,
+            **self._graphs(),
         )
         return self._passed(chunk, mixes)
+
+    def _graphs(self) -> dict[str, int]:
+        """How many graphs torch.compile has made here; nothing where it is off."""
+        graphs = getattr(self.mixer, "graphs", 0)
+        return {"graphs": graphs} if graphs else {}
+
+    def _unlike(self) -> dict | None:
+        """How this mixer makes mixes, where that is not how the store says; it is said once."""
+        usual, here = self.job.made_with, getattr(self.mixer, "made_with", self.job.made_with)
+        if here == usual or not usual:
+            return None
+        if here != self.said:
+            self.said = here
+            text = ", ".join(
+                f"{name} {value}" for name, value in here.items() if usual.get(name) != value
+            )
+            self.job.reporter.send(
+                "note",
+                text=f"{self.name} makes mixes with {text}, unlike the store's first ones; "
+                "their last bits may differ, and its parts say so",
+            )
+        return here
 
     def _table(self, specs: list[dict], made: list[Image]) -> pa.Table:
         """The chunk's mixes as the store keeps them."""

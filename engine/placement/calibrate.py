@@ -13,7 +13,7 @@ import ray
 
 from diffmix.config import Config, replace
 from diffmix.datasets.real import RealSet
-from diffmix.devices import inference_device, limit_threads
+from diffmix.devices import inference_device, take_share
 from diffmix.errors import UserError
 from diffmix.plan import make_plan
 from engine.failures import user_errors
@@ -124,7 +124,7 @@ def time_train_steps(config: Config, num_classes: int, workers: list[int]) -> di
     from diffmix.classifier.model import build_model, input_layout
     from engine.training.deepspeed_config import build_optimizer, training_dtype
 
-    limit_threads(config.placement.cpus_per_trainer)
+    take_share(config.placement.cpus_per_trainer, config.placement.gpus_per_trainer)
     device = inference_device()
     recipe = config.train
     dtype = training_dtype(recipe)

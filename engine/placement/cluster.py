@@ -106,3 +106,22 @@ def _object_store_bytes() -> int:
     import psutil
 
     return int(min(4e9, max(2e8, psutil.virtual_memory().total * 0.1)))
+
+
+def has_accelerators() -> bool:
+    """Whether the cluster's GPUs are devices and not only numbers: Ray adds an `accelerator_type`
+    resource where it found one.
+    """
+    return any(name.startswith("accelerator_type:") for name in ray.cluster_resources())
+
+
+def check_shared_gpus(config: Config, workers: int) -> None:
+    """Raise `UserError` where `workers` of one group would share a GPU. NCCL refuses two ranks on a
+    device, and does so hours later. Logical GPUs may be shared.
+    """
+    each = config.placement.gpus_per_trainer
+    if workers > 1 and 0 < each < 1 and has_accelerators():
+        raise UserError(
+            f"--placement.gpus_per_trainer is {each:g} with {workers} workers, but the workers of "
+            "one group cannot share a GPU; set it to 1, or use one worker."
+        )

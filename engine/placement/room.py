@@ -9,7 +9,7 @@ from collections.abc import Callable
 from diffmix.config import Config
 from diffmix.errors import UserError
 from engine.placement.capacity import Capacity, capacity
-from engine.placement.cluster import LABEL, MIX_LABEL, TRAIN_LABEL
+from engine.placement.cluster import LABEL, MIX_LABEL, TRAIN_LABEL, check_shared_gpus
 from engine.placement.demand import Demand, demand
 
 _ROUNDING = 1e-9  # sums of fractions of GPUs
@@ -71,6 +71,7 @@ def check_room(
     _check_sum("GPU", need.gpus, (need.mixer_gpus, need.trainer_gpus), need, has, overlapped)
     _check_sum("CPU", need.cpus, (need.mixer_cpus, need.trainer_cpus), need, has, overlapped)
     personalizers = placement.personalizers * personalizes
+    check_shared_gpus(config, max(personalizers, placement.trainers * trains))
     _check_personalizers("GPU", personalizers, placement.gpus_per_trainer, has)
     _check_personalizers("CPU", personalizers, placement.cpus_per_trainer, has)
     if placement.separate:

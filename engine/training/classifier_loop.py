@@ -41,7 +41,7 @@ from diffmix.classifier.target_draw import TargetDraw, inverse_weights
 from diffmix.classifier.transforms import train_transform
 from diffmix.config import replace
 from diffmix.datasets.real import RealSet
-from diffmix.devices import limit_threads
+from diffmix.devices import take_share
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder
@@ -60,8 +60,9 @@ class ClassifierLoop:
     """
 
     def __init__(self, job: TrainJob, pool: PoolWriter, arrivals: Arrivals):
+        placement = job.config.placement
+        take_share(placement.cpus_per_trainer, placement.gpus_per_trainer)
         prepare_environment()
-        limit_threads(job.config.placement.cpus_per_trainer)
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.job, self.arrivals = job, arrivals

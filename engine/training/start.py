@@ -1,17 +1,12 @@
-"""What every worker of Ray Train does around its work: it reports that it is there, and ends for
-good where the user has to mend something.
-"""
+"""What every worker of Ray Train does before its work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import ray
 import ray.train
 
-from diffmix.errors import UserError
-from engine.failures import user_error
 from engine.nodes.shared_folder import Marker
 from engine.telemetry import Reporter
 
@@ -26,31 +21,12 @@ class Job(Protocol):
     def marker(self) -> Marker | None: ...
 
 
-def run_worker(name: str, job: Job, work: Callable[[], None]) -> None:
-    """Send the event `worker_ready`, then do the work of a worker of the kind `name`.
-
-    Ray Train would start all workers and mixers again for an error that is raised, and a user's
-    mistake comes back each time. So a worker that meets a `UserError` hands it to the collector and
-    ends as if it were done. Workers that this takes with it start again, find the error there and
-    end too. `engine.phases` raises it.
+def begin(name: str, job: Job) -> None:
+    """Send the event `worker_ready` of a worker of the kind `name`. Raises `UserError` where this
+    node does not see the run folder.
     """
-    context = ray.train.get_context()
+    rank = ray.train.get_context().get_world_rank()
     node = ray.get_runtime_context().get_node_id()
-    job.reporter.send("worker_ready", name=name, rank=context.get_world_rank(), node=node)
-    if job.reporter.refusal() is not None:
-        return
-    try:
-        if job.marker is not None:
-            job.marker.check()
-        work()
-    except UserError as error:
-        job.reporter.refuse(str(user_error(error) or error))
-        _leave_group()
-
-
-def _leave_group() -> None:
-    """Let go of the other workers, which would wait in a collective for this one."""
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    job.reporter.send("worker_ready", name=name, rank=rank, node=node)
+    if job.marker is not None:
+        job.marker.check()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 
+from engine.failures import fitting_in_memory
 from engine.training.arrivals import Arrivals
 from engine.training.job import Loop, TrainJob
 from engine.training.pool import PoolWriter
-from engine.training.start import run_worker
+from engine.training.start import begin
 
 
 def train_loop(settings: dict) -> None:
@@ -20,15 +21,14 @@ def train_loop(settings: dict) -> None:
     `settings["streaming"]` is true, the worker's shard `mix` is the stream of new mixes.
     """
     job: TrainJob = settings["job"]
-    run_worker(job.name, job, lambda: _train(job, settings["streaming"]))
-
-
-def _train(job: TrainJob, streaming: bool) -> None:
+    begin(job.name, job)
     pool_folder = tempfile.mkdtemp(prefix="diffmix-pool-")
     try:
         pool = PoolWriter(pool_folder)
-        arrivals = Arrivals(job.store, pool, streaming)
-        job.build(job, pool, arrivals).run()
+        arrivals = Arrivals(job.store, pool, settings["streaming"])
+        advice = "lower --train.batch_size, add train workers or raise --train.zero_stage"
+        with fitting_in_memory(f"--train.batch_size {job.config.train.batch_size}", advice):
+            job.build(job, pool, arrivals).run()
     finally:
         shutil.rmtree(pool_folder, ignore_errors=True)
 

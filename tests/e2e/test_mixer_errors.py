@@ -4,6 +4,7 @@ import gc
 import os
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from engine import phases
 from engine.mixing.job import build_mixer
 from engine.mixing.start import TRIES
 from engine.run import run
+from engine.testing import CopyingMixer
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -107,3 +109,36 @@ def what_stops(config) -> str:
     ) as error:  # `pytest.raises` would keep it, and by its frames what Ray Train holds
         return str(error)
     return "nothing"
+
+
+@dataclass(frozen=True)
+class TooLarge:
+    """`TrainJob.build`: a loop whose first step does not fit in memory. It counts its attempts in a
+    file.
+    """
+
+    attempts: str
+
+    def __call__(self, job, pool, arrivals):
+        return self
+
+    def run(self) -> None:
+        import torch
+
+        with open(self.attempts, "a") as file:
+            file.write("x")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+
+def test_training_that_does_not_fit_is_one_sentence_after_one_attempt(
+    tmp_path, small_config, monkeypatch
+):
+    build = TooLarge(str(tmp_path / "attempts"))
+    monkeypatch.setattr(phases, "train_classifier", partial(phases.train_classifier, build=build))
+    monkeypatch.setattr(phases, "build_mixer", CopyingMixer())
+    changes = {"run.mode": "staged", "placement.max_failures": 3, "mix.count": 4}
+    assert what_stops(small_config(tmp_path / "out", **changes)) == (
+        "--train.batch_size 8 does not fit in memory (CUDA out of memory. Tried to allocate "
+        "2.00 GiB); lower --train.batch_size, add train workers or raise --train.zero_stage."
+    )
+    assert (tmp_path / "attempts").read_text() == "x"

@@ -6,7 +6,7 @@ import pytest
 
 from diffmix.config import Config, PlacementConfig, RunConfig
 from diffmix.errors import UserError
-from engine.placement import room
+from engine.placement import cluster, room
 from engine.placement.capacity import Capacity, Node
 from engine.placement.room import check_room, wait_for_room
 
@@ -132,3 +132,18 @@ def test_without_minutes_to_wait_or_on_a_cluster_that_is_at_its_most_it_is_refus
     with pytest.raises(UserError, match="5 GPUs"):
         wait_for_room(config(mixers=(4,), wait_minutes=minutes), pause=cluster.pause, **BOTH)
     assert cluster.now == 0
+
+
+def test_train_workers_do_not_share_a_gpu(monkeypatch):
+    has = nodes((4.0, None))
+    shared = config(gpus_per_trainer=0.5, trainers=2)
+    monkeypatch.setattr(cluster, "has_accelerators", lambda: False)
+    check_room(shared, has, **BOTH)  # logical GPUs are only numbers
+    monkeypatch.setattr(cluster, "has_accelerators", lambda: True)
+    with pytest.raises(UserError, match=r"gpus_per_trainer is 0\.5 with 2 workers"):
+        check_room(shared, has, **BOTH)
+    with pytest.raises(UserError, match=r"gpus_per_trainer is 0\.5 with 3 workers"):
+        check_room(config(gpus_per_trainer=0.5, personalizers=3), has, personalizes=True, **BOTH)
+    check_room(shared, has, mixes=True)
+    check_room(config(gpus_per_trainer=0.5), has, **BOTH)
+    check_room(config(gpus_per_mixer=0.5, mixers=(4,)), has, **BOTH)
