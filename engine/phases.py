@@ -14,9 +14,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 import numpy as np
-import ray.data
 import ray.train
 import ray.train.torch
+from jaxtyping import Int
 
 from diffmix.config import to_dict
 from diffmix.generator.base_model import base_fingerprint
@@ -30,6 +30,7 @@ from engine.mixing.store import MixStore
 from engine.placement import cluster
 from engine.run_folder import find_concept
 from engine.session import Session
+from engine.training.attempt import AsTheyCome, Attempt
 from engine.training.job import TrainJob
 from engine.training.personalize_worker import PersonalizeJob, personalize_loop
 from engine.training.worker import build_loop, train_loop
@@ -92,10 +93,20 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
     )
 
 
-def missing_chunks(job: MixJob, num_chunks: int) -> np.ndarray:
-    """int64 [n]: the plan's chunks that the store lacks, rising."""
-    missing = set(range(num_chunks)) - MixStore(job.store).stored_chunks()
-    return np.array(sorted(missing), dtype=np.int64)
+def missing_chunks(job: MixJob, num_chunks: int) -> Int[np.ndarray, " missing"]:
+    """The plan's chunks that the store lacks, rising."""
+    return np.setdiff1d(np.arange(num_chunks), _stored_chunks(job))
+
+
+def _stored_chunks(job: MixJob) -> Int[np.ndarray, " stored"]:
+    """The chunks that the store holds now, rising."""
+    return np.array(sorted(MixStore(job.store).stored_chunks()), dtype=np.int64)
+
+
+def _attempt(job: MixJob, num_chunks: int) -> Attempt:
+    """What a new worker group trains on: one look at the store decides what comes from where."""
+    stored = _stored_chunks(job)
+    return Attempt(stored, stream(job, np.setdiff1d(np.arange(num_chunks), stored)))
 
 
 def make_mixes(session: Session, job: MixJob) -> None:
@@ -145,8 +156,9 @@ def train_classifier(
         datasets: dict[str, Callable] = {}
         if streaming and job is not None and plan is not None:
             num_chunks = plan.num_chunks
-            datasets["mix"] = lambda: stream(job, missing_chunks(job, num_chunks))
-        settings = {"job": train_job, "streaming": bool(datasets)}
+            datasets["mix"] = lambda: _attempt(job, num_chunks)
+        stored = _stored_chunks(job) if job else np.arange(0)
+        settings = {"job": train_job, "streaming": bool(datasets), "stored": stored}
         _fit(session, train_loop, settings, f"{name}-{key}", config.placement.trainers, datasets)
         best.write("finished", key.encode())
     _publish(best, session.out / name)
@@ -233,7 +245,7 @@ def _fit(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
         datasets=datasets,
-        dataset_config=_AsTheyCome(execution_options=execution_options(placement)),
+        dataset_config=AsTheyCome(execution_options=execution_options(placement)),
     )
     with user_errors():
         _in_a_thread(trainer.fit)
@@ -257,27 +269,6 @@ def _in_a_thread(work: Callable[[], object]) -> None:
 
     threading.Thread(target=run, daemon=True, name="ray-train").start()
     done.result()
-
-
-class _AsTheyCome(ray.train.DataConfig):
-    """Hands each block at once to the worker that has had the fewest rows.
-
-    Ray's own way gives workers equal shares and, with locality, prefers their nodes: it holds back
-    as many rows as could still make up for the last block, and drops what cannot be shared equally.
-    Here each worker's pool may differ in size.
-    """
-
-    def configure(
-        self, datasets: dict, world_size: int, *_: object, **__: object
-    ) -> list[dict[str, ray.data.DataIterator]]:
-        shards: list[dict[str, ray.data.DataIterator]] = [{} for _ in range(world_size)]
-        for name, data in datasets.items():
-            data = data.copy(data)
-            data.context.execution_options = self._resolve_execution_options(name)
-            parts = data.streaming_split(world_size, equal=False)
-            for shard, part in zip(shards, parts, strict=True):
-                shard[name] = part
-        return shards
 
 
 def _key(*identity: object) -> str:

@@ -31,7 +31,6 @@ class MixActor:
         self.device = threading.Lock()
         context = ray.get_runtime_context()
         self.name = f"mixer-{context.get_actor_id()[:12]}"
-        self.restarted = context.was_current_actor_reconstructed
         self.startup_error: UserError | None = None
         started = time.time()
         try:
@@ -55,8 +54,12 @@ class MixActor:
         if self.startup_error is not None:
             raise self.startup_error
         chunk, specs, sources = (row[name][0].as_py() for name in ("chunk", "specs", "sources"))
-        # After an actor's death Ray repeats its whole task, of which some chunks may be stored.
-        if self.restarted and self.store.holds(chunk):
+        if ray.get_runtime_context().is_canceled():
+            # Ray only marks the tasks of a stream that was given up; a newer one makes these chunks.
+            raise RuntimeError("This stream of mixes was given up.")
+        # After an actor's death Ray repeats its whole task, of which some chunks may be stored, and
+        # mixers of a stream that was given up store the chunk that they had begun.
+        if self.store.holds(chunk):
             return self._passed(chunk, self.store.read(chunk).replace_schema_metadata())
         with self.device:
             start = time.time()

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import pyarrow as pa
 
 COLUMNS = ["image", "source_label", "target_label", "strength"]
+IDENTITY = "mix_id"
+"""Kept beside `COLUMNS`, so that a pool's files say which mixes they hold."""
 FLUSH_ROWS = 512
 FLUSH_SECONDS = 1.0
 FLUSH_SHARE = 1 / 256
@@ -56,7 +58,7 @@ class PoolWriter:
             mixes = mixes.filter(mixes["accepted"])
         with self._lock:
             if len(mixes):
-                self._waiting.append(mixes.select(COLUMNS))
+                self._waiting.append(mixes.select([IDENTITY, *COLUMNS]))
             if self._is_due():
                 self._flush()
 

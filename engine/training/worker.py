@@ -16,13 +16,14 @@ from engine.training.pool import PoolWriter
 
 def train_loop(settings: dict) -> None:
     """Ray Train runs this on every worker. `settings["job"]` is a `TrainJob`. Where
-    `settings["streaming"]` is true, the worker's shard `mix` is the stream of new mixes.
+    `settings["streaming"]` is true, the worker's shard `mix` is the stream of new mixes; without it
+    `settings["stored"]` are the chunks that all workers share.
     """
     job: TrainJob = settings["job"]
     pool_folder = tempfile.mkdtemp(prefix="diffmix-pool-")
     try:
         pool = PoolWriter(pool_folder)
-        arrivals = Arrivals(job.store, pool, settings["streaming"])
+        arrivals = Arrivals(job.store, pool, settings["streaming"], settings["stored"])
         job.build(job, pool, arrivals).run()
     finally:
         shutil.rmtree(pool_folder, ignore_errors=True)
