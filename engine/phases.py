@@ -37,6 +37,8 @@ from engine.training.worker import build_loop, train_loop
 
 log = logging.getLogger(__name__)
 
+_LARGEST_SIDE = 1024
+"""In pixels, of the base models' own sizes."""
 _WITHOUT_EFFECT = ("baseline", "loader_workers")
 """`train` options that do not affect the trained weights; changing them does not invalidate a
 checkpoint.
@@ -147,6 +149,7 @@ def train_classifier(
         test_path=data.test.path if data.test else None,
         store=job.store if job else None,
         planned=len(plan) if plan else 0,
+        pool_bytes=_pool_bytes(session, len(plan)) if plan else 0,
         classifier=best.uri,
         reporter=session.telemetry.reporter,
         name="baseline" if baseline else "train",
@@ -162,6 +165,14 @@ def train_classifier(
         _fit(session, train_loop, settings, f"{name}-{key}", config.placement.trainers, datasets)
         best.write("finished", key.encode())
     _publish(best, session.out / name)
+
+
+def _pool_bytes(session: Session, mixes: int) -> int:
+    """About how large all pools together become: a mix is as large as a real image, but no larger
+    than a byte for each of its pixels.
+    """
+    side = session.config.model.resolution or _LARGEST_SIDE
+    return round(mixes * min(session.data.train.bytes_per_image, side * side))
 
 
 def _classifier_identity(

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import bisect
 import os
+import socket
 import threading
 import time
 from typing import NamedTuple
 
 import pyarrow as pa
+
+from diffmix.errors import UserError, reason
 
 COLUMNS = ["image", "source_label", "target_label", "strength"]
 IDENTITY = "mix_id"
@@ -79,9 +82,19 @@ class PoolWriter:
         table = pa.concat_tables(self._waiting).combine_chunks()
         self._waiting = []
         path = os.path.join(self.folder, _file_name(self._size, len(table)))
-        with pa.OSFile(path + ".tmp", "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        os.replace(path + ".tmp", path)
+        try:
+            with (
+                pa.OSFile(path + ".tmp", "wb") as sink,
+                pa.ipc.new_file(sink, table.schema) as writer,
+            ):
+                writer.write_table(table)
+            os.replace(path + ".tmp", path)
+        except OSError as error:
+            raise UserError(
+                f"The pool of mixes in {self.folder} on {socket.gethostname()} cannot be written "
+                f"({reason(error)}); free some space, or set TMPDIR to a larger disk where Ray is "
+                "started, and give the same command again."
+            ) from error
         self._size += len(table)
 
 

@@ -6,12 +6,12 @@ DeepSpeed still load.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import ray.train
 
 from engine.training.arrivals import Arrivals
 from engine.training.job import Loop, TrainJob
 from engine.training.pool import PoolWriter
+from engine.training.pool_folder import pool_folder
 
 
 def train_loop(settings: dict) -> None:
@@ -20,13 +20,12 @@ def train_loop(settings: dict) -> None:
     `settings["stored"]` are the chunks that all workers share.
     """
     job: TrainJob = settings["job"]
-    pool_folder = tempfile.mkdtemp(prefix="diffmix-pool-")
-    try:
-        pool = PoolWriter(pool_folder)
+    context = ray.train.get_context()
+    need = job.pool_bytes // context.get_world_size()
+    with pool_folder(f"{job.classifier} {job.name}", context.get_world_rank(), need) as folder:
+        pool = PoolWriter(folder)
         arrivals = Arrivals(job.store, pool, settings["streaming"], settings["stored"])
         job.build(job, pool, arrivals).run()
-    finally:
-        shutil.rmtree(pool_folder, ignore_errors=True)
 
 
 def build_loop(job: TrainJob, pool: PoolWriter, arrivals: Arrivals) -> Loop:
