@@ -21,6 +21,7 @@ from diffmix.errors import UserError
 from diffmix.formats import FORMATS, detect
 from diffmix.formats.named_mix import NamedMix, batches
 from diffmix.storage import Folder
+from engine.lease import held
 from engine.mixing.store import SCHEMA, MixStore
 
 PART_MIXES = 64
@@ -54,6 +55,11 @@ def compose(config: Config) -> dict:
     if not config.out or not config.compose.stores:
         missing = "compose.stores" if config.out else "out"
         raise UserError(f"--{missing} is not set: diffmix compose --compose.stores A B --out NEW.")
+    with held(Folder(config.out).create()):
+        return _compose(config)
+
+
+def _compose(config: Config) -> dict:
     sources = [_open(uri) for uri in config.compose.stores]
     class_names = _class_names(config, sources)
     labels = [names.match(source.classes, class_names, source.uri) for source in sources]
