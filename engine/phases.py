@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 _LARGEST_SIDE = 1024
 """In pixels, of the base models' own sizes."""
-_WITHOUT_EFFECT = ("baseline", "loader_workers")
+_WITHOUT_EFFECT = ("baseline", "checkpoint_minutes", "loader_workers")
 """`train` options that do not affect the trained weights; changing them does not invalidate a
 checkpoint.
 """

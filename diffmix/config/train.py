@@ -130,6 +130,10 @@ class TrainConfig:
     """
     eval_every: Annotated[PositiveInt, Unit("epochs")] = 1
     """Epochs between validations. Each validation also writes a checkpoint."""
+    checkpoint_minutes: Annotated[NonNegativeFloat, Unit("minutes")] = 10.0
+    """Minutes between checkpoints within an epoch, beside those of the validations; 0 is off. A
+    restart loses at most so much training.
+    """
     loader_workers: Annotated[NonNegativeInt, Unit("processes")] = 2
     """Processes per train worker that decode images; 0 decodes in the worker itself."""
     baseline: Usual[bool] = False

@@ -10,8 +10,7 @@ import ray.train
 
 from engine.training.arrivals import Arrivals
 from engine.training.job import Loop, TrainJob
-from engine.training.pool import PoolWriter
-from engine.training.pool_folder import pool_folder
+from engine.training.pool import PoolWriter, pool_folder
 
 
 def train_loop(settings: dict) -> None:

@@ -10,9 +10,8 @@ import pytest
 
 from diffmix.errors import UserError
 from engine.testing import mix_table
-from engine.training import pool_folder as module
-from engine.training.pool import PoolWriter
-from engine.training.pool_folder import pool_folder, sweep
+from engine.training import pool as module
+from engine.training.pool import PoolWriter, pool_folder, sweep
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +34,7 @@ def test_the_name_says_run_and_rank_and_the_folder_is_removed(tmp_path):
 def test_a_killed_workers_folder_is_swept_by_the_next(tmp_path):
     code = (
         "import os, sys, signal, tempfile; tempfile.tempdir = sys.argv[1]\n"
-        "from engine.training.pool_folder import pool_folder\n"
+        "from engine.training.pool import pool_folder\n"
         "with pool_folder('run', 1) as folder:\n"
         "    open(os.path.join(folder, 'part.arrow'), 'w').close()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
