@@ -27,6 +27,7 @@ from engine.mixing.filter import Decision, gate_of
 from engine.mixing.job import MixJob, build_mixer
 from engine.mixing.stages import execution_options, stream
 from engine.mixing.store import MixStore
+from engine.mixing.tries import SetAside, most_set_aside
 from engine.placement import cluster
 from engine.run_folder import find_concept
 from engine.session import Session
@@ -84,6 +85,7 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
     concept folder, if there is one.
     """
     store, train_images = session.source.store, session.data.train
+    chunks = session.source.plan(session.config).num_chunks
     return MixJob(
         config=session.config,
         real_path=train_images.path,
@@ -91,13 +93,21 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
         store=store.folder.uri,
         reporter=session.telemetry.reporter,
         build=build_mixer,
+        most_set_aside=most_set_aside(session.config.run, chunks),
         gate=gate_of(session.config, store, train_images),
     )
 
 
 def missing_chunks(job: MixJob, num_chunks: int) -> Int[np.ndarray, " missing"]:
-    """The plan's chunks that the store lacks, rising."""
-    return np.setdiff1d(np.arange(num_chunks), _stored_chunks(job))
+    """The plan's chunks that the store lacks and that were not set aside, rising."""
+    return _lacking(job, num_chunks, _stored_chunks(job))
+
+
+def _lacking(
+    job: MixJob, num_chunks: int, stored: Int[np.ndarray, " stored"]
+) -> Int[np.ndarray, " missing"]:
+    aside = sorted(SetAside(MixStore(job.store).folder).chunks())
+    return np.setdiff1d(np.arange(num_chunks), [*stored.tolist(), *aside])
 
 
 def _stored_chunks(job: MixJob) -> Int[np.ndarray, " stored"]:
@@ -108,7 +118,7 @@ def _stored_chunks(job: MixJob) -> Int[np.ndarray, " stored"]:
 def _attempt(job: MixJob, num_chunks: int) -> Attempt:
     """What a new worker group trains on: one look at the store decides what comes from where."""
     stored = _stored_chunks(job)
-    return Attempt(stored, stream(job, np.setdiff1d(np.arange(num_chunks), stored)))
+    return Attempt(stored, stream(job, _lacking(job, num_chunks, stored)))
 
 
 def make_mixes(session: Session, job: MixJob) -> None:

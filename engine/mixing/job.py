@@ -58,6 +58,8 @@ class MixJob:
     reporter: Reporter
     build: Callable[[MixJob], ChunkMixer] = build_mixer
     """Called on the actor's node; makes what the actor holds."""
+    most_set_aside: int = 1
+    """How many chunks may be set aside before the run ends."""
     gate: GateRule | None = None
     """Scores each chunk in the actor that made it, and accepts or rejects its mixes. None accepts
     all.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
+from dataclasses import asdict
 
 import pyarrow as pa
 import ray
@@ -15,6 +18,7 @@ from diffmix.errors import UserError
 from diffmix.plan import MixSpec
 from engine.mixing.job import MixJob
 from engine.mixing.store import SCHEMA, MixStore
+from engine.mixing.tries import Deadline, SetAside, check_number, short
 
 
 class MixActor:
@@ -28,8 +32,11 @@ class MixActor:
     def __init__(self, job: MixJob, pass_on: bool):
         self.job, self.pass_on = job, pass_on
         self.store = MixStore(job.store)
+        self.aside = SetAside(self.store.folder)
+        self.deadline = Deadline(job.config.run.chunk_deadline)
         self.device = threading.Lock()
         context = ray.get_runtime_context()
+        self.restarted = context.was_current_actor_reconstructed
         self.name = f"mixer-{context.get_actor_id()[:12]}"
         self.startup_error: UserError | None = None
         started = time.time()
@@ -61,25 +68,79 @@ class MixActor:
         # mixers of a stream that was given up store the chunk that they had begun.
         if self.store.holds(chunk):
             return self._passed(chunk, self.store.read(chunk).replace_schema_metadata())
-        with self.device:
-            start = time.time()
-            made = self.mixer.mix([MixSpec(**spec) for spec in specs], sources)
-            end = time.time()
-        mixes = self._table(specs, made)
+        if self.restarted and self.aside.holds(chunk):
+            return self._passed(chunk, SCHEMA.empty_table())
+        made = self._tried(chunk, [MixSpec(**spec) for spec in specs], sources)
+        if made is None:
+            return self._passed(chunk, SCHEMA.empty_table())
+        mixes, start, end = made
         self.store.write(chunk, mixes, self.job.gate.scorer if self.job.gate else None)
         self.job.reporter.send(
-            "mix", actor=self.name, start=start, end=end, mixes=len(made), chunk=chunk
+            "mix", actor=self.name, start=start, end=end, mixes=len(mixes), chunk=chunk
         )
         return self._passed(chunk, mixes)
 
-    def _table(self, specs: list[dict], made: list[Image]) -> pa.Table:
+    def _tried(
+        self, chunk: int, specs: list[MixSpec], sources: list[bytes | None]
+    ) -> tuple[pa.Table, float, float] | None:
+        """What `_made` gives. None: it failed `run.chunk_tries` times and was set aside.
+
+        A mixer that replaces a dead one notes what it begins: it may be this chunk that kills them.
+        """
+        run = self.job.config.run
+        while True:
+            whys = self.aside.tries(chunk) if self.restarted else []
+            note = self.aside.beginning(chunk) if self.restarted else ""
+            if len(whys) < run.chunk_tries:
+                try:
+                    return self._made(chunk, specs, sources)
+                except UserError:
+                    raise
+                except Exception as error:
+                    self.aside.failed(chunk, short(error))
+                    self.job.reporter.send(
+                        "mix_failed", actor=self.name, chunk=chunk, reason=short(error)
+                    )
+                    if "CUDA error" in str(error):
+                        # The device is unusable in this process for good: a new one goes on.
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    whys = self.aside.tries(chunk)
+                finally:
+                    if note:
+                        self.aside.withdraw(note)
+            if len(whys) >= run.chunk_tries:
+                self.aside.put(chunk, len(specs), whys[-1])
+                self.job.reporter.send(
+                    "set_aside", chunk=chunk, mixes=len(specs), reason=whys[-1], tries=len(whys)
+                )
+                check_number(self.store.folder, self.job.most_set_aside)
+                return None
+
+    def _made(
+        self, chunk: int, specs: list[MixSpec], sources: list[bytes | None]
+    ) -> tuple[pa.Table, float, float]:
+        """One try: the chunk's mixes as the store keeps them, and from when to when the device was
+        at work on them.
+        """
+        with self.device, self.deadline.watching(lambda why: self._hangs(chunk, why)):
+            start = time.time()
+            made = self.mixer.mix(specs, sources)
+            end = time.time()
+        self.deadline.took(end - start)
+        return self._table(specs, made), start, end
+
+    def _hangs(self, chunk: int, why: str) -> None:
+        self.aside.failed(chunk, why)
+        self.job.reporter.send("mix_failed", actor=self.name, chunk=chunk, reason=why)
+
+    def _table(self, specs: list[MixSpec], made: list[Image]) -> pa.Table:
         """The chunk's mixes as the store keeps them."""
         mix = self.job.config.mix
-        scores, accepted = self._judge(made, [MixSpec(**spec) for spec in specs])
+        scores, accepted = self._judge(made, specs)
         rows = []
         for spec, image, score, accept in zip(specs, made, scores, accepted, strict=True):
             file = images.encode(image, mix.image_format, mix.image_quality)
-            rows.append({**spec, "image": file, "score": score, "accepted": accept})
+            rows.append({**asdict(spec), "image": file, "score": score, "accepted": accept})
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     def _judge(

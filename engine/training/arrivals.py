@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
+import pyarrow as pa
 import ray.data
 import ray.train
 
@@ -26,10 +28,12 @@ class Arrivals:
         pool: PoolWriter,
         streaming: bool,
         stored: Chunks | None = None,
+        read: Callable[[int], pa.Table] | None = None,
     ):
         """`store` is the path or URI of the mix store, None without mixes. With `streaming` the
         worker's shard `mix` of Ray Train is the stream, and has this rank's share of the stored
         chunks. Without it `stored` are the chunks that all ranks share; None: what the store holds.
+        `read` gives a stored chunk's mixes; None: as they are.
         """
         self._pool = pool
         self._changed = threading.Condition()
@@ -38,8 +42,9 @@ class Arrivals:
         shard = ray.train.get_dataset_shard("mix") if streaming else None
         if store:
             mine = shard.stored if shard else _my_share(MixStore(store), stored)
+            read = read or MixStore(store).read
             for chunk in mine:
-                pool.add(MixStore(store).read(int(chunk)))
+                pool.add(read(int(chunk)))
         pool.flush()
         self._thread: threading.Thread | None = None
         if shard is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ray.train
 
+from engine.mixing.part_check import check_of
 from engine.training.arrivals import Arrivals
 from engine.training.job import Loop, TrainJob
 from engine.training.pool import PoolWriter, pool_folder
@@ -23,7 +24,8 @@ def train_loop(settings: dict) -> None:
     need = job.pool_bytes // context.get_world_size()
     with pool_folder(f"{job.classifier} {job.name}", context.get_world_rank(), need) as folder:
         pool = PoolWriter(folder)
-        arrivals = Arrivals(job.store, pool, settings["streaming"], settings["stored"])
+        read = check_of(job.config, job.train_path, job.store) if job.store else None
+        arrivals = Arrivals(job.store, pool, settings["streaming"], settings["stored"], read)
         job.build(job, pool, arrivals).run()
 
 

@@ -124,7 +124,7 @@ def test_killed_while_personalizing_mixing_and_training(tmp_path, small_config, 
     assert process.returncode == 0, output
     assert all(parts(out)[part] == inode for part, inode in kept.items())
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["plan"] == {"planned": 120, "stored": 120, "rejected": 0}
+    assert summary["plan"] == {"planned": 120, "stored": 120, "rejected": 0, "set_aside": 0}
     # Not the events: orphaned workers checkpoint for a moment longer, with nobody to write events.
     states = checkpoints.glob("classifier-*/checkpoint_*/epoch.json")
     assert max(json.loads(state.read_text())["epoch"] for state in states) == 12

@@ -63,7 +63,7 @@ def test_a_mixer_node_dies_and_every_mix_is_made(nodes, tmp_path, small_config):
     assert all((out / "mixes" / name).stat().st_ino == inode for name, inode in kept.items()), (
         "a stored part was made again"
     )
-    assert summary["plan"] == {"planned": 160, "stored": 160, "rejected": 0}
+    assert summary["plan"] == {"planned": 160, "stored": 160, "rejected": 0, "set_aside": 0}
     # The bytes are those of a run without a failure.
     other = tmp_path / "other"
     run_mixing(small_config(other, **{**changes, "placement.mixers": (1,)}))

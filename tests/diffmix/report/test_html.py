@@ -107,7 +107,7 @@ def test_headline_puts_the_comparison_first_and_leaves_out_what_is_not_there():
         ("accuracy in the worst group with mixes", "60.0 %"),
     ]
     assert dict(rows)["seconds"] == "personalize 90, generate 30, train 40, wall 130"
-    no_mixes = {"planned": 0, "stored": 0, "rejected": 0}
+    no_mixes = {"planned": 0, "stored": 0, "rejected": 0, "set_aside": 0}
     plain = headline({"plan": no_mixes, "accuracy": {"top1": 0.5}})
     assert plain == [("accuracy", "50.0 %")]
     assert headline({}) == []
