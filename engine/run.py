@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import ray
 
 from diffmix.config import Config
+from diffmix.plan import MixPlan
 from engine import phases
 from engine.listeners import Listener
 from engine.mixing.filter import check_streaming
@@ -101,7 +102,8 @@ def _open_source(session: Session, concept: str | None) -> None:
     source.open(config, concept)
     SetAside(source.store.folder).forget_tries()
     if config.run.repair:
-        repair(source.store, source.plan(config) if source.makes_mixes else None)
+        plan = source.plan(config)
+        repair(source.store, plan if isinstance(plan, MixPlan) else None)
 
 
 class _Baseline:

@@ -12,7 +12,6 @@ import ray.data
 import ray.train
 from jaxtyping import Int
 
-
 Chunks = Sequence[int] | Int[np.ndarray, " chunks"]
 """Numbers of chunks."""
 

@@ -5,6 +5,7 @@ mixes.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -174,6 +175,7 @@ class ClassifierLoop:
         self.job.reporter.send(
             self.job.name,
             node=ray.get_runtime_context().get_node_id(),
+            pid=os.getpid(),
             start=start,
             end=time.time(),
             rank=self.rank,

@@ -34,9 +34,9 @@ def write_lease(out: Folder, number: int = 1, **changes) -> None:
 def test_a_second_run_is_refused_in_one_sentence(tmp_path):
     out = Folder(str(tmp_path))
     with held(out):
-        with pytest.raises(UserError, match=rf"in use by another run \(process {os.getpid()} on "):
-            with held(out):
-                pass
+        refusal = rf"in use by another run \(process {os.getpid()} on "
+        with pytest.raises(UserError, match=refusal), held(out):
+            pass
         assert leases(out) == ["lease-000001.json"]
     assert leases(out) == []
     with held(out):
@@ -45,7 +45,9 @@ def test_a_second_run_is_refused_in_one_sentence(tmp_path):
 
 def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path, monkeypatch):
     code = (
-        "import os, signal, sys; from diffmix.storage import Folder; from engine.lease import held\n"
+        "import os, signal, sys\n"
+        "from diffmix.storage import Folder\n"
+        "from engine.lease import held\n"
         "with held(Folder(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
@@ -85,10 +87,14 @@ def test_another_machines_owner_lives_while_its_heartbeat_changes(tmp_path, capl
 def test_a_sleeping_owner_that_wakes_up_stops(tmp_path):
     """Its clock plays no part: the lease only says that nothing came for a while."""
     out = Folder(str(tmp_path))
-    with pytest.raises(UserError, match="has taken over"):
+
+    def sleep() -> None:
         with held(out):
             write_lease(out, 2, machine="elsewhere")
             threading.Event().wait(20)  # interrupted by the heartbeat
+
+    with pytest.raises(UserError, match="has taken over"):
+        sleep()
     assert leases(out)[-1] == "lease-000002.json", "the other's lease stays"
 
 
@@ -115,11 +121,11 @@ def test_one_of_many_gets_a_new_file(tmp_path, bucket_settings):
         places.append(Folder("s3://leases/out folder"))
         for folder in places:
             with ThreadPoolExecutor(8) as threads:
-                made = list(threads.map(lambda i: folder.write_new("x", b"%d" % i), range(8)))
+                made = list(threads.map(folder.write_new, ["x"] * 8, [b"%d" % i for i in range(8)]))
             assert made.count(True) == 1
             assert folder.read("x") == b"%d" % made.index(True)
-        with held(places[1]):
-            with pytest.raises(UserError, match="in use by another run"), held(places[1]):
-                pass
+        refused = pytest.raises(UserError, match="in use by another run")
+        with held(places[1]), refused, held(places[1]):
+            pass
         assert leases(places[1]) == []
     server.stop()

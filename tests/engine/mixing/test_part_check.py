@@ -1,6 +1,7 @@
 """Bad parts are named, and made again where the user wants that."""
 
 from dataclasses import asdict
+from itertools import chain
 
 import pyarrow as pa
 import pytest
@@ -33,7 +34,7 @@ def test_parts_of_the_plan_are_read(tmp_path, plan):
     fill(store, plan)
     check = PartCheck(store, plan)
     ids = [check.read(chunk)["mix_id"].to_pylist() for chunk in range(plan.num_chunks)]
-    assert sorted(sum(ids, [])) == list(range(20))
+    assert sorted(chain.from_iterable(ids)) == list(range(20))
 
 
 @pytest.mark.parametrize("there", [0, 99])

@@ -57,7 +57,7 @@ def test_damaged_part(tmp_path):
     store = MixStore(str(tmp_path))
     (tmp_path / part_name(0)).write_bytes(b"PAR1 but not really")
     with pytest.raises(
-        UserError, match="delete it, or give the same command with --run.repair True"
+        UserError, match=r"delete it, or give the same command with --run\.repair True"
     ):
         store.read(0)
 

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -94,7 +95,7 @@ def test_pools_are_disjoint_after_a_workers_death_and_with_more_workers(tmp_path
         more = replace(config, **{"placement.trainers": 3, "train.lr": 0.01})
         session = replace_config(session, more)
         phases.train_classifier(session, job, build=Dying(str(tmp_path), False))
-        assert sorted(sum(notes(tmp_path, 3), [])) == list(range(MIXES))
+        assert sorted(chain.from_iterable(notes(tmp_path, 3))) == list(range(MIXES))
 
 
 def collected(session) -> list[dict]:
