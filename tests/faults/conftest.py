@@ -111,9 +111,9 @@ def parts() -> Callable[[Path], dict[str, bytes]]:
 @pytest.fixture
 def record(request, events):
     """`record(fault, out, moment)` keeps what a fault has cost a run that is done by now: mixes
-    that are neither stored nor counted, chunks that were made again, and the seconds until the first
-    work that began after it. `tests/faults/table.py` makes the table of `docs/guarantees.md` of
-    what the file `$DIFFMIX_FAULT_RECORDS` has collected.
+    that are neither stored nor counted, chunks that were made again, and the seconds until the
+    first work that began after it. `tests/faults/table.py` makes the table of `docs/guarantees.md`
+    of what the file `$DIFFMIX_FAULT_RECORDS` has collected.
     """
 
     def keep(fault: str, out: Path, moment: float | None, **more: object) -> dict:
