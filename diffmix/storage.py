@@ -70,7 +70,7 @@ class Folder:
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder `name` in it; without a name, whether it exists."""
         remote, path = filesystem(self.uri)
-        info = remote.get_file_info(f"{path}/{name}" if name else path)
+        info = remote.get_file_info(f"{path}/{inside(name)}" if name else path)
         return info.type != pafs.FileType.NotFound
 
     def names(self) -> list[str]:
@@ -82,7 +82,7 @@ class Folder:
     def open(self, name: str) -> pa.NativeFile:
         """A file for random access. The caller closes it. Raises `OSError` if it does not exist."""
         remote, path = filesystem(self.uri)
-        return remote.open_input_file(f"{path}/{name}")
+        return remote.open_input_file(f"{path}/{inside(name)}")
 
     def read(self, name: str) -> bytes:
         """The content of a file. Raises `OSError` if it does not exist."""
@@ -92,6 +92,7 @@ class Folder:
     def write(self, name: str, data: bytes | memoryview | pa.Buffer) -> None:
         """Write one file. Raises `UserError` if the disk is full or writing is not allowed."""
         remote, path = filesystem(self.uri)
+        inside(name)
         try:
             if not self.is_local:
                 with remote.open_output_stream(f"{path}/{name}") as file:
@@ -172,6 +173,18 @@ class Folder:
         pafs.copy_files(local, path, destination_filesystem=remote)
 
 
+def inside(name: str) -> str:
+    """The name of a file in a folder. `UserError` for one that leads out of it: names may come from
+    other people's files.
+    """
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        raise UserError(
+            f"The file name {name!r} leads out of its folder; remove it from the table or archive "
+            "that has it."
+        )
+    return name
+
+
 def local_path(uri: str) -> str | None:
     """The absolute path that a path or a `file://` URI stands for; None for any other URI."""
     if uri.startswith("file://"):
@@ -187,6 +200,12 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     local = local_path(uri)
     if local is not None:
         return pafs.LocalFileSystem(), local
+    if urllib.parse.urlsplit(uri).password or "secret_key=" in uri:
+        # It would be in config.yaml, in logs and in the cluster's job metadata.
+        raise UserError(
+            f"A URI of {uri.partition(':')[0]}:// has a key in it; take it out and set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where Ray is started."
+        )
     try:
         return pafs.FileSystem.from_uri(urllib.parse.quote(uri, safe=":/?&=%@+~!$,;"))
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -308,8 +327,6 @@ def _s3_client(uri: str) -> Any:
         "s3",
         endpoint_url=address,
         region_name=query.get("region"),
-        aws_access_key_id=parts.username and urllib.parse.unquote(parts.username),
-        aws_secret_access_key=parts.password and urllib.parse.unquote(parts.password),
     )
 
 

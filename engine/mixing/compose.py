@@ -55,31 +55,28 @@ def compose(config: Config) -> dict:
     if not config.out or not config.compose.stores:
         missing = "compose.stores" if config.out else "out"
         raise UserError(f"--{missing} is not set: diffmix compose --compose.stores A B --out NEW.")
-    with held(Folder(config.out).create()):
-        return _compose(config)
-
-
-def _compose(config: Config) -> dict:
     sources = [_open(uri) for uri in config.compose.stores]
     class_names = _class_names(config, sources)
     labels = [names.match(source.classes, class_names, source.uri) for source in sources]
     chosen = [_choose(config, number, source) for number, source in enumerate(sources)]
     identity = _identity(config, sources, chosen, class_names)
     store = MixStore((Folder(config.out) / "mixes").uri)
-    store.bind(identity)
-    missing_parts = set(range(num_parts(identity["planned"]))) - store.stored_chunks()
-    mixes = (
-        (mix, source, label_of)
-        for source, label_of, taken in zip(sources, labels, chosen, strict=True)
-        for mix in itertools.compress(source.read(), taken)
-    )
-    max_pixels = itertools.repeat(config.data.max_pixels)
-    with ThreadPoolExecutor() as threads:
-        for part, found in enumerate(batches(mixes, PART_MIXES)):
-            if part in missing_parts:
-                mix_ids = itertools.count(part * PART_MIXES)
-                rows = list(threads.map(_row, mix_ids, found, max_pixels))
-                store.write(part, pa.Table.from_pylist(rows, schema=SCHEMA))
+    store.check(identity)
+    with held(Folder(config.out).create()):
+        store.bind(identity)
+        missing_parts = set(range(num_parts(identity["planned"]))) - store.stored_chunks()
+        mixes = (
+            (mix, source, label_of)
+            for source, label_of, taken in zip(sources, labels, chosen, strict=True)
+            for mix in itertools.compress(source.read(), taken)
+        )
+        max_pixels = itertools.repeat(config.data.max_pixels)
+        with ThreadPoolExecutor() as threads:
+            for part, found in enumerate(batches(mixes, PART_MIXES)):
+                if part in missing_parts:
+                    mix_ids = itertools.count(part * PART_MIXES)
+                    rows = list(threads.map(_row, mix_ids, found, max_pixels))
+                    store.write(part, pa.Table.from_pylist(rows, schema=SCHEMA))
     return identity
 
 

@@ -68,7 +68,13 @@ class _Handler(BaseHTTPRequestHandler):
         answer = connection.getresponse()
         content = answer.read()
         headers = [item for item in answer.getheaders() if item[0].lower() not in _OWN]
-        self._answer(answer.status, headers, content, cut=fault == "cut", length=answer.getheader("Content-Length"))
+        self._answer(
+            answer.status,
+            headers,
+            content,
+            cut=fault == "cut",
+            length=answer.getheader("Content-Length"),
+        )
         connection.close()
         return None
 
