@@ -47,7 +47,7 @@ def found_in(folder: Folder) -> bool:
 
 def directory(class_name: str) -> str:
     """The name of a class in folder and file names."""
-    name = re.sub(r"[ /\\]", "_", class_name)
+    name = re.sub(r"[ /\\\x00-\x1f]", "_", class_name)
     return name.replace(".", "_") if name in (".", "..") else name
 
 

@@ -63,7 +63,7 @@ class MixActor:
             raise self.startup_error
         chunk, specs, sources = (row[name][0].as_py() for name in ("chunk", "specs", "sources"))
         if ray.get_runtime_context().is_canceled():
-            # Ray only marks the tasks of a stream that was given up. A newer one makes these chunks.
+            # Ray only marks the tasks of a stream that was given up. A newer one makes its chunks.
             raise RuntimeError("This stream of mixes was given up.")
         # After an actor's death Ray repeats its whole task, of which some chunks may be stored, and
         # mixers of a stream that was given up store the chunk that they had begun.

@@ -160,13 +160,13 @@ class MixStore:
         try:
             with self.folder.open(name) as file:
                 table = pq.read_table(file, columns=columns)
-        except (pa.ArrowException, OSError, ValueError) as error:
+            if columns is None:
+                self._verify(name, table)
+            return table
+        except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"The part {self.folder.uri}/{name} cannot be read ({reason(error)}); {REPAIR}."
             ) from error
-        if columns is None:
-            self._verify(name, table)
-        return table
 
     def _verify(self, name: str, table: pa.Table) -> None:
         """Raise `UserError` where the part's content is not what was stored."""

@@ -57,8 +57,8 @@ def nodes(own_clusters):
 
 @pytest.fixture
 def when():
-    """`when(happened, act)` calls `act` once, in a thread, when `happened()`; gives the fault, whose
-    `moment` is the time of that.
+    """`when(happened, act)` calls `act` once, in a thread, when `happened()`. It gives the fault,
+    whose `moment` is the time of that.
     """
     faults = []
 
