@@ -129,3 +129,13 @@ def test_one_of_many_gets_a_new_file(tmp_path, bucket_settings):
             pass
         assert leases(places[1]) == []
     server.stop()
+
+
+def test_a_store_without_conditional_writes_is_warned_about(object_store, caplog):
+    out = Folder("s3://elsewhere/run").create()
+    with held(out):
+        refused = pytest.raises(UserError, match="in use by another run")
+        with refused, held(out):
+            pass
+    assert leases(out) == []
+    assert "are not told apart; install boto3" in caplog.text

@@ -62,8 +62,21 @@ class _FaultyMixer:
 def undisturbed(nodes, tmp_path_factory, small_config) -> Path:
     """The folder of a staged run without faults."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    run(small_config(out, **COMMON, **{"run.mode": "staged"}))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in KEYS:
+            patch.setenv(name, f"secret-{name}")
+        run(small_config(out, **COMMON, **{"run.mode": "staged"}))
     return out
+
+
+KEYS = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY")
+
+
+def test_no_file_of_a_run_holds_a_key_of_the_environment(undisturbed):
+    files = [file for file in undisturbed.rglob("*") if file.is_file()]
+    assert len(files) > 20
+    for file in files:
+        assert b"secret-" not in file.read_bytes(), file
 
 
 def test_a_killed_a_hanging_and_a_poisoned_mixer(
