@@ -91,7 +91,8 @@ def slope_per_hour(counts: list[Count], name: str) -> float:
 
 def rounds(minutes: float, round_seconds: float, found: Nodes) -> list[Count]:
     made = config(2, 1, max(4, int(2 * round_seconds)))
-    counts, start = [], time.monotonic()
+    counts: list[Count] = []
+    start = time.monotonic()
     while time.monotonic() - start < 60 * minutes:
         faults = (round_seconds / 2, 1.0, len(counts))
         one_run(made, round_seconds, found, faults)
