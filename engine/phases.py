@@ -5,65 +5,39 @@ Each resumes where an earlier attempt ended.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 
 import numpy as np
-import ray.data
-import ray.train
-import ray.train.torch
+from jaxtyping import Int
 
-from diffmix.classifier.schedule import Schedule, validated_every
-from diffmix.config import to_dict
+from diffmix.classifier.schedule import Schedule
 from diffmix.generator.base_model import base_fingerprint
 from diffmix.personalize.settings import all_square, concept_settings
-from diffmix.storage import Folder, filesystem
-from engine.failures import StopAtUserErrors, user_errors
+from diffmix.storage import Folder
+from engine.classifier_identity import classifier_identity, key_of
+from engine.failures import user_errors
 from engine.mixing import made_with
-from engine.mixing.filter import Decision, gate_of
+from engine.mixing.filter import gate_of
 from engine.mixing.job import MixJob, build_mixer
-from engine.mixing.stages import execution_options, stream
+from engine.mixing.stages import stream
 from engine.mixing.store import MixStore
+from engine.mixing.tries import SetAside, most_set_aside
 from engine.nodes.waiting import Wanted, Watch, watching
-from engine.placement.cluster import TRAIN_LABEL
 from engine.placement.pool import MixerPool, mixer_pool
-from engine.placement.ray_internals import resolved_options
 from engine.run_folder import concept_images, find_concept, leak
 from engine.session import Session
+from engine.training.attempt import Attempt
+from engine.training.fit import fit, in_a_thread
 from engine.training.job import TrainJob
 from engine.training.personalize_worker import PersonalizeJob, personalize_loop
-from engine.training.torch_backend import ByDevices
 from engine.training.worker import build_loop, train_loop
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.2
-
-_WITHOUT_EFFECT = ("baseline", "loader_workers", "seed")
-"""`train` options that do not affect the trained weights, or that have their own place in the
-identity; changing them does not invalidate a checkpoint.
-"""
-_YOUNGER: dict[str, object] = {
-    "resize_mode": "shorter",
-    "rand_augment": False,
-    "mix_form": "timm",
-    "lr_per": "step",
-    "lr_drop_factor": 0.01,
-    "last_batch": None,
-    "smoothing_form": "uniform",
-    "ldam_head": "cosine",
-    "reweight_mean": "weights",
-    "cmo_mixes": False,
-    "trained_stages": None,
-}
-"""`train` options that older run folders do not have, with the value that they stand for there.
-With that value an option is left out of the identity, so that an older folder keeps its classifier.
-"""
+_LARGEST_SIDE = 1024
+"""In pixels, of the base models' own sizes."""
 
 
 def personalize(session: Session) -> str | None:
@@ -98,7 +72,7 @@ def personalize(session: Session) -> str | None:
         reporter=session.telemetry.reporter,
         marker=session.marker,
     )
-    key = _key(
+    key = key_of(
         concept_settings(config.personalize, all_square(train_images)),
         config.run.seed,
         train_images.fingerprint,
@@ -106,7 +80,7 @@ def personalize(session: Session) -> str | None:
     )
     workers = config.placement.personalizers
     watch = _watch(session, "personalize", workers, on_events=session.ahead.on_events)
-    _fit(session, personalize_loop, {"job": job}, f"personalize-{key}", watch)
+    fit(session, personalize_loop, {"job": job}, f"personalize-{key}", watch)
     session.telemetry.record("personalize", start=start, end=time.time())
     return folder.uri
 
@@ -116,6 +90,7 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
     concept folder, if there is one.
     """
     store, train_images = session.source.store, session.data.train
+    chunks = session.source.plan(session.config).num_chunks
     return MixJob(
         config=session.config,
         real_path=train_images.path,
@@ -126,6 +101,7 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
         pool=mixer_pool(session.config.placement, session.capacity),
         marker=session.marker,
         made_with=store.made_with,
+        most_set_aside=most_set_aside(session.config.run, chunks),
         gate=gate_of(session.config, store, train_images),
     )
 
@@ -137,10 +113,27 @@ def settle_made_with(session: Session) -> None:
         made_with.settle_made_with(session.config, session.source.store, chunks)
 
 
-def missing_chunks(job: MixJob, num_chunks: int) -> np.ndarray:
-    """int64 [n]: the plan's chunks that the store lacks, rising."""
-    missing = set(range(num_chunks)) - MixStore(job.store).stored_chunks()
-    return np.array(sorted(missing), dtype=np.int64)
+def missing_chunks(job: MixJob, num_chunks: int) -> Int[np.ndarray, " missing"]:
+    """The plan's chunks that the store lacks and that were not set aside, rising."""
+    return _lacking(job, num_chunks, _stored_chunks(job))
+
+
+def _lacking(
+    job: MixJob, num_chunks: int, stored: Int[np.ndarray, " stored"]
+) -> Int[np.ndarray, " missing"]:
+    aside = sorted(SetAside(MixStore(job.store).folder).chunks())
+    return np.setdiff1d(np.arange(num_chunks), [*stored.tolist(), *aside])
+
+
+def _stored_chunks(job: MixJob) -> Int[np.ndarray, " stored"]:
+    """The chunks that the store holds now, rising."""
+    return np.array(sorted(MixStore(job.store).stored_chunks()), dtype=np.int64)
+
+
+def _attempt(job: MixJob, num_chunks: int) -> Attempt:
+    """What a new worker group trains on: one look at the store decides what comes from where."""
+    stored = _stored_chunks(job)
+    return Attempt(stored, stream(job, _lacking(job, num_chunks, stored)))
 
 
 def make_mixes(session: Session, job: MixJob) -> None:
@@ -155,7 +148,7 @@ def make_mixes(session: Session, job: MixJob) -> None:
             pass
 
     with user_errors(), watching(_watch(session, "", 0, job.pool, len(missing))) as over:
-        _in_a_thread(consume, over)
+        in_a_thread(consume, over)
 
 
 def train_classifier(
@@ -174,7 +167,7 @@ def train_classifier(
     config, data = session.config, session.data
     plan = session.source.plan(config) if job else None
     name = "baseline" if baseline else "classifier"
-    key = _key(_classifier_identity(session, job, streaming, baseline))
+    key = key_of(classifier_identity(session, job, streaming, baseline))
     # Each recipe keeps its best weights in a folder of its own: another recipe's run in between
     # must not be taken for this one's.
     best = session.out / "checkpoints" / f"{name}-{key}-best"
@@ -185,6 +178,7 @@ def train_classifier(
         test_path=data.test.path if data.test else None,
         store=job.store if job else None,
         planned=len(plan) if plan else 0,
+        pool_bytes=_pool_bytes(session, len(plan)) if plan else 0,
         classifier=best.uri,
         reporter=session.telemetry.reporter,
         marker=session.marker,
@@ -197,12 +191,13 @@ def train_classifier(
         pool, missing = None, 0
         if streaming and job is not None and plan is not None:
             num_chunks = plan.num_chunks
-            datasets["mix"] = lambda: stream(job, missing_chunks(job, num_chunks))
+            datasets["mix"] = lambda: _attempt(job, num_chunks)
             missing = len(missing_chunks(job, num_chunks))
             pool = job.pool if missing else None
-        settings = {"job": train_job, "streaming": bool(datasets)}
+        stored = _stored_chunks(job) if job else np.arange(0)
+        settings = {"job": train_job, "streaming": bool(datasets), "stored": stored}
         watch = _watch(session, train_job.name, config.placement.trainers, pool, missing)
-        _fit(session, train_loop, settings, f"{name}-{key}", watch, datasets)
+        fit(session, train_loop, settings, f"{name}-{key}", watch, datasets)
         best.write("finished", key.encode())
     _publish(best, session.out / name)
 
@@ -219,41 +214,12 @@ def _say_what_is_skipped(session: Session) -> None:
         )
 
 
-def _classifier_identity(
-    session: Session, job: MixJob | None, streaming: bool, baseline: bool
-) -> dict:
-    """What the trained weights depend on, as JSON values."""
-    config = session.config
-    recipe = {}
-    for option, value in to_dict(config.train).items():
-        younger = option in _YOUNGER and value == _YOUNGER[option]
-        if option not in _WITHOUT_EFFECT and not younger:
-            recipe[option] = value
-    recipe["eval_every"] = validated_every(config.train)
-    identity: dict[str, object] = {
-        "train": recipe,
-        "data": session.data.train.fingerprint,
-        "seed": config.run.seed if config.train.seed is None else config.train.seed,
-        "mixes": baseline or _mix_identity(session, job),
-    }
-    if config.train.protocol == "reference":
-        identity["schedule"] = "reference"  # older folders had only its choice of the epoch
-    if job is not None and not streaming:
-        stored = len(MixStore(job.store).stored_chunks())
-        if stored < session.source.plan(config).num_chunks:
-            # Weights trained on a part of the mixes are not those trained on all of them.
-            identity["stored"] = stored
-    return identity
-
-
-def _mix_identity(session: Session, job: MixJob | None) -> object:
-    if job is None:
-        return None
-    mix, store = session.config.mix, MixStore(job.store)
-    decision = Decision.of(store)
-    filtered = [decision.gate.scorer, decision.gate.cut] if decision else []
-    weighted = [] if mix.target_weighting == "uniform" else [mix.target_weighting]
-    return [mix.gamma, mix.soft_scale, mix.synthetic_p, store.identity, *filtered, *weighted]
+def _pool_bytes(session: Session, mixes: int) -> int:
+    """About how large all pools together become: a mix is as large as a real image, but no larger
+    than a byte for each of its pixels.
+    """
+    side = session.config.model.resolution or _LARGEST_SIDE
+    return round(mixes * min(session.data.train.bytes_per_image, side * side))
 
 
 def _publish(best: Folder, folder: Folder) -> None:
@@ -266,50 +232,6 @@ def _publish(best: Folder, folder: Folder) -> None:
         if name != "finished" and not name.startswith("."):  # a killed writer's temporary file
             folder.write(name, best.read(name))
     folder.write("finished", key)
-
-
-def _fit(
-    session: Session,
-    loop: Callable,
-    settings: dict,
-    name: str,
-    watch: Watch,
-    datasets: dict | None = None,
-) -> None:
-    """Run a loop on Ray Train workers; the same name resumes from that name's last checkpoint.
-
-    Raises `UserError` for a worker's.
-    """
-    placement = session.config.placement
-    checkpoints = session.out / "checkpoints"
-    # Ray's own reader of URIs refuses spaces and umlauts, so it gets the bucket and the path in it.
-    remote = None if checkpoints.is_local else filesystem(checkpoints.uri)[0]
-    trainer = ray.train.torch.TorchTrainer(
-        loop,
-        train_loop_config=settings,
-        torch_config=ByDevices(),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=watch.workers,
-            use_gpu=placement.gpus_per_trainer > 0,
-            resources_per_worker={
-                "CPU": placement.cpus_per_trainer,
-                "GPU": placement.gpus_per_trainer,
-            },
-            label_selector=TRAIN_LABEL if placement.separate else None,
-        ),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=checkpoints.path,
-            storage_filesystem=remote,
-            failure_config=ray.train.FailureConfig(max_failures=placement.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            callbacks=[StopAtUserErrors()],
-        ),
-        datasets=datasets,
-        dataset_config=_AsTheyCome(execution_options=execution_options(placement, watch.pool)),
-    )
-    with user_errors(), watching(watch) as over:
-        _in_a_thread(trainer.fit, over)
 
 
 def _watch(
@@ -328,53 +250,3 @@ def _watch(
     placement = session.config.placement
     wanted = Wanted(placement=placement, has=session.capacity, workers=workers, pool=pool)
     return Watch(session.telemetry, wanted, name, chunks, on_events)
-
-
-def _in_a_thread(work: Callable[[], object], over: threading.Event) -> None:
-    """Run Ray's work in a thread until it is done, or until `over` is set.
-
-    Ray Train must not take over Ctrl-C. In the main thread it installs a handler that ends the
-    process without a word. The handler stays when training has ended: it holds the controller, and
-    through it the GPUs of a stream that broke off.
-    """
-    done: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-            done.set_result(None)
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, daemon=True, name="ray-train").start()
-    while not over.is_set():
-        try:
-            return done.result(timeout=_LOOK_SECONDS)
-        except TimeoutError:
-            if done.done():  # the work's own error
-                raise
-
-
-class _AsTheyCome(ray.train.DataConfig):
-    """Hands each block at once to the worker that has had the fewest rows.
-
-    Ray's own way gives workers equal shares and, with locality, prefers their nodes: it holds back
-    as many rows as could still make up for the last block, and drops what cannot be shared equally.
-    Here each worker's pool may differ in size.
-    """
-
-    def configure(
-        self, datasets: dict, world_size: int, *_: object, **__: object
-    ) -> list[dict[str, ray.data.DataIterator]]:
-        shards: list[dict[str, ray.data.DataIterator]] = [{} for _ in range(world_size)]
-        for name, data in datasets.items():
-            data = data.copy(data)
-            data.context.execution_options = resolved_options(self, name)
-            parts = data.streaming_split(world_size, equal=False)
-            for shard, part in zip(shards, parts, strict=True):
-                shard[name] = part
-        return shards
-
-
-def _key(*identity: object) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]

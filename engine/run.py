@@ -16,9 +16,12 @@ import threading
 from collections.abc import Sequence
 
 from diffmix.config import Config
+from diffmix.plan import MixPlan
 from engine import phases
 from engine.listeners import Listener
 from engine.mixing.filter import check_streaming
+from engine.mixing.part_check import repair
+from engine.mixing.tries import SetAside
 from engine.placement.calibrate import with_best_split
 from engine.placement.cluster import LABEL, TRAIN_LABEL
 from engine.results.summary import write_summary
@@ -39,8 +42,7 @@ def run(config: Config, command: float | None = None, listeners: Sequence[Listen
     ) as session:
         baseline = _Baseline(session)
         concept = phases.personalize(session)
-        session.source.open(session.config, concept)
-        phases.settle_made_with(session)
+        _open_source(session, concept)
         job = phases.mix_job(session, concept)
         baseline.wait_if_started()
         makes_mixes = session.source.makes_mixes
@@ -68,8 +70,7 @@ def run_mixing(config: Config, listeners: Sequence[Listener] = ()) -> dict:
     """All mixes, after personalization where that is not done. Gives the summary so far."""
     with open_session(config, listeners=listeners, personalizes=True, mixes=True) as session:
         concept = phases.personalize(session)
-        session.source.open(session.config, concept)
-        phases.settle_made_with(session)
+        _open_source(session, concept)
         phases.make_mixes(session, phases.mix_job(session, concept))
         session.source.settle(session.config)
         return write_summary(session, mixed=True)
@@ -87,11 +88,22 @@ def run_training(config: Config, listeners: Sequence[Listener] = ()) -> dict:
             concept = None
             if source.uses_concept(session.config):
                 concept = find_concept(session.config, session.out, session.data.train)
-            source.open(session.config, concept)
+            _open_source(session, concept)
             source.settle(session.config)
             job = phases.mix_job(session, concept)
         phases.train_classifier(session, job)
         return write_summary(session, mixed)
+
+
+def _open_source(session: Session, concept: str | None) -> None:
+    """Tie the mix store to this run, and with `run.repair` look through it first."""
+    source, config = session.source, session.config
+    source.open(config, concept)
+    phases.settle_made_with(session)
+    SetAside(source.store.folder).forget_tries()
+    if config.run.repair:
+        plan = source.plan(config)
+        repair(source.store, plan if isinstance(plan, MixPlan) else None)
 
 
 class _Baseline:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import ray
 
 from diffmix.config import Config
+from diffmix.config_check import check
 from diffmix.datasets.prepare import Prepared
 from diffmix.errors import reason
 from diffmix.storage import Folder
+from engine import lease
 from engine.listeners import Listener, make_listeners
 from engine.mixing.batch_size import with_measured_batch
 from engine.mixing.mix_source import MixSource
@@ -61,8 +63,8 @@ def open_session(
     mixes: bool = False,
     trains: bool = False,
 ) -> Iterator[Session]:
-    """Check everything cheap, connect to the cluster, check its size; then a session whose events
-    reach the listeners every second.
+    """Take the run folder's lease, check everything cheap, connect to the cluster, check its size;
+    then a session whose events reach the listeners every second.
 
     `command` is the moment at which the command was given, in seconds since 1970; None: now.
     `listeners` hear the run's events beside those of `run.listeners`. `personalizes`, `mixes` and
@@ -70,6 +72,28 @@ def open_session(
     configuration has the number that `mix.batch auto` means.
     """
     command = time.time() if command is None else command
+    with contextlib.ExitStack() as stack:
+        check(config)
+        if config.out:
+            stack.enter_context(lease.held(Folder(config.out).create()))
+        yield stack.enter_context(
+            _opened(
+                config, command, listeners, personalizes=personalizes, mixes=mixes, trains=trains
+            )
+        )
+
+
+@contextlib.contextmanager
+def _opened(
+    config: Config,
+    command: float,
+    listeners: Sequence[Listener],
+    *,
+    personalizes: bool,
+    mixes: bool,
+    trains: bool,
+) -> Iterator[Session]:
+    """`open_session`, in a run folder that this process holds."""
     inputs = check_inputs(config, trains)
     config, source = inputs.config, inputs.source
     cluster.connect(config)

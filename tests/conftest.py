@@ -476,5 +476,6 @@ def object_store(monkeypatch):
         "filesystem",
         lambda uri: (memory, uri.removeprefix("s3:/")) if uri.startswith("s3://") else real(uri),
     )
+    monkeypatch.setattr(storage, "_s3_client", lambda uri: None)  # it has no address to write to
     ObjectStore.store.clear()
     return memory

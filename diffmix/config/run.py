@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from diffmix.options.markers import PathOrName, Share, Usual
+from diffmix.options.markers import PathOrName, Share, Unit, Usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,20 @@ class RunConfig:
     train_after: Share = 0.05
     """Share of the planned mixes that must be there before training starts. For overlapped mode.
     """
+    chunk_tries: PositiveInt = 3
+    """How often a chunk of mixes is tried before it is set aside, so that the run goes on without
+    it.
+    """
+    chunk_deadline: Annotated[PositiveFloat | None, Unit("seconds")] = None
+    """How long a mixer may take for a chunk before it is replaced. None: ten times its slowest
+    chunk, at least 600, and 3600 for its first.
+    """
+    max_set_aside: Share = 0.01
+    """Share of the chunks that may be set aside, at least one chunk; with more of them the run
+    ends.
+    """
+    repair: bool = False
+    """Check all stored mixes first, and make damaged ones and those that were set aside again."""
     listeners: tuple[str, ...] = ("progress",)
     """Who hears the run's events besides `metrics.jsonl`: names from `engine/listeners.py`. The
     name `progress` is the line every few seconds. Empty: nobody.

@@ -177,6 +177,10 @@ class TrainConfig:
     """Epochs between validations. Each validation also writes a checkpoint. None: 1, or with
     `protocol reference` 4, counted from the first epoch. [C] 4; 1 for long tails
     """
+    checkpoint_minutes: Annotated[NonNegativeFloat, Unit("minutes")] = 10.0
+    """Minutes between checkpoints within an epoch, beside those of the validations; 0 is off. A
+    restart loses at most so much training.
+    """
     seed: NonNegativeInt | None = None
     """Seed of the classifier alone: its new head, its samples and their augmentation. None:
     `run.seed`.

@@ -53,7 +53,8 @@ def found_in(folder: Folder) -> bool:
 
 def directory(class_name: str) -> str:
     """The name of a class in folder and file names."""
-    return class_name.replace(" ", "_").replace("/", "_")
+    name = re.sub(r"[ /\\\x00-\x1f]", "_", class_name)
+    return name.replace(".", "_") if name in (".", "..") else name
 
 
 def write(folder: Folder, mixes: Iterable[NamedMix], class_names: list[str]) -> int:

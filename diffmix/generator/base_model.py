@@ -162,8 +162,15 @@ def load_base(model: ModelConfig, device: str, dtype: torch.dtype) -> Pipeline:
             {"image_encoder": None, "add_watermarker": False},
         )
     try:
+        # A folder may have pickled weights, which are read without running code; from the hub none
+        # are taken.
+        safe = None if Path(path).is_dir() else True
         pipe = kind.from_pretrained(
-            path, revision=model.revision, feature_extractor=None, **options
+            path,
+            revision=model.revision,
+            feature_extractor=None,
+            use_safetensors=safe,
+            **options,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if not Path(path).is_dir():

@@ -21,6 +21,7 @@ from diffmix.errors import UserError
 from diffmix.formats import FORMATS, detect
 from diffmix.formats.named_mix import NamedMix, batches
 from diffmix.storage import Folder
+from engine.lease import held
 from engine.mixing.store import SCHEMA, MixStore
 
 PART_MIXES = 64
@@ -60,20 +61,22 @@ def compose(config: Config) -> dict:
     chosen = [_choose(config, number, source) for number, source in enumerate(sources)]
     identity = _identity(config, sources, chosen, class_names)
     store = MixStore((Folder(config.out) / "mixes").uri)
-    store.bind(identity)
-    missing_parts = set(range(num_parts(identity["planned"]))) - store.stored_chunks()
-    mixes = (
-        (mix, source, label_of)
-        for source, label_of, taken in zip(sources, labels, chosen, strict=True)
-        for mix in itertools.compress(source.read(), taken)
-    )
-    max_pixels = itertools.repeat(config.data.max_pixels)
-    with ThreadPoolExecutor() as threads:
-        for part, found in enumerate(batches(mixes, PART_MIXES)):
-            if part in missing_parts:
-                mix_ids = itertools.count(part * PART_MIXES)
-                rows = list(threads.map(_row, mix_ids, found, max_pixels))
-                store.write(part, pa.Table.from_pylist(rows, schema=SCHEMA))
+    store.check(identity)
+    with held(Folder(config.out).create()):
+        store.bind(identity)
+        missing_parts = set(range(num_parts(identity["planned"]))) - store.stored_chunks()
+        mixes = (
+            (mix, source, label_of)
+            for source, label_of, taken in zip(sources, labels, chosen, strict=True)
+            for mix in itertools.compress(source.read(), taken)
+        )
+        max_pixels = itertools.repeat(config.data.max_pixels)
+        with ThreadPoolExecutor() as threads:
+            for part, found in enumerate(batches(mixes, PART_MIXES)):
+                if part in missing_parts:
+                    mix_ids = itertools.count(part * PART_MIXES)
+                    rows = list(threads.map(_row, mix_ids, found, max_pixels))
+                    store.write(part, pa.Table.from_pylist(rows, schema=SCHEMA))
     return identity
 
 

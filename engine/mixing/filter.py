@@ -31,6 +31,7 @@ from diffmix.gates import GateRule, quantile_cut
 from diffmix.storage import Folder
 from diffmix.strategies.mix_spec import SPEC_COLUMNS, MixSpec
 from engine.failures import user_errors
+from engine.lease import held
 from engine.mixing.stages import configure_ray_data
 from engine.mixing.store import MixStore
 from engine.placement import cluster
@@ -162,6 +163,11 @@ def filter_store(config: Config) -> dict:
             f"{config.out or 'The run folder'} holds no mixes; set --out to a folder that diffmix "
             "synthesize or run has filled."
         )
+    with held(out):
+        return _filter(config, out, store)
+
+
+def _filter(config: Config, out: Folder, store: MixStore) -> dict:
     result = apply_gate(config, store, _asked(config, out, store))
     if out.exists("summary.json"):
         summary = without_version(json.loads(out.read("summary.json")), f"{out.uri}/summary.json")

@@ -85,6 +85,8 @@ class MixJob:
     """How the run's mixes are made (`engine.mixing.made_with`). A mixer that makes them in another
     way notes that in its parts.
     """
+    most_set_aside: int = 1
+    """How many chunks may be set aside before the run ends."""
     gate: GateRule | None = None
     """Scores each chunk in the actor that made it, and accepts or rejects its mixes. None accepts
     all.

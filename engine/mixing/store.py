@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32
 
-from diffmix.errors import UserError
+from diffmix.errors import UserError, reason
 from diffmix.format_version import with_version, without_version
 from diffmix.formats.named_mix import NamedMix
 from diffmix.storage import Folder
@@ -34,6 +35,8 @@ SCHEMA = pa.schema(
 )
 """Columns of a part. `image` is an encoded file; `score` is the gate's, null without a gate."""
 
+REPAIR = "delete it, or give the same command with --run.repair True, and it is made again"
+"""What to do about a bad part."""
 _SCORER, _MADE_WITH = b"scorer", b"made_with"
 _READERS = 16
 _PART = re.compile(r"part-(\d{8})\.parquet")
@@ -57,6 +60,7 @@ class MixStore:
 
     def __init__(self, uri: str):
         self.folder = Folder(uri)
+        self._checksums = self.folder / "checksums"
 
     def bind(self, identity: dict) -> None:
         """Tie the folder to a plan: a new folder keeps `identity` as `plan.json`.
@@ -160,7 +164,16 @@ class MixStore:
         pq.write_table(
             table, sink, compression="none", use_dictionary=False, write_statistics=False
         )
+        # First the checksum: a part that is there has one. It is of what never changes, so that a
+        # filter that is killed between the two leaves no part that looks damaged.
+        self._checksums.write(part_name(chunk), checksum(table).encode())
         self.folder.write(part_name(chunk), sink.getvalue())
+
+    def put_away(self, chunk: int) -> None:
+        """Move a part into the folder `damaged`, so that its chunk counts as missing."""
+        name = part_name(chunk)
+        (self.folder / "damaged").write(name, self.folder.read(name))
+        self.folder.delete(name)
 
     def stored_chunks(self) -> set[int]:
         """The numbers of the stored chunks (one listing of the folder)."""
@@ -171,16 +184,36 @@ class MixStore:
         return self.folder.exists(part_name(chunk))
 
     def read(self, chunk: int, columns: list[str] | None = None) -> pa.Table:
-        """A chunk's mixes, in the plan's order. `UserError` where the part is damaged."""
+        """A chunk's mixes, in the plan's order. `UserError` where the part is damaged; whether the
+        images are those that were stored is known where all columns are read.
+        """
         name = part_name(chunk)
         try:
             with self.folder.open(name) as file:
-                return pq.read_table(file, columns=columns)
-        except (pa.ArrowException, OSError) as error:
+                table = pq.read_table(file, columns=columns)
+            if columns is None:
+                self._verify(name, table)
+            return table
+        except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
-                f"The part {self.folder.uri}/{name} cannot be read ({error}); "
-                "delete it and it is made again."
+                f"The part {self.folder.uri}/{name} cannot be read ({reason(error)}); {REPAIR}."
             ) from error
+
+    def _verify(self, name: str, table: pa.Table) -> None:
+        """Raise `UserError` where the part's content is not what was stored."""
+        if set(SCHEMA.names) - set(table.column_names):
+            raise UserError(
+                f"The part {self.folder.uri}/{name} lacks columns of a mix store; {REPAIR}."
+            )
+        try:
+            stored = self._checksums.read(name).decode(errors="replace")
+        except FileNotFoundError:
+            return  # written before parts had checksums
+        if stored != checksum(table):
+            raise UserError(
+                f"The part {self.folder.uri}/{name} is damaged (its checksum is not the stored "
+                f"one); {REPAIR}."
+            )
 
     def scores(self, chunks: Iterable[int]) -> dict[int, Scores]:
         """The chunks' scores and decisions, read without their images."""
@@ -250,6 +283,23 @@ class _Images:
 def part_name(chunk: int) -> str:
     """The file of a chunk."""
     return f"part-{chunk:08d}.parquet"
+
+
+def checksum(mixes: pa.Table) -> str:
+    """SHA-256 of what never changes of a part's mixes: all but the gate's score and decision."""
+    digest = hashlib.sha256()
+    for name in SCHEMA.names:
+        if name in ("score", "accepted"):
+            continue
+        column = mixes[name]
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+            digest.update(np.ascontiguousarray(column.to_numpy()).tobytes())
+            continue
+        for value in column:
+            data = value.as_buffer() or b""
+            digest.update(len(data).to_bytes(8, "big"))
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def describe_differences(stored: dict, wanted: dict, prefix: str = "") -> list[str]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from diffmix.versions import versions
 from engine.mixing.store import MixStore
+from engine.mixing.tries import SetAside
 from engine.results.figures import figures
 from engine.run_folder import leak, read_json, write_json
 from engine.session import Session
+
+log = logging.getLogger(__name__)
 
 
 def write_summary(session: Session, mixed: bool) -> dict:
@@ -24,8 +29,17 @@ def write_summary(session: Session, mixed: bool) -> dict:
     source = session.source if mixed else None
     stored, rejected = source.store.counts() if source else (0, 0)
     planned = len(source.plan(config)) if source else 0
+    aside = SetAside(source.store.folder).mixes() if source else 0
+    if aside:
+        log.warning(
+            "%d of %d mixes could not be made and were set aside; %s/set-aside says why, and "
+            "--run.repair True tries them again.",
+            aside,
+            planned,
+            session.source.store.folder.uri,
+        )
     summary = {
-        "plan": {"planned": planned, "stored": stored, "rejected": rejected},
+        "plan": {"planned": planned, "stored": stored, "rejected": rejected, "set_aside": aside},
         **figures(session.telemetry.events),
         "versions": versions(),
     }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
+import pyarrow as pa
 import ray.data
 import ray.train
 
 from engine.failures import user_error
 from engine.mixing.store import MixStore
+from engine.training.attempt import Chunks, share
 from engine.training.pool import PoolWriter
 
 
@@ -19,20 +22,32 @@ class Arrivals:
     One train worker owns it. `finish` is called once, at the end.
     """
 
-    def __init__(self, store: str | None, pool: PoolWriter, streaming: bool):
+    def __init__(
+        self,
+        store: str | None,
+        pool: PoolWriter,
+        streaming: bool,
+        stored: Chunks | None = None,
+        read: Callable[[int], pa.Table] | None = None,
+    ):
         """`store` is the path or URI of the mix store, None without mixes. With `streaming` the
-        worker's shard `mix` of Ray Train is the stream.
+        worker's shard `mix` of Ray Train is the stream, and has this rank's share of the stored
+        chunks. Without it `stored` are the chunks that all ranks share; None: what the store holds.
+        `read` gives a stored chunk's mixes; None: as they are.
         """
         self._pool = pool
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._done = not streaming
+        shard = ray.train.get_dataset_shard("mix") if streaming else None
         if store:
-            self._take_stored(MixStore(store))
+            mine = shard.stored if shard else _my_share(MixStore(store), stored)
+            read = read or MixStore(store).read
+            for chunk in mine:
+                pool.add(read(int(chunk)))
         pool.flush()
         self._thread: threading.Thread | None = None
-        if streaming:
-            shard = ray.train.get_dataset_shard("mix")
+        if shard is not None:
             self._thread = threading.Thread(
                 target=self._consume, args=(shard,), daemon=True, name="mix-stream"
             )
@@ -63,12 +78,6 @@ class Arrivals:
             self._thread.join()
         self.check()
 
-    def _take_stored(self, store: MixStore) -> None:
-        context = ray.train.get_context()
-        chunks = sorted(store.stored_chunks())[context.get_world_rank() :: context.get_world_size()]
-        for table in store.tables(chunks=set(chunks)):
-            self._pool.add(table)
-
     def _consume(self, shard: ray.data.DataIterator) -> None:
         try:
             # No prefetching: with it, Ray holds each block back until the next one has come, and
@@ -92,3 +101,9 @@ class Arrivals:
         """
         self._pool.flush()
         return len(self._pool)
+
+
+def _my_share(store: MixStore, stored: Chunks | None) -> Chunks:
+    context = ray.train.get_context()
+    chunks = sorted(store.stored_chunks()) if stored is None else stored
+    return share(chunks, context.get_world_rank(), context.get_world_size())

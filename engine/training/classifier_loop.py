@@ -5,9 +5,9 @@ mixes.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ from engine.training.deepspeed_config import prepare_environment, training_dtype
 from engine.training.deepspeed_engine import full_weights, start_engine, thaw
 from engine.training.job import TrainJob
 from engine.training.pool import PoolReader, PoolWriter
+from engine.training.position import CheckpointClock, Position, Resumed, random_state, timed
 
 
 class ClassifierLoop:
@@ -77,7 +78,7 @@ class ClassifierLoop:
         torch.manual_seed(self.seed)
         self.dtype = training_dtype(self.options)
         self.best = -1.0
-        self.first_epoch = 0
+        self.start = Position()
         self.frozen = self.options.freeze_epochs > 0
         self.engine = self._start()
         num_classes = len(self.real.class_names)
@@ -86,6 +87,9 @@ class ClassifierLoop:
         self.loss = Loss(self.options, self.class_sizes, self.engine.device, has_mixes)
         self.batch_mix = BatchMix(self.options, num_classes)
         self.sampler = self._sampler(pool)
+        self.resumed = Resumed(self.sampler)
+        minutes = self.options.checkpoint_minutes
+        self.clock = CheckpointClock(minutes, self.world_size, self.engine.device)
         self.loader = self._loader(pool)
 
     def _sampler(self, pool: PoolWriter) -> MixedSampler:
@@ -120,7 +124,7 @@ class ClassifierLoop:
         return DataLoader(
             samples,
             batch_size=self.options.batch_size // self.world_size,
-            sampler=self.sampler,
+            sampler=self.resumed,
             num_workers=workers,
             # Not fork: a Ray worker has many threads, and fork copies their locks as they are.
             multiprocessing_context="forkserver" if workers else None,
@@ -132,7 +136,9 @@ class ClassifierLoop:
         """Train from the first epoch, or from the last checkpoint, to the last epoch; then test."""
         first_mixes = self.job.config.run.train_after * self.job.planned / self.world_size
         self.arrivals.wait_for(int(first_mixes) if self.job.store else 0)
-        for epoch in range(self.first_epoch, self.options.epochs):
+        if not self.start.step:
+            self.start.restore_random()
+        for epoch in range(self.start.epoch, self.options.epochs):
             self.arrivals.check()
             if self.frozen and epoch == self.options.freeze_epochs:
                 self._thaw()
@@ -156,22 +162,38 @@ class ClassifierLoop:
         start = time.time()
         train_mode(self.engine.module, self.frozen)
         self.sampler.set_epoch(epoch)
-        seen: dict[str, Any] = {"images": 0, "synthetic": 0, "wait": 0.0, "loss": 0.0}
+        first = self.start if self.start.epoch == epoch else Position(epoch)
+        counts = first.seen
+        self.resumed.skip = first.step * self.options.batch_size // self.world_size
+        begun = epoch * self.sampler.steps + first.step
+        first_step: float | None = None
 
         def waited(seconds: float) -> None:
-            seen["wait"] += seconds
+            counts.wait += seconds
 
-        batches = _timed(self.loader, waited)
-        for step, (images, labels, synthetic) in enumerate(batches, epoch * self.sampler.steps):
+        def began() -> None:
+            if first.step:  # a new iterator draws from the generator whose state was kept
+                first.restore_random()
+
+        batches = timed(self.loader, waited, began)
+        for step, (images, labels, synthetic) in enumerate(batches, begun):
             loss = self._step(images, labels, step, epoch)
-            seen.setdefault("first_step", time.time())
-            seen["images"] += len(images)
-            seen["synthetic"] += int(synthetic.sum())
-            seen["loss"] += loss
-        seen["loss"] = float(seen["loss"]) / self.sampler.steps
+            first_step = first_step or time.time()
+            counts.add(len(images), int(synthetic.sum()), loss)
+            done = step + 1 - epoch * self.sampler.steps
+            if self.clock.due() and done < self.sampler.steps:
+                self._save(Position(epoch, done, counts, random_state()), {})
+        seen = {
+            "images": counts.images,
+            "synthetic": counts.synthetic,
+            "wait": counts.wait,
+            "loss": float(counts.loss) / max(1, counts.steps),
+            "first_step": first_step or start,
+        }
         self.job.reporter.send(
             self.job.name,
             node=ray.get_runtime_context().get_node_id(),
+            pid=os.getpid(),
             start=start,
             end=time.time(),
             rank=self.rank,
@@ -210,14 +232,25 @@ class ClassifierLoop:
         # Without a validation set nothing says which epoch is best: the last one is kept.
         if accuracy is None or accuracy > self.best:
             self._save_best(epoch, accuracy)
+        self._save(
+            Position(epoch + 1, 0, random=random_state()),
+            {"loss": seen["loss"], "validation_top1": accuracy},
+        )
+
+    def _save(self, position: Position, shown: dict) -> None:
+        """Keep a checkpoint at this position. Every rank adds its part."""
         with tempfile.TemporaryDirectory(prefix="diffmix-checkpoint-") as folder:
-            state = {"epoch": epoch + 1, "best": self.best}
+            state = {"epoch": position.epoch, "step": position.step, "best": self.best}
             self.engine.save_checkpoint(folder, tag="state", client_state=state)
+            position.save(folder, self.rank)
             if self.rank == 0:
                 text = json.dumps(with_version({**state, "workers": self.world_size}))
                 Path(folder, "epoch.json").write_text(text)
-            shown = {"epoch": epoch + 1, "loss": seen["loss"], "validation_top1": accuracy}
-            ray.train.report(shown, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            ray.train.report(
+                {"epoch": position.epoch, "step": position.step, **shown},
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
+            )
+        self.clock.kept()
 
     def _save_best(self, epoch: int, accuracy: float | None) -> None:
         weights = full_weights(self.engine, self.options.zero_stage)
@@ -255,16 +288,20 @@ class ClassifierLoop:
     def _start(self) -> Any:
         """The DeepSpeed engine, with its starting weights or with the last checkpoint's state."""
         checkpoint = ray.train.get_checkpoint()
-        # A checkpoint is of no use without the best weights, which may be older than it.
-        if checkpoint is None or not Folder(self.job.classifier).exists("model.json"):
+        engine = self._resume(checkpoint) if checkpoint else None
+        if engine is None:
             model = build_model(self.options, len(self.real.class_names))
             return start_engine(model, self.options, self.world_size, self.dtype, self.frozen)
-        return self._resume(checkpoint)
+        return engine
 
     def _resume(self, checkpoint: ray.train.Checkpoint) -> Any:
+        """The engine as the checkpoint has it; None for one that is of no use."""
         with checkpoint.as_directory() as folder:
             text = Path(folder, "epoch.json").read_text()
             state = without_version(json.loads(text), f"{folder}/epoch.json")
+            validated = state["best"] > -1
+            if validated and not Folder(self.job.classifier).exists("model.json"):
+                return None  # the best weights, which may be older than it, are gone
             if self.options.zero_stage and state["workers"] != self.world_size:
                 raise UserError(
                     f"The classifier was trained on {state['workers']} workers up to epoch "
@@ -272,13 +309,15 @@ class ClassifierLoop:
                     f"optimizer's state for that number; resume with --placement.trainers "
                     f"{state['workers']}, or choose another --out."
                 )
-            self.first_epoch, self.best = state["epoch"], state["best"]
+            self.best, step = state["best"], state.get("step", 0)
+            self.start = Position.load(folder, self.rank, state["epoch"], step)
             # Up to the thaw, checkpoints are of an engine that trains the head alone.
-            self.frozen = 0 < self.first_epoch <= self.options.freeze_epochs
+            trained = self.start.epoch if not step else self.start.epoch + 1
+            self.frozen = 0 < trained <= self.options.freeze_epochs
             model = bare_model(self.classifier)
             engine = start_engine(model, self.options, self.world_size, self.dtype, self.frozen)
             engine.load_checkpoint(folder, tag="state")
-        if self.val is not None:
+        if self.val is not None and Folder(self.job.classifier).exists("model.json"):
             # The best weights may be younger than the checkpoint: compare with what is stored.
             stored = load_description(Folder(self.job.classifier)).metrics or {}
             self.best = max(self.best, stored.get("top1") or -1.0)
@@ -321,16 +360,3 @@ def evaluate_folder(
     result = {"chosen": description.metrics, **metrics.accuracy(logits, real.labels, real.groups)}
     result |= {"calibration": metrics.calibration(logits, real.labels), "images": len(real)}
     return result, metrics.confusion(logits, real.labels)
-
-
-def _timed(batches: DataLoader, waited: Callable[[float], None]) -> Iterator:
-    """The batches. `waited` is called for each with the seconds until it came."""
-    iterator = iter(batches)
-    while True:
-        start = time.perf_counter()
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        waited(time.perf_counter() - start)
-        yield batch

@@ -39,6 +39,8 @@ class TrainJob:
     """Path or URI of the mix store; None trains without mixes."""
     planned: int
     """Number of mixes in the whole plan."""
+    pool_bytes: int = 0
+    """About how large the pools of all workers together become; 0 where that is not known."""
     classifier: str
     """Path or URI of the folder for the best weights."""
     reporter: Reporter

@@ -12,7 +12,7 @@ from engine.seeds import aggregate, of_seed
 
 def summary(top1: float, wall: float = 10.0, **accuracy) -> dict:
     return {
-        "plan": {"planned": 20, "stored": 20, "rejected": 0},
+        "plan": {"planned": 20, "stored": 20, "rejected": 0, "set_aside": 0},
         "seconds": {"wall": wall, "to_first_mix": wall / 5},
         "mixer": {"images_per_second": top1},
         "trainer": {"synthetic_share": 0.1},
@@ -38,7 +38,7 @@ def test_means_deviations_and_sums():
     assert found["std"]["accuracy"]["per_group"]["land"] == pytest.approx(
         statistics.stdev(shares) / 2
     )
-    assert found["plan"] == {"planned": 60, "stored": 60, "rejected": 0}
+    assert found["plan"] == {"planned": 60, "stored": 60, "rejected": 0, "set_aside": 0}
     assert found["seconds"] == {"wall": 30, "to_first_mix": 2}, "each seed has its own first mix"
     assert found["mixer"]["images_per_second"] == pytest.approx(statistics.mean(shares))
     assert found["seeds"] == {
