@@ -19,9 +19,9 @@ from diffmix.config import Config
 from diffmix.plan import MixPlan
 from engine import phases
 from engine.listeners import Listener
+from engine.mixer.tries import SetAside
 from engine.mixing.filter import check_streaming
 from engine.mixing.part_check import repair
-from engine.mixing.tries import SetAside
 from engine.placement.calibrate import with_best_split
 from engine.placement.cluster import LABEL, TRAIN_LABEL
 from engine.results.summary import write_summary

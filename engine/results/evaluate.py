@@ -18,7 +18,7 @@ from diffmix.faithfulness import StoredMix, faithfulness, load_features
 from diffmix.gates.clip_model import load_clip
 from diffmix.storage import Folder
 from engine.mixing.store import MixStore
-from engine.training.classifier_loop import evaluate_folder
+from engine.training.evaluation import evaluate_folder
 
 
 def evaluate_run(config: Config) -> dict:

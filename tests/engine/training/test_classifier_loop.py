@@ -1,5 +1,7 @@
 """The loop in this process, as the only rank: what it reports, keeps and resumes. More ranks, mixes
 that arrive meanwhile and the protocols are in tests/e2e/test_classifier.py and test_run.py.
+
+Covers `engine/training/evaluation.py` too.
 """
 
 import json
@@ -22,7 +24,8 @@ from engine.telemetry import Reporter
 from engine.testing import mix_table
 from engine.training import classifier_loop
 from engine.training.arrivals import Arrivals
-from engine.training.classifier_loop import ClassifierLoop, evaluate_folder
+from engine.training.classifier_loop import ClassifierLoop
+from engine.training.evaluation import evaluate_folder
 from engine.training.job import TrainJob
 from engine.training.pool import PoolWriter
 
