@@ -100,8 +100,8 @@ def test_what_is_made_otherwise_is_noted_in_each_part_and_said_once(actor, store
     other(row(1))
     assert store.part_made_with(0) == store.part_made_with(1) == halved
     assert [event["text"] for event in events.of("note")] == [
-        "mixer-0123456789ab makes mixes with device A100, mixes_at_once 1, unlike the store's first "
-        "ones; their last bits may differ, and its parts say so"
+        "mixer-0123456789ab makes mixes with device A100, mixes_at_once 1, unlike the store's "
+        "first ones; their last bits may differ, and its parts say so"
     ]
     store.write(0, store.read(0), "a scorer")
     assert store.part_made_with(0) == halved, "a filter that writes it again keeps it"
