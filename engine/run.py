@@ -41,9 +41,9 @@ def run(config: Config, command: float | None = None, listeners: Sequence[Listen
         baseline = _Baseline(session)
         concept = phases.personalize(session)
         session.source.open(session.config, concept)
+        baseline.wait_if_started()
         phases.settle_made_with(session)
         job = phases.mix_job(session, concept)
-        baseline.wait_if_started()
         makes_mixes = session.source.makes_mixes
         if makes_mixes and config.placement.auto:
             session = with_best_split(session, job)
