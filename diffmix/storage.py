@@ -74,10 +74,25 @@ class Folder:
         return info.type != pafs.FileType.NotFound
 
     def names(self) -> list[str]:
-        """The sorted names of the files and folders in it; empty if it does not exist."""
+        """The sorted names of the files and folders in it; empty if it does not exist.
+
+        Raises `UserError` for a file, and for a folder that may not be read.
+        """
+        return sorted(info.base_name for info in self._infos())
+
+    def folders(self) -> list[str]:
+        """The sorted names of the folders in it, otherwise as `names`."""
+        infos = self._infos()
+        return sorted(i.base_name for i in infos if i.type == pafs.FileType.Directory)
+
+    def _infos(self) -> list[pafs.FileInfo]:
         remote, path = filesystem(self.uri)
-        infos = remote.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-        return sorted(info.base_name for info in infos)
+        try:
+            return list(remote.get_file_info(pafs.FileSelector(path, allow_not_found=True)))
+        except NotADirectoryError as error:
+            raise UserError(f"{self.uri} is a file, but a folder is needed here.") from error
+        except PermissionError as error:
+            raise UserError(f"The folder {self.uri} may not be read; change its mode.") from error
 
     def open(self, name: str) -> pa.NativeFile:
         """A file for random access. The caller closes it. Raises `OSError` if it does not exist."""

@@ -5,33 +5,31 @@ Each resumes where an earlier attempt ended.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 
 import numpy as np
-import ray.train
-import ray.train.torch
 from jaxtyping import Int
 
-from diffmix.config import to_dict
+from diffmix.classifier.schedule import Schedule
 from diffmix.generator.base_model import base_fingerprint
-from diffmix.generator.concept import concept_settings
-from diffmix.storage import Folder, filesystem
+from diffmix.personalize.settings import all_square, concept_settings
+from diffmix.storage import Folder
+from engine.classifier_identity import classifier_identity, key_of
 from engine.failures import user_errors
-from engine.mixing.filter import Decision, gate_of
+from engine.mixing import made_with
+from engine.mixing.filter import gate_of
 from engine.mixing.job import MixJob, build_mixer
-from engine.mixing.stages import execution_options, stream
+from engine.mixing.stages import stream
 from engine.mixing.store import MixStore
 from engine.mixing.tries import SetAside, most_set_aside
-from engine.placement import cluster
-from engine.run_folder import find_concept
+from engine.nodes.waiting import Wanted, Watch, watching
+from engine.placement.pool import MixerPool, mixer_pool
+from engine.run_folder import concept_images, find_concept, leak
 from engine.session import Session
-from engine.training.attempt import AsTheyCome, Attempt
+from engine.training.attempt import Attempt
+from engine.training.fit import fit, in_a_thread
 from engine.training.job import TrainJob
 from engine.training.personalize_worker import PersonalizeJob, personalize_loop
 from engine.training.worker import build_loop, train_loop
@@ -40,10 +38,6 @@ log = logging.getLogger(__name__)
 
 _LARGEST_SIDE = 1024
 """In pixels, of the base models' own sizes."""
-_WITHOUT_EFFECT = ("baseline", "checkpoint_minutes", "loader_workers")
-"""`train` options that do not affect the trained weights; changing them does not invalidate a
-checkpoint.
-"""
 
 
 def personalize(session: Session) -> str | None:
@@ -59,6 +53,15 @@ def personalize(session: Session) -> str | None:
     kept = find_concept(config, session.out, train_images)
     if kept is not None:
         return kept
+    train_images = concept_images(config, session.out, train_images)
+    if leaked := leak(config, session.out, session.data):
+        log.warning(
+            "--personalize.data_seed %s trains the concept on %d images that the classifier is not "
+            "given, %d of them test images: accuracies cannot be compared with honest ones.",
+            config.personalize.data_seed,
+            leaked["unseen_images"],
+            leaked["test_images"],
+        )
     folder = session.out / "concept"
     start = time.time()
     job = PersonalizeJob(
@@ -67,15 +70,17 @@ def personalize(session: Session) -> str | None:
         concept=folder.uri,
         prior=(session.out / "prior").uri,
         reporter=session.telemetry.reporter,
+        marker=session.marker,
     )
-    key = _key(
-        concept_settings(config.personalize),
+    key = key_of(
+        concept_settings(config.personalize, all_square(train_images)),
         config.run.seed,
         train_images.fingerprint,
         base_fingerprint(config.model),
     )
     workers = config.placement.personalizers
-    _fit(session, personalize_loop, {"job": job}, f"personalize-{key}", workers)
+    watch = _watch(session, "personalize", workers, on_events=session.ahead.on_events)
+    fit(session, personalize_loop, {"job": job}, f"personalize-{key}", watch)
     session.telemetry.record("personalize", start=start, end=time.time())
     return folder.uri
 
@@ -93,9 +98,19 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
         store=store.folder.uri,
         reporter=session.telemetry.reporter,
         build=build_mixer,
+        pool=mixer_pool(session.config.placement, session.capacity),
+        marker=session.marker,
+        made_with=store.made_with,
         most_set_aside=most_set_aside(session.config.run, chunks),
         gate=gate_of(session.config, store, train_images),
     )
+
+
+def settle_made_with(session: Session) -> None:
+    """Decide once how the run's mixes are made, before `mix_job`. Nothing for composed mixes."""
+    if session.source.makes_mixes:
+        chunks = session.source.plan(session.config).num_chunks
+        made_with.settle_made_with(session.config, session.source.store, chunks)
 
 
 def missing_chunks(job: MixJob, num_chunks: int) -> Int[np.ndarray, " missing"]:
@@ -127,9 +142,13 @@ def make_mixes(session: Session, job: MixJob) -> None:
     if not len(missing):
         return
     mixes = stream(job, missing, pass_on=False)
-    with user_errors():
+
+    def consume() -> None:
         for _ in mixes.iter_batches(batch_size=None, batch_format="pyarrow"):
             pass
+
+    with user_errors(), watching(_watch(session, "", 0, job.pool, len(missing))) as over:
+        in_a_thread(consume, over)
 
 
 def train_classifier(
@@ -148,7 +167,7 @@ def train_classifier(
     config, data = session.config, session.data
     plan = session.source.plan(config) if job else None
     name = "baseline" if baseline else "classifier"
-    key = _key(_classifier_identity(session, job, streaming, baseline))
+    key = key_of(classifier_identity(session, job, streaming, baseline))
     # Each recipe keeps its best weights in a folder of its own: another recipe's run in between
     # must not be taken for this one's.
     best = session.out / "checkpoints" / f"{name}-{key}-best"
@@ -162,19 +181,37 @@ def train_classifier(
         pool_bytes=_pool_bytes(session, len(plan)) if plan else 0,
         classifier=best.uri,
         reporter=session.telemetry.reporter,
+        marker=session.marker,
         name="baseline" if baseline else "train",
         build=build,
     )
     if not best.exists("finished"):
+        _say_what_is_skipped(session)
         datasets: dict[str, Callable] = {}
+        pool, missing = None, 0
         if streaming and job is not None and plan is not None:
             num_chunks = plan.num_chunks
             datasets["mix"] = lambda: _attempt(job, num_chunks)
+            missing = len(missing_chunks(job, num_chunks))
+            pool = job.pool if missing else None
         stored = _stored_chunks(job) if job else np.arange(0)
         settings = {"job": train_job, "streaming": bool(datasets), "stored": stored}
-        _fit(session, train_loop, settings, f"{name}-{key}", config.placement.trainers, datasets)
+        watch = _watch(session, train_job.name, config.placement.trainers, pool, missing)
+        fit(session, train_loop, settings, f"{name}-{key}", watch, datasets)
         best.write("finished", key.encode())
     _publish(best, session.out / name)
+
+
+def _say_what_is_skipped(session: Session) -> None:
+    config, images = session.config, len(session.data.train)
+    skipped = Schedule(config.train, images, config.placement.trainers).skipped
+    if skipped:
+        log.warning(
+            "Each epoch leaves out %d of the %d training images, other ones each time, because its "
+            "last batch would be incomplete (train.last_batch, train.protocol reference).",
+            skipped,
+            images,
+        )
 
 
 def _pool_bytes(session: Session, mixes: int) -> int:
@@ -183,38 +220,6 @@ def _pool_bytes(session: Session, mixes: int) -> int:
     """
     side = session.config.model.resolution or _LARGEST_SIDE
     return round(mixes * min(session.data.train.bytes_per_image, side * side))
-
-
-def _classifier_identity(
-    session: Session, job: MixJob | None, streaming: bool, baseline: bool
-) -> dict:
-    """What the trained weights depend on, as JSON values."""
-    config = session.config
-    recipe = {}
-    for option, value in to_dict(config.train).items():
-        if option not in _WITHOUT_EFFECT:
-            recipe[option] = value
-    identity: dict[str, object] = {
-        "train": recipe,
-        "data": session.data.train.fingerprint,
-        "seed": config.run.seed,
-        "mixes": baseline or _mix_identity(session, job),
-    }
-    if job is not None and not streaming:
-        stored = len(MixStore(job.store).stored_chunks())
-        if stored < session.source.plan(config).num_chunks:
-            # Weights trained on a part of the mixes are not those trained on all of them.
-            identity["stored"] = stored
-    return identity
-
-
-def _mix_identity(session: Session, job: MixJob | None) -> object:
-    if job is None:
-        return None
-    mix, store = session.config.mix, MixStore(job.store)
-    decision = Decision.of(store)
-    filtered = [decision.gate.scorer, decision.gate.cut] if decision else []
-    return [mix.gamma, mix.soft_scale, mix.synthetic_p, store.identity, *filtered]
 
 
 def _publish(best: Folder, folder: Folder) -> None:
@@ -229,68 +234,19 @@ def _publish(best: Folder, folder: Folder) -> None:
     folder.write("finished", key)
 
 
-def _fit(
+def _watch(
     session: Session,
-    loop: Callable,
-    settings: dict,
     name: str,
     workers: int,
-    datasets: dict | None = None,
-) -> None:
-    """Run a loop on Ray Train workers; the same name resumes from that name's last checkpoint."""
-    placement = session.config.placement
-    checkpoints = session.out / "checkpoints"
-    # Ray's own reader of URIs refuses spaces and umlauts, so it gets the bucket and the path in it.
-    remote = None if checkpoints.is_local else filesystem(checkpoints.uri)[0]
-    trainer = ray.train.torch.TorchTrainer(
-        loop,
-        train_loop_config=settings,
-        # Logical GPUs are no devices: without an accelerator the workers talk through gloo.
-        torch_config=ray.train.torch.TorchConfig(
-            backend=None if cluster.has_accelerators() else "gloo"
-        ),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=placement.gpus_per_trainer > 0,
-            resources_per_worker={
-                "CPU": placement.cpus_per_trainer,
-                "GPU": placement.gpus_per_trainer,
-            },
-            label_selector=cluster.TRAIN_LABEL if placement.separate else None,
-        ),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=checkpoints.path,
-            storage_filesystem=remote,
-            failure_config=ray.train.FailureConfig(max_failures=placement.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-        ),
-        datasets=datasets,
-        dataset_config=AsTheyCome(execution_options=execution_options(placement)),
-    )
-    with user_errors():
-        _in_a_thread(trainer.fit)
-
-
-def _in_a_thread(work: Callable[[], object]) -> None:
-    """Run Ray Train where it cannot take over Ctrl-C.
-
-    In the main thread it installs a handler that ends the process without a word. The handler stays
-    when training has ended: it holds the controller, and through it the GPUs of a stream that broke
-    off.
+    pool: MixerPool | None = None,
+    chunks: int = 0,
+    on_events: Callable[[list[dict]], None] | None = None,
+) -> Watch:
+    """Follows the workers that a phase needs: Ray Train workers of the kind `name`, and mixers for
+    the `chunks` that are missing.
     """
-    done: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-            done.set_result(None)
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, daemon=True, name="ray-train").start()
-    done.result()
-
-
-def _key(*identity: object) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    if pool is not None:
+        session.ahead.close()
+    placement = session.config.placement
+    wanted = Wanted(placement=placement, has=session.capacity, workers=workers, pool=pool)
+    return Watch(session.telemetry, wanted, name, chunks, on_events)

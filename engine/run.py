@@ -15,8 +15,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-import ray
-
 from diffmix.config import Config
 from diffmix.plan import MixPlan
 from engine import phases
@@ -25,6 +23,7 @@ from engine.mixing.filter import check_streaming
 from engine.mixing.part_check import repair
 from engine.mixing.tries import SetAside
 from engine.placement.calibrate import with_best_split
+from engine.placement.cluster import LABEL, TRAIN_LABEL
 from engine.results.summary import write_summary
 from engine.run_folder import find_concept
 from engine.session import Session, open_session
@@ -100,6 +99,7 @@ def _open_source(session: Session, concept: str | None) -> None:
     """Tie the mix store to this run, and with `run.repair` look through it first."""
     source, config = session.source, session.config
     source.open(config, concept)
+    phases.settle_made_with(session)
     SetAside(source.store.folder).forget_tries()
     if config.run.repair:
         plan = source.plan(config)
@@ -117,7 +117,8 @@ class _Baseline:
         self._thread: threading.Thread | None = None
         placement = session.config.placement
         workers = placement.personalizers + placement.trainers
-        room = ray.cluster_resources().get("GPU", 0.0) >= workers * placement.gpus_per_trainer
+        label = TRAIN_LABEL[LABEL] if placement.separate else None
+        room = session.capacity.total("GPU", label) >= workers * placement.gpus_per_trainer
         if session.config.train.baseline and room:
             self._thread = threading.Thread(target=self._train, daemon=True, name="baseline")
             self._thread.start()

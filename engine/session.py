@@ -21,9 +21,12 @@ from engine import lease
 from engine.listeners import Listener, make_listeners
 from engine.mixing.batch_size import with_measured_batch
 from engine.mixing.mix_source import MixSource
+from engine.nodes.ask_ahead import AskAhead
+from engine.nodes.shared_folder import Marker, mark
 from engine.placement import cluster
+from engine.placement.capacity import Capacity
 from engine.placement.preflight import check_inputs
-from engine.placement.room import check_room
+from engine.placement.room import wait_for_room
 from engine.run_folder import write_config
 from engine.telemetry import Telemetry
 from engine.training.pool import sweep
@@ -43,6 +46,12 @@ class Session:
     source: MixSource
     """Where the run's mixes come from."""
     telemetry: Telemetry
+    capacity: Capacity
+    """What the job may count on of the cluster."""
+    ahead: AskAhead
+    """The places of mixers that are asked for before personalization ends."""
+    marker: Marker | None
+    """By which workers know the run folder; None for a URI."""
 
 
 @contextlib.contextmanager
@@ -93,20 +102,25 @@ def _opened(
     cluster.connect(config)
     mixes = mixes and source.makes_mixes
     personalizes = personalizes and source.uses_concept(config)
-    check_room(config, personalizes=personalizes, mixes=mixes, trains=trains)
+    capacity = wait_for_room(config, personalizes=personalizes, mixes=mixes, trains=trains)
+    marker = mark(inputs.out)
     if mixes:
         config = with_measured_batch(config, len(source.plan(config)))
     write_config(inputs.out, replace(config, **{"run.repair": False}))  # a resumed run has no need
     name = f"telemetry-{uuid.uuid4().hex[:8]}"
     listeners = [*make_listeners(config.run.listeners, inputs.out), *listeners]
     telemetry = Telemetry(inputs.out, name, command, listeners)
-    with _collecting(telemetry):
+    ahead = AskAhead(config.placement, capacity if mixes else Capacity(nodes=[], grows=False))
+    with _collecting(telemetry), contextlib.closing(ahead):
         yield Session(
             config=config,
             out=inputs.out,
             data=inputs.data,
             source=source,
             telemetry=telemetry,
+            capacity=capacity,
+            ahead=ahead,
+            marker=marker,
         )
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from engine.listeners import METRICS_FILE, Listener, MetricsFile
 log = logging.getLogger(__name__)
 
 NAMESPACE = "diffmix"
+_ANSWER_SECONDS = 30.0
 
 
 class _Collector:
@@ -27,9 +29,15 @@ class _Collector:
 
     def __init__(self) -> None:
         self.events: list[dict] = []
+        self._failed_starts: Counter[str] = Counter()
 
     def record(self, event: dict) -> None:
         self.events.append(event)
+        if event["event"] == "mixer_failed":
+            self._failed_starts[event["node"]] += 1
+
+    def failed_starts(self) -> dict[str, int]:
+        return dict(self._failed_starts)
 
     def drain(self) -> list[dict]:
         events, self.events = self.events, []
@@ -54,6 +62,18 @@ class Reporter:
             self._actor.record.remote({"event": kind, "time": time.time(), **values})
         except (ValueError, ray.exceptions.RayError):
             self._actor = None
+
+    def failed_starts(self) -> dict[str, int]:
+        """Node ids -> how many mixers could not start there."""
+        return self._ask("failed_starts") or {}
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        """What the collector answers; None where it is lost."""
+        try:
+            actor = ray.get_actor(self.name, namespace=NAMESPACE)
+            return ray.get(getattr(actor, method).remote(*arguments), timeout=_ANSWER_SECONDS)
+        except (ValueError, ray.exceptions.RayError):
+            return None
 
 
 class Telemetry:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from diffmix.options.markers import Share, Unit, Usual
+from diffmix.options.markers import PathOrName, Share, Unit, Usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,10 @@ class RunConfig:
     seeds: tuple[NonNegativeInt, ...] = ()
     """Seeds that `diffmix run` does the whole job for. Each gets a folder OUT/seed-N; the report
     has mean and standard deviation. Empty: `seed` alone.
+    """
+    seeds_vary: Literal["everything", "classifier"] = "everything"
+    """What `seeds` are for: the whole job, or the classifier alone. `classifier` makes one concept
+    and one set of mixes by `seed`, and then trains on it once for each of `seeds`. [C] classifier
     """
     address: Usual[str | None] = None
     """Ray cluster to join; `auto` is a running one. None: the cluster that the job was submitted
@@ -47,7 +51,7 @@ class RunConfig:
     """Who hears the run's events besides `metrics.jsonl`: names from `engine/listeners.py`. The
     name `progress` is the line every few seconds. Empty: nobody.
     """
-    oracle: str | None = None
+    oracle: PathOrName | None = None
     """Folder of a classifier that reports the share of mixes that show their target class. `nano`
     is the one for the embedded data set. None: off.
     """

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffmix import images
-from diffmix.config import Config
+from diffmix.config import Config, images_of
 from diffmix.config_check import check
 from diffmix.datasets import class_names as names
 from diffmix.datasets.prepare import prepare
@@ -139,7 +139,7 @@ def _identity(
 def _class_names(config: Config, sources: list[Source]) -> list[str]:
     """The classes in the order of the new store's labels."""
     if config.data.train:
-        return prepare(config.data, Folder(config.out).create().uri).train.class_names
+        return prepare(images_of(config), Folder(config.out).create().uri).train.class_names
     for source in sources:
         if source.format == "store":
             return source.classes

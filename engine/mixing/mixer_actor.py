@@ -16,7 +16,8 @@ from diffmix import images
 from diffmix.devices import inference_device
 from diffmix.errors import UserError
 from diffmix.plan import MixSpec
-from engine.mixing.job import MixJob
+from engine.mixing.job import MixJob, Preparing
+from engine.mixing.start import start
 from engine.mixing.store import SCHEMA, MixStore
 from engine.mixing.tries import Deadline, SetAside, check_number, short
 
@@ -39,9 +40,12 @@ class MixActor:
         self.restarted = context.was_current_actor_reconstructed
         self.name = f"mixer-{context.get_actor_id()[:12]}"
         self.startup_error: UserError | None = None
-        started = time.time()
+        self.said: dict | None = None
+        began = time.time()
         try:
-            self.mixer = job.build(job)
+            if job.marker is not None:
+                job.marker.check()
+            self.mixer = start(lambda: job.build(job), job.reporter)
             self.scorer = job.gate.load(inference_device()) if job.gate else None
         except UserError as error:
             # Ray drops the exception when an actor dies in `__init__`: the first call raises it.
@@ -51,7 +55,7 @@ class MixActor:
             actor=self.name,
             node=context.get_node_id(),
             pid=os.getpid(),
-            start=started,
+            start=began,
             end=time.time(),
         )
 
@@ -74,16 +78,45 @@ class MixActor:
         made = self._tried(chunk, [MixSpec(**spec) for spec in specs], sources)
         if made is None:
             return self._passed(chunk, SCHEMA.empty_table())
-        mixes, start, end = made
-        self.store.write(chunk, mixes, self.job.gate.scorer if self.job.gate else None)
+        mixes, unlike, start, end = made
+        scorer = self.job.gate.scorer if self.job.gate else None
+        self.store.write(chunk, mixes, scorer, unlike)
         self.job.reporter.send(
-            "mix", actor=self.name, start=start, end=end, mixes=len(mixes), chunk=chunk
+            "mix",
+            actor=self.name,
+            start=start,
+            end=end,
+            mixes=len(mixes),
+            chunk=chunk,
+            **self._graphs(),
         )
         return self._passed(chunk, mixes)
 
+    def _graphs(self) -> dict[str, int]:
+        """How many graphs torch.compile has made here; nothing where it is off."""
+        graphs = getattr(self.mixer, "graphs", 0)
+        return {"graphs": graphs} if graphs else {}
+
+    def _unlike(self) -> dict | None:
+        """How this mixer makes mixes, where that is not how the store says; it is said once."""
+        usual, here = self.job.made_with, getattr(self.mixer, "made_with", self.job.made_with)
+        if here == usual or not usual:
+            return None
+        if here != self.said:
+            self.said = here
+            text = ", ".join(
+                f"{name} {value}" for name, value in here.items() if usual.get(name) != value
+            )
+            self.job.reporter.send(
+                "note",
+                text=f"{self.name} makes mixes with {text}, unlike the store's first ones; "
+                "their last bits may differ, and its parts say so",
+            )
+        return here
+
     def _tried(
         self, chunk: int, specs: list[MixSpec], sources: list[bytes | None]
-    ) -> tuple[pa.Table, float, float] | None:
+    ) -> tuple[pa.Table, dict | None, float, float] | None:
         """What `_made` gives. None: it failed `run.chunk_tries` times and was set aside.
 
         A mixer that replaces a dead one notes what it begins: it may be this chunk that kills them.
@@ -119,16 +152,20 @@ class MixActor:
 
     def _made(
         self, chunk: int, specs: list[MixSpec], sources: list[bytes | None]
-    ) -> tuple[pa.Table, float, float]:
-        """One try: the chunk's mixes as the store keeps them, and from when to when the device was
-        at work on them.
+    ) -> tuple[pa.Table, dict | None, float, float]:
+        """One try: the chunk's mixes as the store keeps them, what `_unlike` gives, and from when
+        to when the device was at work on them.
         """
+        # Files are decoded while the chunk before this one is still on the device.
+        if isinstance(self.mixer, Preparing):
+            sources = self.mixer.prepare(specs, sources)
         with self.device, self.deadline.watching(lambda why: self._hangs(chunk, why)):
             start = time.time()
             made = self.mixer.mix(specs, sources)
             end = time.time()
+            unlike = self._unlike()
         self.deadline.took(end - start)
-        return self._table(specs, made), start, end
+        return self._table(specs, made), unlike, start, end
 
     def _hangs(self, chunk: int, why: str) -> None:
         self.aside.failed(chunk, why)

@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
 
 REPAIR = "delete it, or give the same command with --run.repair True, and it is made again"
 """What to do about a bad part."""
-_SCORER = b"scorer"
+_SCORER, _MADE_WITH = b"scorer", b"made_with"
 _READERS = 16
 _PART = re.compile(r"part-(\d{8})\.parquet")
 
@@ -71,8 +71,22 @@ class MixStore:
         """
         self.check(identity)
         if not self.identity:
-            text = json.dumps(with_version(identity), indent=2, sort_keys=True)
-            self.folder.create().write("plan.json", text.encode())
+            self._write_plan(identity)
+
+    def _write_plan(self, values: dict) -> None:
+        text = json.dumps(with_version(values), indent=2, sort_keys=True)
+        self.folder.create().write("plan.json", text.encode())
+
+    @property
+    def made_with(self) -> dict:
+        """How the first run on this store made its mixes (`engine.mixing.made_with`); empty where
+        that was not kept. It is no part of the identity.
+        """
+        return self._plan().get("made_with", {})
+
+    def keep_made_with(self, made_with: dict) -> None:
+        """Write that down in a store that is bound and does not have it."""
+        self._write_plan({**self._plan(), "made_with": made_with})
 
     def check(self, identity: dict) -> None:
         """Raise the `UserError` that `bind` would raise, and write nothing."""
@@ -90,6 +104,9 @@ class MixStore:
         """What `bind` keeps; empty for a folder without a store. `UserError` where it is damaged,
         and where there are parts without it.
         """
+        return {key: value for key, value in self._plan().items() if key != "made_with"}
+
+    def _plan(self) -> dict:
         if not self.folder.exists("plan.json"):
             if self.stored_chunks():
                 raise UserError(
@@ -121,12 +138,26 @@ class MixStore:
             )
         return names
 
-    def write(self, chunk: int, mixes: pa.Table, scorer: str | None = None) -> None:
+    def write(
+        self,
+        chunk: int,
+        mixes: pa.Table,
+        scorer: str | None = None,
+        made_with: dict | None = None,
+    ) -> None:
         """Store a chunk's mixes (columns of `SCHEMA`), and the name of what gave their scores. The
         same mixes always give the same bytes.
+
+        `made_with` is for a part that was made otherwise than the store says. A part that was read
+        and is written again keeps it.
         """
-        metadata = {_SCORER: scorer} if scorer else None
-        table = mixes.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(metadata)
+        metadata: dict[bytes, str | bytes] = {_SCORER: scorer} if scorer else {}
+        kept = (mixes.schema.metadata or {}).get(_MADE_WITH)
+        if made_with:
+            metadata[_MADE_WITH] = json.dumps(made_with, sort_keys=True)
+        elif kept:
+            metadata[_MADE_WITH] = kept
+        table = mixes.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(metadata or None)
         sink = pa.BufferOutputStream()
         # Images are compressed already. With a fixed layout the file's bytes depend on the rows
         # alone.
@@ -197,6 +228,11 @@ class MixStore:
         score = np.array(table["score"].to_pylist(), dtype=np.float32)  # None becomes NaN
         accepted = np.array(table["accepted"].to_pylist(), dtype=bool)
         return Scores(scorer.decode() if scorer else None, score, accepted)
+
+    def part_made_with(self, chunk: int) -> dict:
+        """How a chunk was made; what the store says, unless the part says something else."""
+        metadata = self.read(chunk, ["mix_id"]).schema.metadata or {}
+        return json.loads(metadata[_MADE_WITH]) if _MADE_WITH in metadata else self.made_with
 
     def tables(
         self, columns: list[str] | None = None, chunks: set[int] | None = None

@@ -8,7 +8,7 @@ from diffmix.versions import versions
 from engine.mixing.store import MixStore
 from engine.mixing.tries import SetAside
 from engine.results.figures import figures
-from engine.run_folder import read_json, write_json
+from engine.run_folder import leak, read_json, write_json
 from engine.session import Session
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,8 @@ def write_summary(session: Session, mixed: bool) -> dict:
         summary["mixer"]["oracle_share"] = _oracle_share(
             config.run.oracle, source.store, train_images.class_names
         )
+    if mixed and (leaked := leak(config, out, session.data)):
+        summary["leak"] = leaked
     write_json(out, "summary.json", summary)
     events = session.telemetry.events
     report = write_report(config, out, session.data, summary, events, source)

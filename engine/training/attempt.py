@@ -12,6 +12,8 @@ import ray.data
 import ray.train
 from jaxtyping import Int
 
+from engine.placement.ray_internals import resolved_options
+
 Chunks = Sequence[int] | Int[np.ndarray, " chunks"]
 """Numbers of chunks."""
 
@@ -44,7 +46,7 @@ class AsTheyCome(ray.train.DataConfig):
         shards: list[dict[str, ray.data.DataIterator]] = [{} for _ in range(world_size)]
         for name, attempt in datasets.items():
             data = attempt.stream.copy(attempt.stream)
-            data.context.execution_options = self._resolve_execution_options(name)
+            data.context.execution_options = resolved_options(self, name)
             parts = data.streaming_split(world_size, equal=False)
             for rank, (shard, part) in enumerate(zip(shards, parts, strict=True)):
                 part.stored = share(attempt.stored, rank, world_size)

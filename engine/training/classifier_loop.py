@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffmix.classifier import metrics
-from diffmix.classifier.batch_mix import BatchMix
-from diffmix.classifier.cmo import PasteSampler
+from diffmix.classifier.batch_mix import BatchMix, CutMixSampler, uses_pasted_cutmix
+from diffmix.classifier.cmo import Pastes, PasteSampler
 from diffmix.classifier.head import train_mode, unit_rows
-from diffmix.classifier.loss import Loss, learning_rate
+from diffmix.classifier.loss import Loss
 from diffmix.classifier.model import (
     Classifier,
     bare_model,
@@ -36,12 +36,16 @@ from diffmix.classifier.model import (
     save_classifier,
 )
 from diffmix.classifier.samples import MixedSampler, MixedSamples
+from diffmix.classifier.schedule import Schedule
+from diffmix.classifier.target_draw import TargetDraw, inverse_weights
 from diffmix.classifier.transforms import train_transform
+from diffmix.config import replace
 from diffmix.datasets.real import RealSet
-from diffmix.devices import limit_threads
+from diffmix.devices import take_share
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder
+from engine.sockets import shorten_listeners
 from engine.training.arrivals import Arrivals
 from engine.training.deepspeed_config import prepare_environment, training_dtype
 from engine.training.deepspeed_engine import full_weights, start_engine, thaw
@@ -57,53 +61,66 @@ class ClassifierLoop:
     """
 
     def __init__(self, job: TrainJob, pool: PoolWriter, arrivals: Arrivals):
+        placement = job.config.placement
+        take_share(placement.cpus_per_trainer, placement.gpus_per_trainer)
         prepare_environment()
-        limit_threads(job.config.placement.cpus_per_trainer)
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.job, self.arrivals, self.options = job, arrivals, job.config.train
+        self.job, self.arrivals = job, arrivals
         self.real = RealSet.open(job.train_path)
+        self.schedule = Schedule(job.config.train, len(self.real), self.world_size)
+        self.options = replace(job.config.train, batch_size=self.schedule.batch_size)
+        self.seed = job.config.run.seed if self.options.seed is None else self.options.seed
         self.on_test = self.options.protocol == "reference"
         picks_epoch = job.test_path if self.on_test else job.val_path
         self.val = RealSet.open(picks_epoch) if picks_epoch else None
         self.classifier: Classifier = describe(self.options, self.real.class_names)
-        torch.manual_seed(job.config.run.seed)
+        torch.manual_seed(self.seed)
         self.dtype = training_dtype(self.options)
         self.best = -1.0
         self.start = Position()
         self.frozen = self.options.freeze_epochs > 0
         self.engine = self._start()
         num_classes = len(self.real.class_names)
-        class_sizes = np.bincount(self.real.labels, minlength=num_classes)
-        self.loss = Loss(self.options, class_sizes, self.engine.device)
+        self.class_sizes = np.bincount(self.real.labels, minlength=num_classes)
+        has_mixes = job.store is not None
+        self.loss = Loss(self.options, self.class_sizes, self.engine.device, has_mixes)
         self.batch_mix = BatchMix(self.options, num_classes)
         self.sampler = self._sampler(pool)
         self.resumed = Resumed(self.sampler)
         minutes = self.options.checkpoint_minutes
         self.clock = CheckpointClock(minutes, self.world_size, self.engine.device)
         self.loader = self._loader(pool)
-        self.total_steps = self.options.epochs * self.sampler.steps
-        self.lr_drops = [epoch * self.sampler.steps for epoch in self.options.lr_drop_epochs]
 
     def _sampler(self, pool: PoolWriter) -> MixedSampler:
-        seed = self.job.config.run.seed
-        pastes = PasteSampler(self.real.labels, self.options, seed) if self.options.cmo else None
+        mix = self.job.config.mix
+        weighted = mix.target_weighting == "inverse"
         return MixedSampler(
             len(self.real),
-            self.job.config.mix.synthetic_p if self.job.store else 0.0,
+            mix.synthetic_p if self.job.store else 0.0,
             pool.__len__,
             self.options.batch_size,
-            seed,
+            self.seed,
             self.rank,
             self.world_size,
-            pastes,
+            self._pastes(),
+            samples=self.schedule.samples,
+            pick=TargetDraw(inverse_weights(self.class_sizes), pool.targets) if weighted else None,
         )
+
+    def _pastes(self) -> Pastes | None:
+        if self.options.cmo:
+            return PasteSampler(self.real.labels, self.options, self.seed)
+        if uses_pasted_cutmix(self.options):
+            return CutMixSampler(len(self.real), self.options, self.seed)
+        return None
 
     def _loader(self, pool: PoolWriter) -> DataLoader:
         transform = train_transform(self.options, self.classifier)
         mixes = PoolReader(pool.folder)
         samples = MixedSamples(self.real, mixes, transform, self.job.config.mix, self.options)
         workers = self.options.loader_workers
+        shorten_listeners()
         return DataLoader(
             samples,
             batch_size=self.options.batch_size // self.world_size,
@@ -126,8 +143,9 @@ class ClassifierLoop:
             if self.frozen and epoch == self.options.freeze_epochs:
                 self._thaw()
             seen = self._epoch(epoch)
-            done = epoch + 1
-            if done % self.options.eval_every == 0 or done == self.options.epochs:
+            # Without images that pick the epoch the last one is kept.
+            last = self.val is None and epoch + 1 == self.options.epochs
+            if self.schedule.validates(epoch) or last:
                 self._validate_and_save(epoch, seen)
         self.arrivals.finish()
         self._test()
@@ -195,16 +213,13 @@ class ClassifierLoop:
         """One train step on this rank's share of a batch; gives its loss, which may still be
         computing. `step` counts from the first epoch's start.
         """
-        options, device = self.options, self.engine.device
-        rate = learning_rate(
-            step, self.total_steps, options.lr, options.warmup_fraction, self.lr_drops
-        )
+        device, rate = self.engine.device, self.schedule.rate(step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         layout = input_layout(device.type)
         images = images.to(device, self.dtype, non_blocking=True, memory_format=layout)
         labels = labels.to(device, non_blocking=True)
-        images, labels = self.batch_mix(images, labels, self.job.config.run.seed, self.rank, step)
+        images, labels = self.batch_mix(images, labels, self.seed, self.rank, step)
         loss = self.loss(self.engine(images), labels, epoch)
         self.engine.backward(loss)
         self.engine.step()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from diffmix.config import Config
+from engine.nodes.shared_folder import Marker
 from engine.telemetry import Reporter
 from engine.training.arrivals import Arrivals
 from engine.training.pool import PoolWriter
@@ -43,6 +44,8 @@ class TrainJob:
     classifier: str
     """Path or URI of the folder for the best weights."""
     reporter: Reporter
+    marker: Marker | None = None
+    """By which a worker knows the run folder; None where nothing is to be looked for."""
     name: str = "train"
     """Kind of the events that the worker sends: `train` or `baseline`."""
     build: Callable[[TrainJob, PoolWriter, Arrivals], Loop]

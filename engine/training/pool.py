@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from diffmix.errors import UserError, reason
@@ -56,6 +57,8 @@ class PoolWriter:
         self.folder = folder
         os.makedirs(folder, exist_ok=True)
         self._size = 0
+        self._starts: list[int] = []
+        self._targets: list[np.ndarray] = []
         self._waiting: list[pa.Table] = []
         self._last_flush = time.monotonic()
         self._lock = threading.Lock()
@@ -63,6 +66,15 @@ class PoolWriter:
     def __len__(self) -> int:
         """Mixes that a reader can see."""
         return self._size
+
+    def targets(self, start: int) -> np.ndarray:
+        """int32 [mixes]: the target classes of the mixes from number `start` on that a reader can
+        see.
+        """
+        if start >= self._size:
+            return np.empty(0, dtype=np.int32)
+        file = bisect.bisect_right(self._starts, start) - 1
+        return np.concatenate(self._targets[file:])[start - self._starts[file] :]
 
     def add(self, mixes: pa.Table) -> None:
         """Append mixes (columns of `store.SCHEMA`); the rejected ones are left out."""
@@ -105,6 +117,8 @@ class PoolWriter:
                 f"({reason(error)}); free some space, or set TMPDIR to a larger disk where Ray is "
                 "started, and give the same command again."
             ) from error
+        self._starts.append(self._size)
+        self._targets.append(table["target_label"].to_numpy())
         self._size += len(table)
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ray.train
 
+from engine.failures import fitting_in_memory
 from engine.mixing.part_check import check_of
 from engine.training.arrivals import Arrivals
 from engine.training.job import Loop, TrainJob
 from engine.training.pool import PoolWriter, pool_folder
+from engine.training.start import begin
 
 
 def train_loop(settings: dict) -> None:
@@ -20,13 +22,16 @@ def train_loop(settings: dict) -> None:
     `settings["stored"]` are the chunks that all workers share.
     """
     job: TrainJob = settings["job"]
+    begin(job.name, job)
     context = ray.train.get_context()
     need = job.pool_bytes // context.get_world_size()
     with pool_folder(f"{job.classifier} {job.name}", context.get_world_rank(), need) as folder:
         pool = PoolWriter(folder)
         read = check_of(job.config, job.train_path, job.store) if job.store else None
         arrivals = Arrivals(job.store, pool, settings["streaming"], settings["stored"], read)
-        job.build(job, pool, arrivals).run()
+        advice = "lower --train.batch_size, add train workers or raise --train.zero_stage"
+        with fitting_in_memory(f"--train.batch_size {job.config.train.batch_size}", advice):
+            job.build(job, pool, arrivals).run()
 
 
 def build_loop(job: TrainJob, pool: PoolWriter, arrivals: Arrivals) -> Loop:

@@ -67,6 +67,14 @@ def test_what_a_run_lacks_is_left_out_and_the_protocol_is_kept():
     assert found["chosen"] == {"on_test_set": True}
 
 
+def test_leaks_are_added_up():
+    runs = {
+        seed: summary(0.5) | {"leak": {"unseen_images": 3, "test_images": seed}} for seed in (1, 2)
+    }
+    assert aggregate(runs)["leak"] == {"unseen_images": 6, "test_images": 3}
+    assert "leak" not in aggregate({0: summary(0.5)})
+
+
 def test_a_seeds_configuration():
     config = Config(out="s3://bucket/run/", run=RunConfig(seeds=(3, 4)))
     one = of_seed(config, 4)

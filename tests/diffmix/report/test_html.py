@@ -124,6 +124,12 @@ def test_the_references_protocol_is_said_in_the_table_and_on_the_page():
     assert headline({"accuracy": {"top1": 0.5, "chosen": None}}) == [("accuracy", "50.0 %")]
 
 
+def test_a_leak_is_said_in_the_table():
+    found = {"accuracy": {"top1": 0.5}, "leak": {"unseen_images": 30, "test_images": 2}}
+    row = dict(headline(found))["concept has seen"]
+    assert row.startswith("30 images that the classifier is not given, 2 of them test images")
+
+
 def test_class_sizes_calibration_and_several_seeds():
     summary = {
         "accuracy": {

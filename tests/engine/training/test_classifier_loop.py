@@ -3,6 +3,7 @@ that arrive meanwhile and the protocols are in tests/e2e/test_classifier.py and 
 """
 
 import json
+import math
 import shutil
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import ray.train
 import torch
 from safetensors.torch import load_file
 
+from diffmix.config import images_of
 from diffmix.datasets.prepare import prepare
 from diffmix.errors import UserError
 from diffmix.format_version import FORMAT_VERSION, KEY, without_version
@@ -77,7 +79,7 @@ class Kept(Reporter):
 
 
 def start(tmp_path, config, name="classifier", mixes=0) -> tuple[ClassifierLoop, list[dict]]:
-    real = prepare(config.data, str(tmp_path / "data"))
+    real = prepare(images_of(config), str(tmp_path / "data"))
     store = None
     if mixes:
         store = MixStore(str(tmp_path / "mixes"))
@@ -86,7 +88,7 @@ def start(tmp_path, config, name="classifier", mixes=0) -> tuple[ClassifierLoop,
     job = TrainJob(
         config=config,
         train_path=real.train.path,
-        val_path=real.val.path,
+        val_path=real.val.path if real.val else None,
         test_path=real.test.path if real.test else None,
         store=store.folder.uri if store else None,
         planned=mixes,
@@ -125,6 +127,60 @@ def test_epochs_are_reported_and_the_best_weights_are_tested(tmp_path, small_con
             written = without_version(written, name)
         assert written == json.loads(json.dumps(wanted))
     assert evaluate_folder(loop.job.classifier, None) == ({"chosen": kept}, None)
+
+
+def test_the_reference_protocol(tmp_path, small_config, ray_train):
+    """Nothing is held out, an incomplete batch is left out with its step, and of epochs 0 and 4 the
+    test set picks one.
+    """
+    changes = {
+        "train.protocol": "reference",
+        "train.eval_every": None,
+        "train.epochs": 6,
+        "train.batch_size": 7,
+        "mix.target_weighting": "inverse",
+        "mix.synthetic_p": 0.5,
+    }
+    config = small_config(tmp_path, **changes)
+    loop, events = start(tmp_path, config, mixes=8)
+    assert loop.val is not None
+    assert loop.val.path == loop.job.test_path
+    assert loop.job.val_path is None
+    size = len(loop.real)
+    assert size % 7, "some images are left out"
+    rates = []
+    step = loop.engine.step
+    loop.engine.step = lambda: (rates.append(loop.engine.optimizer.param_groups[0]["lr"]), step())
+    loop.run()
+    assert [event["epoch"] for event in events if event["event"] == "validation"] == [0, 4]
+    assert ray_train.epochs == [1, 5]
+    epochs = [event for event in events if event["event"] == "train"]
+    assert [event["images"] for event in epochs] == [7 * (size // 7)] * 6
+    assert sum(event["synthetic"] for event in epochs)
+    total, warmup = 6 * size // 7, max(1, int(0.1 * (6 * size // 7)))
+    expected = [
+        0.02 * min(1, (t + 1) / warmup) * (1 + math.cos(math.pi * t / total)) / 2
+        for t in range(6 * (size // 7))
+    ]
+    assert rates == pytest.approx(expected)
+    kept = json.loads((tmp_path / "classifier" / "model.json").read_text())["metrics"]
+    assert kept["epoch"] in (1, 5)
+    assert kept["on_test_set"]
+
+
+def test_the_classifiers_own_seed(tmp_path, small_config, ray_train):
+    """It is `run.seed` where it is not set, and it changes start and samples."""
+    found = {}
+    for name, changes in {
+        "run": {"run.seed": 5},
+        "own": {"run.seed": 1, "train.seed": 5},
+        "other": {"run.seed": 5, "train.seed": 6},
+    }.items():
+        loop, _ = start(tmp_path, small_config(tmp_path, **changes), name)
+        found[name] = list(loop.sampler), loop.engine.module.fc.weight[0].tolist()
+    assert found["run"] == found["own"]
+    assert found["run"][0] != found["other"][0]
+    assert found["run"][1] != found["other"][1]
 
 
 def test_a_resumed_loop_ends_like_an_uninterrupted_one(tmp_path, small_config, ray_train):

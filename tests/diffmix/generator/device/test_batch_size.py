@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from diffmix.config import MixConfig
-from diffmix.generator.batch_size import saturating_batch, smallest_saturating
+from diffmix.errors import UserError
+from diffmix.generator.device.batch_size import saturating_batch, smallest_saturating
 
 
 def launch_bound(batch: int) -> float:
@@ -30,7 +31,7 @@ def test_memory_ends_the_search():
     assert smallest_saturating(seconds, 256) == 4
     assert tried == [1, 2, 4, 8]
     assert smallest_saturating(lambda batch: 1.0, 256, memory_is_short=lambda: True) == 1
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(UserError, match=r"One mix does not fit in memory \(that is all\); use"):
         smallest_saturating(lambda batch: seconds(8), 256)
 
 

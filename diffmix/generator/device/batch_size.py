@@ -11,6 +11,7 @@ from collections.abc import Callable
 import psutil
 
 from diffmix.config import MixConfig, ModelConfig
+from diffmix.errors import UserError, reason
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ def saturating_batch(model: ModelConfig, mix: MixConfig, most: int = LARGEST) ->
     # Mixes from noise cost the same and need no sources.
     mixer = Mixer(
         model,
-        dataclasses.replace(mix, strategy="real-gen", batch=min(16, most)),
+        # Batch 1: whether anything larger fits is what is asked.
+        dataclasses.replace(mix, strategy="real-gen", batch=1),
         ["thing"],
         "thing",
     )
@@ -68,20 +70,26 @@ def smallest_saturating(
     """Try batches of 1, 2, 4, ... `most`. `seconds(batch)` runs one and returns its seconds, or
     raises `torch.OutOfMemoryError`.
 
-    Stops when memory runs out, when `memory_is_short` says that twice as much would not fit, or
-    when two doublings in a row gave less than 5 %.
+    Raises `UserError` where one mix does not fit in memory. Stops when memory runs out, when
+    `memory_is_short` says that twice as much would not fit, or when two doublings in a row gave
+    less than 5 %.
     """
     import torch
+
+    from diffmix.generator.device.memory import release
 
     rates: dict[int, float] = {}
     batch = 1
     while batch <= most:
         try:
             rates[batch] = batch / seconds(batch)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             if batch == 1:
-                raise
-            torch.cuda.empty_cache()
+                raise UserError(
+                    f"One mix does not fit in memory ({reason(error)}); use a GPU with more "
+                    "memory, a smaller --model.resolution or half a --model.precision."
+                ) from error
+            release()
             break
         log.info("batch %d: %.3g mixes' steps per second", batch, rates[batch])
         if (batch >= 4 and rates[batch] < _WORTH * rates[batch // 4]) or memory_is_short():
