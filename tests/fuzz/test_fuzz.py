@@ -181,7 +181,7 @@ class KilledStore(RuleBasedStateMachine):
             from engine.mixing.store import checksum
 
             text = checksum(self.mixes(chunk))
-            (self.folder / "store" / "checksums" / part_name(chunk)).write_text(text)
+            (self.folder / "store" / "checksums" / f"{chunk:08d}.sha256").write_text(text)
         if at == 2:
             half = self.whole[part_name(chunk)][:100]
             (self.folder / "store" / f".{chunk}.tmp").write_bytes(half)
