@@ -291,7 +291,9 @@ def _link(folder: Folder, name: str, data: bytes) -> bool:
     try:
         try:
             os.link(f"{folder.path}/{temporary}", path)
-        except (NotImplementedError, PermissionError):  # a file system without hard links
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
             with builtins.open(path, "xb") as file:
                 file.write(data)
         return True

@@ -143,7 +143,8 @@ class Deadline:
         timer.start()
         # A hang in a library may keep Python's threads from running. This one needs no Python.
         with contextlib.suppress(AttributeError, OSError, RuntimeError, ValueError):  # no file
-            faulthandler.dump_traceback_later(seconds + 60, exit=True, file=sys.__stderr__)
+            number = sys.__stderr__.fileno()  # type: ignore[union-attr]
+            faulthandler.dump_traceback_later(seconds + 60, exit=True, file=number)
         try:
             yield
         finally:
