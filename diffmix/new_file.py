@@ -41,25 +41,21 @@ def write_new(folder: Folder, name: str, data: bytes) -> bool:
 def _link(folder: Folder, name: str, data: bytes) -> bool:
     temporary = f".{uuid.uuid4().hex}.tmp"
     folder.write(temporary, data)
+    path = f"{folder.path}/{name}"
     try:
-        os.link(f"{folder.path}/{temporary}", f"{folder.path}/{name}")
+        try:
+            os.link(f"{folder.path}/{temporary}", path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            with builtins.open(path, "xb") as file:
+                file.write(data)
         return True
     except FileExistsError:
         return False
-    except OSError:  # a file system without hard links
-        return _open_exclusively(f"{folder.path}/{name}", data)
     finally:
         with contextlib.suppress(OSError):
             os.remove(f"{folder.path}/{temporary}")
-
-
-def _open_exclusively(path: str, data: bytes) -> bool:
-    try:
-        with builtins.open(path, "xb") as file:
-            file.write(data)
-        return True
-    except FileExistsError:
-        return False
 
 
 def _put_new(client: Any, folder: Folder, name: str, data: bytes) -> bool:
@@ -69,12 +65,10 @@ def _put_new(client: Any, folder: Folder, name: str, data: bytes) -> bool:
     try:
         client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
         return True
-    except ClientError as error:
-        code = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if code in (409, 412):  # somebody else's write is there, or under way
+    except (BotoCoreError, ClientError) as error:
+        answer = getattr(error, "response", {}).get("ResponseMetadata", {})
+        if answer.get("HTTPStatusCode") in (409, 412):  # another's write is there, or under way
             return False
-        raise UserError(f"{folder.uri}/{name} cannot be written ({reason(error)}).") from error
-    except BotoCoreError as error:
         raise UserError(f"{folder.uri}/{name} cannot be written ({reason(error)}).") from error
 
 

@@ -48,7 +48,6 @@ from engine.sockets import shorten_listeners
 from engine.training.arrivals import Arrivals
 from engine.training.deepspeed_config import prepare_environment, training_dtype
 from engine.training.deepspeed_engine import full_weights, start_engine, thaw
-from engine.training.evaluation import evaluate_folder
 from engine.training.job import TrainJob
 from engine.training.pool import PoolReader, PoolWriter
 from engine.training.position import CheckpointClock, Position, Resumed, random_state, timed
@@ -330,7 +329,7 @@ class ClassifierLoop:
         if self.rank == 0:
             folder = Folder(self.job.classifier)
             device = str(self.engine.device)
-            result, confusion = evaluate_folder(
+            result, confusion = metrics.evaluate_folder(
                 folder.uri, self.job.test_path, device, self._eval_batch()
             )
             if confusion is not None:

@@ -7,16 +7,22 @@ Covers `engine/mixer/mixer_actor.py` too.
 import json
 import os
 import signal
+import time
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from threading import Event
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 import ray.train
 
 from diffmix.config import Config, MixConfig, PlacementConfig, TrainConfig, replace
 from engine import phases
+from engine.mixing import stages
+from engine.mixing.store import MixStore
 from engine.testing import SleepingMixer, simulated_mix_job, temporary_session
 from engine.training.arrivals import Arrivals
 from engine.training.attempt import share
@@ -107,3 +113,28 @@ def replace_config(session, config):
     import dataclasses
 
     return dataclasses.replace(session, config=replace(config, out=session.config.out))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_mixers_of_a_stream_that_was_given_up_stop_between_chunks(monkeypatch):
+    """A task of 20 chunks is under way when the stream is given up."""
+    groups = [np.arange(1), np.arange(1, 21)]
+    monkeypatch.setattr(stages, "group_chunks", lambda chunks, mixers: groups)
+    config = Config(
+        mix=MixConfig(count=84, batch=BATCH, strategy="real-mix"),
+        train=TrainConfig(epochs=1, batch_size=6),
+        placement=PlacementConfig(cpus_per_mixer=0.5, cpus_per_trainer=0.5),
+    )
+    with temporary_session(config, 30, count=40) as session:
+        job = simulated_mix_job(session, SleepingMixer(0.5, 9))
+        store = MixStore(job.store)
+        mixes = iter(stages.stream(job, np.arange(21)).iter_batches(batch_size=None))
+        next(mixes)
+        while len(store.stored_chunks()) < 3:
+            Event().wait(0.05)  # files send no event
+        mixes.close()
+        end = time.monotonic() + 60
+        while ray.available_resources().get("GPU", 0) < ray.cluster_resources()["GPU"]:
+            assert time.monotonic() < end, "the mixer goes on"
+            Event().wait(0.1)
+        assert len(store.stored_chunks()) < 12

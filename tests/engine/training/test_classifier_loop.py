@@ -1,7 +1,5 @@
 """The loop in this process, as the only rank: what it reports, keeps and resumes. More ranks, mixes
 that arrive meanwhile and the protocols are in tests/e2e/test_classifier.py and test_run.py.
-
-Covers `engine/training/evaluation.py` too.
 """
 
 import json
@@ -15,6 +13,7 @@ import ray.train
 import torch
 from safetensors.torch import load_file
 
+from diffmix.classifier.metrics import evaluate_folder
 from diffmix.config import images_of
 from diffmix.datasets.prepare import prepare
 from diffmix.errors import UserError
@@ -25,7 +24,6 @@ from engine.testing import mix_table
 from engine.training import classifier_loop
 from engine.training.arrivals import Arrivals
 from engine.training.classifier_loop import ClassifierLoop
-from engine.training.evaluation import evaluate_folder
 from engine.training.job import TrainJob
 from engine.training.pool import PoolWriter
 
