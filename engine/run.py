@@ -19,9 +19,9 @@ from diffmix.config import Config
 from diffmix.plan import MixPlan
 from engine import phases
 from engine.listeners import Listener
+from engine.mixer.tries import SetAside
 from engine.mixing.filter import check_streaming
 from engine.mixing.part_check import repair
-from engine.mixing.tries import SetAside
 from engine.placement.calibrate import with_best_split
 from engine.placement.cluster import LABEL, TRAIN_LABEL
 from engine.results.summary import write_summary
@@ -43,8 +43,9 @@ def run(config: Config, command: float | None = None, listeners: Sequence[Listen
         baseline = _Baseline(session)
         concept = phases.personalize(session)
         _open_source(session, concept)
-        job = phases.mix_job(session, concept)
         baseline.wait_if_started()
+        phases.settle_made_with(session)
+        job = phases.mix_job(session, concept)
         makes_mixes = session.source.makes_mixes
         if makes_mixes and config.placement.auto:
             session = with_best_split(session, job)
@@ -71,6 +72,7 @@ def run_mixing(config: Config, listeners: Sequence[Listener] = ()) -> dict:
     with open_session(config, listeners=listeners, personalizes=True, mixes=True) as session:
         concept = phases.personalize(session)
         _open_source(session, concept)
+        phases.settle_made_with(session)
         phases.make_mixes(session, phases.mix_job(session, concept))
         session.source.settle(session.config)
         return write_summary(session, mixed=True)
@@ -99,7 +101,6 @@ def _open_source(session: Session, concept: str | None) -> None:
     """Tie the mix store to this run, and with `run.repair` look through it first."""
     source, config = session.source, session.config
     source.open(config, concept)
-    phases.settle_made_with(session)
     SetAside(source.store.folder).forget_tries()
     if config.run.repair:
         plan = source.plan(config)

@@ -30,6 +30,7 @@ Skipped = list[tuple[str, str]]
 class _Checked(NamedTuple):
     data: bytes
     digests: Digests
+    pages: int
 
 
 class _Row(NamedTuple):
@@ -63,6 +64,8 @@ class Valid:
         self.raw = raw
         self.unknown: list[str] = []
         """Ids of the images of classes that training does not know."""
+        self.paged: list[str] = []
+        """Ids of the images with several pages or frames, of which the first is used."""
         self.found = 0
         """How many images there are, readable or not."""
         self._file = file
@@ -89,6 +92,8 @@ class Valid:
             if isinstance(result, str):
                 _skip(found.image_id, result, config, skipped)
                 continue
+            if result.pages > 1:
+                self.paged.append(found.image_id)
             start = file.tell()
             file.write(result.data)
             label = labels[found.label] or 0  # none is unknown here
@@ -149,7 +154,8 @@ def _decoded(examples: Iterator[Found], max_pixels: int) -> Iterator[tuple[Found
                     data = file.read()
             else:
                 data = found.image or b""
-            return _Checked(data, digests_of(data, images.decode(data, max_pixels)))
+            image = images.decode(data, max_pixels)
+            return _Checked(data, digests_of(data, image), _pages(data))
         except images.BadImage as error:
             return str(error)
         except (OSError, ValueError) as error:  # ValueError: a path with a null character
@@ -158,6 +164,16 @@ def _decoded(examples: Iterator[Found], max_pixels: int) -> Iterator[tuple[Found
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         while batch := list(islice(examples, _IN_FLIGHT)):
             yield from zip(batch, pool.map(check, batch), strict=True)
+
+
+def _pages(data: bytes) -> int:
+    """How many pages or frames a readable file has, as far as that can be told."""
+    if images.kind(data[:64]) in ("JPEG", "BMP"):
+        return 1
+    try:
+        return images.pages(data)
+    except images.BadImage:  # a later page is broken
+        return 2
 
 
 def _skip(image_id: str, reason: str, config: DataConfig, skipped: Skipped) -> None:

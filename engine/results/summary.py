@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from diffmix.versions import versions
+from engine.mixer.tries import SetAside
 from engine.mixing.store import MixStore
-from engine.mixing.tries import SetAside
 from engine.results.figures import figures
 from engine.run_folder import leak, read_json, write_json
 from engine.session import Session

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from diffmix import storage
+from diffmix import new_file
 from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine import lease
@@ -122,7 +122,11 @@ def test_one_of_many_gets_a_new_file(tmp_path, bucket_settings):
         places.append(Folder("s3://leases/out folder"))
         for folder in places:
             with ThreadPoolExecutor(8) as threads:
-                made = list(threads.map(folder.write_new, ["x"] * 8, [b"%d" % i for i in range(8)]))
+                made = list(
+                    threads.map(
+                        new_file.write_new, [folder] * 8, ["x"] * 8, [b"%d" % i for i in range(8)]
+                    )
+                )
             assert made.count(True) == 1
             assert folder.read("x") == b"%d" % made.index(True)
         refused = pytest.raises(UserError, match="in use by another run")
@@ -133,7 +137,7 @@ def test_one_of_many_gets_a_new_file(tmp_path, bucket_settings):
 
 
 def test_a_store_without_conditional_writes_is_warned_about(object_store, caplog):
-    storage._warn_of_races.cache_clear()  # it warns once in a process
+    new_file._warn_of_races.cache_clear()  # another test may have been warned
     out = Folder("s3://elsewhere/run").create()
     with held(out):
         refused = pytest.raises(UserError, match="in use by another run")

@@ -9,9 +9,9 @@ import pytest
 from diffmix.config import Config, MixConfig
 from diffmix.errors import UserError
 from diffmix.plan import make_plan
+from engine.mixer.tries import SetAside
 from engine.mixing.part_check import PartCheck, check_of, repair
 from engine.mixing.store import SCHEMA, MixStore, part_name
-from engine.mixing.tries import SetAside
 
 
 @pytest.fixture

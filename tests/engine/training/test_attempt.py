@@ -1,7 +1,7 @@
 """Every accepted mix is in exactly one worker's pool: after a worker's death in the middle of the
 stream, and with another number of workers.
 
-Covers `engine/mixing/mixer_actor.py` too.
+Covers `engine/mixer/mixer_actor.py` too.
 """
 
 import json
