@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
-from engine.mixing.mixer_actor import MixActor
 
 from benchmarks.random_images import random_file
 from diffmix.config import Config
 from diffmix.plan import MixSpec
-from engine.mixing import mixer_actor
+from engine.mixer import mixer_actor
+from engine.mixer.mixer_actor import MixActor
 from engine.mixing.job import MixJob
 from engine.mixing.store import MixStore
 from engine.testing import CopyingMixer, OtherwiseMixer
@@ -44,6 +44,7 @@ def actor(store, monkeypatch):
         get_actor_id=lambda: "0123456789abcdef",
         get_node_id=lambda: "node",
         was_current_actor_reconstructed=False,
+        is_canceled=lambda: False,
     )
     monkeypatch.setattr(mixer_actor.ray, "get_runtime_context", lambda: context)
 
