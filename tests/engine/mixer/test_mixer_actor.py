@@ -45,6 +45,7 @@ def actor(store, monkeypatch):
         get_node_id=lambda: "node",
         is_canceled=lambda: False,
         was_current_actor_reconstructed=False,
+        is_canceled=lambda: False,
     )
     monkeypatch.setattr(mixer_actor.ray, "get_runtime_context", lambda: context)
 

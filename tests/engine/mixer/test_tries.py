@@ -1,6 +1,6 @@
 """A chunk that fails is tried again and set aside; a mixer that hangs ends.
 
-Covers `engine/mixer/mixer_actor.py` too. With real actors: tests/faults/test_mixers.py.
+Covers `engine/mixer/mixer_actor.py` too. With real actors: tests/faults/test_cluster.py.
 """
 
 import os

@@ -128,11 +128,11 @@ def test_mixers_of_a_stream_that_was_given_up_stop_between_chunks(monkeypatch):
     with temporary_session(config, 30, count=40) as session:
         job = simulated_mix_job(session, SleepingMixer(0.5, 9))
         store = MixStore(job.store)
-        mixes = iter(stages.stream(job, np.arange(21)).iter_batches(batch_size=None))
-        next(mixes)
+        (part,) = stages.stream(job, np.arange(21)).streaming_split(1, equal=False)
+        next(iter(part.iter_batches(batch_size=None, prefetch_batches=0)))
         while len(store.stored_chunks()) < 3:
             Event().wait(0.05)  # files send no event
-        mixes.close()
+        ray.get(part._coord_actor.shutdown_executor.remote())  # as Ray Train does
         end = time.monotonic() + 60
         while ray.available_resources().get("GPU", 0) < ray.cluster_resources()["GPU"]:
             assert time.monotonic() < end, "the mixer goes on"
