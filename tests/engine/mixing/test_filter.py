@@ -155,6 +155,7 @@ def test_the_accuracy_gate_in_mixers_and_in_filter(tmp_path, small_config, class
         "planned": 40,
         "stored": int((scores >= 0.5).sum()),
         "rejected": int((scores < 0.5).sum()),
+        "set_aside": 0,
     }
     assert min(plan["stored"], plan["rejected"]) > 3, "a gate that decides nothing proves nothing"
     assert store.identity["gate"]["scorer"] == rule.scorer
