@@ -43,7 +43,6 @@ def actor(store, monkeypatch):
     context = SimpleNamespace(
         get_actor_id=lambda: "0123456789abcdef",
         get_node_id=lambda: "node",
-        is_canceled=lambda: False,
         was_current_actor_reconstructed=False,
         is_canceled=lambda: False,
     )
