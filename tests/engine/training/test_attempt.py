@@ -129,8 +129,11 @@ def test_mixers_of_a_stream_that_was_given_up_stop_between_chunks(monkeypatch):
         job = simulated_mix_job(session, SleepingMixer(0.5, 9))
         store = MixStore(job.store)
         (part,) = stages.stream(job, np.arange(21)).streaming_split(1, equal=False)
-        next(iter(part.iter_batches(batch_size=None, prefetch_batches=0)))
+        batches = iter(part.iter_batches(batch_size=None, prefetch_batches=0))
+        next(batches)  # kept: Ray ends the stream of an iterator that nobody holds
+        end = time.monotonic() + 60
         while len(store.stored_chunks()) < 3:
+            assert time.monotonic() < end, "the mixer makes nothing"
             Event().wait(0.05)  # files send no event
         ray.get(part._coord_actor.shutdown_executor.remote())  # as Ray Train does
         end = time.monotonic() + 60
