@@ -26,9 +26,10 @@ class Nodes:
     mixers: list
 
     def kill_mixing_node(self) -> None:
-        """Kill one, and give the cluster a new one for the next test."""
+        """Kill one. `add_mixing_node` gives the next test a new one, from the main thread: Ray sets
+        signal handlers for a node.
+        """
         self.cluster.remove_node(self.mixers.pop(), allow_graceful=False)
-        self.add_mixing_node()
 
     def add_mixing_node(self) -> None:
         self.mixers.append(self.cluster.add_node(labels={"ray-subcluster": "gen"}, **NODE))

@@ -183,6 +183,7 @@ def test_a_mixing_node_dies_and_every_mix_is_made(
     killed = when(lambda: len(parts(out)) >= 5, kill)
     summary = run(small_config(out, **COMMON, **{"run.train_after": 0.2}))
     killed.thread.join()
+    nodes.add_mixing_node()
     assert kept
     assert all((out / "mixes" / name).stat().st_ino == inode for name, inode in kept.items()), (
         "a stored part was made again"
