@@ -82,14 +82,17 @@ def held(out: Folder) -> Iterator[None]:
     thread = threading.Thread(target=lease.beat, daemon=True, name="lease")
     thread.start()
     try:
-        yield
-    except KeyboardInterrupt:
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not lease.lost:
+                raise
+        # Without an interrupt too: a process that a shell has started in the background ignores it.
         if lease.lost:
             raise UserError(
                 f"Another run has taken over {out.uri} while this one gave no sign of life; let "
                 "that one finish, or choose another --out."
-            ) from None
-        raise
+            )
     finally:
         lease.stop.set()
         thread.join()

@@ -26,10 +26,11 @@ class Listener(Protocol):
     time and closes it at the end.
 
     An event is a dict of JSON values: `event` is its kind, `time` the seconds since 1970 at which
-    it was recorded. The kinds are `start`, `personalize_step`, `personalize`, `mixer_ready`, `mix`,
-    `mix_failed` (a try of a chunk), `set_aside` (a chunk that was given up), `train` and `baseline`
-    (an epoch of one train worker), `validation`, `calibration`, `split`, and `note` (`text` is a
-    sentence for the user).
+    it was recorded. The kinds are `start`, `personalize_step`, `personalize`, `worker_ready` (a Ray
+    Train worker), `mixer_ready`, `mixer_failed` (a try of a start), `waiting` (`text` says what
+    for; empty: for nothing any more), `mix`, `mix_failed` (a try of a chunk), `set_aside` (a chunk
+    that was given up), `train` and `baseline` (an epoch of one train worker), `validation`,
+    `calibration`, `split`, and `note` (`text` is a sentence for the user).
 
     A tracker of losses in a CSV file:
 

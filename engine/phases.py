@@ -16,7 +16,6 @@ from diffmix.classifier.schedule import Schedule
 from diffmix.generator.base_model import base_fingerprint
 from diffmix.personalize.settings import all_square, concept_settings
 from diffmix.storage import Folder
-from engine.classifier_identity import classifier_identity, key_of
 from engine.failures import user_errors
 from engine.mixer.tries import SetAside, most_set_aside
 from engine.mixing import made_with
@@ -29,6 +28,7 @@ from engine.placement.pool import MixerPool, mixer_pool
 from engine.run_folder import concept_images, find_concept, leak
 from engine.session import Session
 from engine.training.attempt import Attempt
+from engine.training.identity import classifier_identity, key_of
 from engine.training.job import TrainJob
 from engine.training.personalize_worker import PersonalizeJob, personalize_loop
 from engine.training.worker import build_loop, train_loop
@@ -107,10 +107,17 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
 
 
 def settle_made_with(session: Session) -> None:
-    """Decide once how the run's mixes are made, before `mix_job`. Nothing for composed mixes."""
-    if session.source.makes_mixes:
-        chunks = session.source.plan(session.config).num_chunks
-        made_with.settle_made_with(session.config, session.source.store, chunks)
+    """Decide once how the run's mixes are made, before `mix_job`. Nothing for composed mixes.
+
+    That may need a mixing node, which is waited for as mixers are.
+    """
+    if not session.source.makes_mixes:
+        return
+    config, store = session.config, session.source.store
+    chunks = session.source.plan(config).num_chunks
+    pool = mixer_pool(config.placement, session.capacity)
+    with watching(_watch(session, "", 0, pool, chunks=1)) as over:
+        in_a_thread(lambda: made_with.settle_made_with(config, store, chunks), over)
 
 
 def missing_chunks(job: MixJob, num_chunks: int) -> Int[np.ndarray, " missing"]:

@@ -62,14 +62,11 @@ class Schedule:
             step, total = step // self.steps, options.epochs
         else:
             drops = tuple(epoch * self.steps for epoch in drops)
-        of_kind = reference_rate if self._reference else learning_rate
-        return of_kind(
-            step,
-            total,
-            options.lr,
-            options.warmup_fraction,
-            drops=drops,
-            drop_factor=options.lr_drop_factor,
+        warmup = options.warmup_fraction
+        if self._reference and not drops:
+            return reference_rate(step, total, options.lr, warmup)
+        return learning_rate(
+            step, total, options.lr, warmup, drops=drops, drop_factor=options.lr_drop_factor
         )
 
     def validates(self, epoch: int) -> bool:
@@ -108,24 +105,11 @@ def learning_rate(
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def reference_rate(
-    step: int,
-    total: int,
-    peak: float,
-    warmup_fraction: float,
-    *,
-    drops: Sequence[int] = (),
-    drop_factor: float = 0.01,
-) -> float:
+def reference_rate(step: int, total: int, peak: float, warmup_fraction: float) -> float:
     """The same in the reference implementation: `peak min(1, (t + 1) / W) (1 + cos(pi t / T)) / 2`
     for step t of T, with W = max(1, floor(`warmup_fraction` T)).
 
-    The cosine begins at the first step, so the peak is never quite reached. With `drops` there is
-    none, as in `learning_rate`.
+    The cosine begins at the first step, so the peak is never quite reached.
     """
-    if drops:
-        return learning_rate(
-            step, total, peak, warmup_fraction, drops=drops, drop_factor=drop_factor
-        )
     warmup = max(1, int(warmup_fraction * total))
     return peak * min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / total)) / 2

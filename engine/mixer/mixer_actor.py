@@ -46,7 +46,10 @@ class MixActor:
             if job.marker is not None:
                 job.marker.check()
             self.mixer = start(lambda: job.build(job), job.reporter)
-            self.scorer = job.gate.load(inference_device()) if job.gate else None
+            gate = job.gate
+            self.scorer = (
+                start(lambda: gate.load(inference_device()), job.reporter) if gate else None
+            )
         except UserError as error:
             # Ray drops the exception when an actor dies in `__init__`: the first call raises it.
             self.startup_error = error

@@ -5,15 +5,12 @@ It is the stored one where the run folder has mixes. Otherwise it is measured wh
 
 from __future__ import annotations
 
-import ray
-
 from diffmix.config import Config, replace
 from diffmix.devices import take_share
 from diffmix.generator.device.batch_size import LARGEST, saturating_batch
 from diffmix.storage import Folder
-from engine.failures import user_errors
 from engine.mixing.store import MixStore
-from engine.placement.cluster import MIX_LABEL
+from engine.nodes.on_a_mixing_node import on_a_mixing_node
 
 # With fewer chunks, mixers would be idle at the end, and training without mixes at the start.
 _CHUNKS_PER_MIXER = 4
@@ -47,16 +44,7 @@ def measure_batch(config: Config, planned: int) -> int:
     """
     placement = config.placement
     largest = max(1, min(LARGEST, planned // (_CHUNKS_PER_MIXER * placement.mixers[-1])))
-    # One call, one process: its CUDA context would stay on the GPU that a mixer gets next. Ray
-    # takes `max_calls` in the decorator alone.
-    task = ray.remote(max_calls=1)(_measure).options(
-        name="mix.batch auto",
-        num_gpus=placement.gpus_per_mixer,
-        num_cpus=placement.cpus_per_mixer,
-        label_selector=MIX_LABEL if placement.separate else None,
-    )
-    with user_errors():
-        return ray.get(task.remote(config, largest))
+    return on_a_mixing_node("mix.batch auto", placement, _measure, config, largest)
 
 
 def _measure(config: Config, largest: int) -> int:

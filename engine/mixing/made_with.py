@@ -13,9 +13,9 @@ import ray
 from diffmix.config import Config
 from diffmix.devices import take_share
 from diffmix.generator.device.measured import made_with_here, made_with_on_cpus
-from engine.failures import user_errors
 from engine.mixing.store import MixStore
-from engine.placement.cluster import MIX_LABEL, has_accelerators
+from engine.nodes.on_a_mixing_node import on_a_mixing_node
+from engine.placement.cluster import has_accelerators
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +41,7 @@ def measure_made_with(config: Config) -> dict:
     gpus_are_there = ray.cluster_resources().get("GPU", 0.0) >= placement.gpus_per_mixer
     if not placement.gpus_per_mixer or (gpus_are_there and not has_accelerators()):
         return made_with_on_cpus(config.model)
-    # One call, one process: its CUDA context would stay on the GPU that a mixer gets next.
-    task = ray.remote(max_calls=1)(_measure).options(
-        name="model.attention auto",
-        num_gpus=placement.gpus_per_mixer,
-        num_cpus=placement.cpus_per_mixer,
-        label_selector=MIX_LABEL if placement.separate else None,
-    )
-    with user_errors():
-        return ray.get(task.remote(config))
+    return on_a_mixing_node("model.attention auto", placement, _measure, config)
 
 
 def _measure(config: Config) -> dict:

@@ -16,8 +16,8 @@ from diffmix.datasets.real import RealSet
 from diffmix.devices import inference_device, take_share
 from diffmix.errors import UserError
 from diffmix.plan import make_plan
-from engine.failures import user_errors
 from engine.mixing.job import MixJob
+from engine.nodes.on_a_mixing_node import patiently
 from engine.placement.capacity import Capacity
 from engine.placement.split import Rates, choose, from_calibration, measured
 from engine.session import Session
@@ -70,8 +70,7 @@ def calibrate(session: Session, job: MixJob, time_steps: StepTimer) -> Rates:
     workers = _possible_workers(config, session.capacity)
     mixing = mixer.remote(job)
     training = trainer.remote(time_steps, config, len(real.class_names), workers)
-    with user_errors():
-        rate, steps = ray.get([mixing, training])
+    rate, steps = patiently("placement.auto", [mixing, training])
     step_seconds = {str(n): seconds for n, seconds in steps.items()}
     session.telemetry.record("calibration", mixer=rate, step_seconds=step_seconds)
     return from_calibration(config, session.telemetry.events[-1], len(real))

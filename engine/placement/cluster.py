@@ -13,7 +13,7 @@ from diffmix.config import Config
 from diffmix.errors import UserError, reason
 from engine.placement.demand import Demand, demand
 from engine.placement.ray_internals import FEW_WORKERS_AT_START, search_only_the_drivers_path
-from engine.sockets import ray_folder
+from engine.placement.sockets import ray_folder
 
 log = logging.getLogger(__name__)
 

@@ -44,7 +44,7 @@ from diffmix.devices import take_share
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder
-from engine.sockets import shorten_listeners
+from engine.placement.sockets import shorten_listeners
 from engine.training.arrivals import Arrivals
 from engine.training.deepspeed_config import prepare_environment, training_dtype
 from engine.training.deepspeed_engine import full_weights, start_engine, thaw

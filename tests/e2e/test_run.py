@@ -1,6 +1,6 @@
 """The whole job on a real cluster, judged by what its run folder holds.
 
-Covers `engine/run.py`, `engine/phases.py`, `engine/classifier_identity.py`, `engine/session.py` and
+Covers `engine/run.py`, `engine/phases.py`, `engine/training/identity.py`, `engine/session.py` and
 `engine/worker_group/fit.py` too.
 """
 

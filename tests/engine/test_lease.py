@@ -104,6 +104,25 @@ def test_a_sleeping_owner_that_wakes_up_stops(tmp_path):
     assert leases(out)[-1] == "lease-000002.json", "the other's lease stays"
 
 
+def test_an_owner_that_cannot_be_interrupted_says_so_at_its_end(tmp_path):
+    """A shell makes processes in the background ignore Ctrl-C."""
+    out = Folder(str(tmp_path))
+
+    def work() -> None:
+        with held(out):
+            write_lease(out, 2, machine="elsewhere")
+            # Its heartbeat ends when it has seen the other lease.
+            (beat,) = (thread for thread in threading.enumerate() if thread.name == "lease")
+            beat.join(20)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(UserError, match="has taken over"):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_damaged_lease_is_nobodys(tmp_path):
     (tmp_path / "lease-000004.json").write_text("{")
     with held(Folder(str(tmp_path))):

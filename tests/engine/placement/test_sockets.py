@@ -8,7 +8,7 @@ import pytest
 from ray._private.utils import validate_socket_filepath
 
 from diffmix.errors import UserError
-from engine import sockets
+from engine.placement import sockets
 
 
 @pytest.fixture
