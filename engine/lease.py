@@ -38,6 +38,8 @@ PATIENCE_SECONDS = 4 * HEARTBEAT_SECONDS
 """An owner on another machine that gives no heartbeat for so long is dead."""
 
 _NAME = re.compile(r"lease-(\d{6})\.json")
+_held: set[str] = set()
+"""Ids of the leases that this process holds. One that it could not delete is nobody's."""
 
 
 @dataclass
@@ -96,6 +98,7 @@ def held(out: Folder) -> Iterator[None]:
     finally:
         lease.stop.set()
         thread.join()
+        _held.discard(lease.owner["id"])
         if not lease.lost:
             with contextlib.suppress(OSError):
                 out.delete(lease.name)
@@ -109,6 +112,7 @@ def _acquire(out: Folder) -> _Lease:
         number = found[0] + 1 if found else 1
         lease = _Lease(out, number, _owner())
         if write_new(out, lease.name, _text(lease.owner)):
+            _held.add(lease.owner["id"])
             _remove_older(out, number)
             return lease
         # Another run was faster: look at its lease.
@@ -188,7 +192,9 @@ def _machine() -> str:
 
 
 def _is_alive(owner: dict) -> bool:
-    """Whether the process of this machine that took the lease still runs."""
+    """Whether the process of this machine that took the lease still runs and holds it."""
+    if owner.get("pid") == os.getpid() and owner.get("id") not in _held:
+        return False
     try:
         process = psutil.Process(owner["pid"])
         # A zombie has ended; its parent has only not asked yet.

@@ -12,7 +12,11 @@ import ray.job_config
 from diffmix.config import Config
 from diffmix.errors import UserError, reason
 from engine.placement.demand import Demand, demand
-from engine.placement.ray_internals import FEW_WORKERS_AT_START, search_only_the_drivers_path
+from engine.placement.ray_internals import (
+    FEW_WORKERS_AT_START,
+    own_sigterm,
+    search_only_the_drivers_path,
+)
 from engine.placement.sockets import ray_folder
 
 log = logging.getLogger(__name__)
@@ -43,7 +47,8 @@ def connect(config: Config) -> None:
     }
     if address and address != "local":
         try:
-            ray.init(address=address, **common)
+            with own_sigterm():
+                ray.init(address=address, **common)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"No Ray cluster answers at {address} ({reason(error)}); start one or leave out "
@@ -53,16 +58,17 @@ def connect(config: Config) -> None:
     import torch
 
     size = _local_size(config, demand(config))
-    ray.init(
-        address="local",
-        num_gpus=torch.cuda.device_count() or size["GPU"],
-        num_cpus=max(os.cpu_count() or 1, size["CPU"] + 2),
-        include_dashboard=False,
-        _temp_dir=ray_folder(),
-        object_store_memory=_object_store_bytes(),
-        _system_config=FEW_WORKERS_AT_START,
-        **common,
-    )
+    with own_sigterm():
+        ray.init(
+            address="local",
+            num_gpus=torch.cuda.device_count() or size["GPU"],
+            num_cpus=max(os.cpu_count() or 1, size["CPU"] + 2),
+            include_dashboard=False,
+            _temp_dir=ray_folder(),
+            object_store_memory=_object_store_bytes(),
+            _system_config=FEW_WORKERS_AT_START,
+            **common,
+        )
 
 
 def _job_config() -> ray.job_config.JobConfig:

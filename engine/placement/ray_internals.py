@@ -5,9 +5,13 @@ Each has a test that fails when Ray changes it (`tests/engine/placement/test_ray
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator
 
 import ray
 import ray.data
@@ -39,6 +43,19 @@ def search_only_the_drivers_path(job_config: ray.job_config.JobConfig) -> None:
     mark does nothing else.
     """
     job_config._client_job = True
+
+
+@contextlib.contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM over `ray.init`, which sets handlers of its own: they
+    abort the process, and what it holds is not closed.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def silence_raised_errors() -> None:

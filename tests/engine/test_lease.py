@@ -123,6 +123,22 @@ def test_an_owner_that_cannot_be_interrupted_says_so_at_its_end(tmp_path):
         signal.signal(signal.SIGINT, before)
 
 
+def test_a_lease_that_could_not_be_given_back_is_nobodys(tmp_path, monkeypatch):
+    """As on a disk that has become read-only, for a second run in the same process."""
+    out = Folder(str(tmp_path))
+    with monkeypatch.context() as patch:
+
+        def refuse(folder, name):
+            raise OSError(30, "Read-only file system")
+
+        patch.setattr(Folder, "delete", refuse)
+        with held(out):
+            pass
+    assert leases(out) == ["lease-000001.json"]
+    with held(out):
+        assert leases(out) == ["lease-000002.json"]
+
+
 def test_a_damaged_lease_is_nobodys(tmp_path):
     (tmp_path / "lease-000004.json").write_text("{")
     with held(Folder(str(tmp_path))):

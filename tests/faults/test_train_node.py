@@ -14,25 +14,28 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def cluster_of_three(own_clusters):
-    """A head without GPUs, a node for mixers and a node for training."""
+def train_nodes(own_clusters):
+    """A head without GPUs, a node for mixers and two for training, by their ids."""
     common = {"num_cpus": 4, "object_store_memory": 200_000_000}
     with own_clusters():
         cluster = Cluster()
         cluster.add_node(num_gpus=0, include_dashboard=False, **common)
         cluster.add_node(num_gpus=1, labels={"ray-subcluster": "gen"}, **common)
-        train = cluster.add_node(num_gpus=1, labels={"ray-subcluster": "train"}, **common)
+        train = [
+            cluster.add_node(num_gpus=1, labels={"ray-subcluster": "train"}, **common)
+            for _ in range(2)
+        ]
         ray.init(address=cluster.address, namespace="diffmix", log_to_driver=False)
         cluster.wait_for_nodes()
-        yield cluster, train, common
+        yield cluster, {node.node_id: node for node in train}
     ray.shutdown()
     cluster.shutdown()
 
 
 def test_training_goes_on_on_another_node(
-    cluster_of_three, tmp_path, small_config, when, record, events
+    train_nodes, tmp_path, small_config, when, record, events
 ):
-    cluster, train, common = cluster_of_three
+    cluster, nodes = train_nodes
     changes = {
         "placement.separate": True,
         "mix.count": 64,
@@ -53,8 +56,7 @@ def test_training_goes_on_on_another_node(
         return [event for event in events(folder) if event["event"] == "train"]
 
     def kill() -> None:
-        cluster.remove_node(train, allow_graceful=False)
-        cluster.add_node(num_gpus=1, labels={"ray-subcluster": "train"}, **common)
+        cluster.remove_node(nodes[epochs(out)[-1]["node"]], allow_graceful=False)
 
     killed = when(lambda: len(epochs(out)) >= 3, kill)
     run_training(small_config(out, **changes))

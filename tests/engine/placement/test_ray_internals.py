@@ -1,6 +1,7 @@
 """Ray's private parts that the project uses: each test fails where Ray changes one."""
 
 import logging
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ import yaml
 from engine.placement import ray_internals
 from engine.placement.ray_internals import (
     autoscaler_config,
+    own_sigterm,
     resolved_options,
     search_only_the_drivers_path,
     silence_raised_errors,
@@ -27,6 +29,19 @@ def test_the_mark_of_ray_client_keeps_the_current_folder_out():
     assert config._client_job is False
     search_only_the_drivers_path(config)
     assert config._client_job is True
+
+
+def test_a_handler_of_sigterm_outlives_what_ray_sets():
+    def mine(*_):
+        pass
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with own_sigterm():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_ray_data_has_the_loggers_that_are_silenced():
