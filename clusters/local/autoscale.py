@@ -8,9 +8,7 @@ clusters.local.stop` ends everything.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -21,8 +19,7 @@ import tyro
 import yaml
 
 from clusters.local.fake_nodes import LOG, NO_CAPACITY
-from clusters.local.start import ray_processes
-from clusters.local.stop import STATE, stop
+from clusters.local.start import Noted
 
 ROOT = Path(__file__).parents[2]
 _HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"  # Ray's provider knows it
@@ -69,30 +66,13 @@ def start(options: Options) -> dict[str, str]:
     Gives `address`, `dashboard`, and the files `no_capacity` and `log` of `fake_nodes`. Raises
     `SystemExit` on failure.
     """
-    if STATE.exists():
-        raise SystemExit(
-            f"A local cluster is noted in {STATE} already; end it with "
-            "`python -m clusters.local.stop`."
-        )
+    noted = Noted()
     folder = Path(tempfile.mkdtemp(prefix="dm"))
     address = f"{services.get_node_ip_address()}:{options.port}"
     file = folder / "cluster.yaml"
     file.write_text(yaml.safe_dump(cluster_file(options, address)))
     files = {"no_capacity": str(folder / "no_capacity"), "log": str(folder / "provider.log")}
-    before = ray_processes()
-    result = subprocess.run(
-        _start_command(options, file),
-        env=_environment(files),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    STATE.write_text(json.dumps({"pids": sorted(ray_processes() - before)}))
-    if result.returncode:
-        sys.stderr.write(result.stdout + result.stderr)
-        stop()
-        raise SystemExit("The head did not start; Ray's own words are above.")
+    noted.run("The head", _start_command(options, file), env=_environment(files), cwd=ROOT)
     dashboard = f"http://127.0.0.1:{options.dashboard_port}"
     return {"address": address, "dashboard": dashboard, **files}
 

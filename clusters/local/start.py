@@ -14,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import tyro
@@ -57,24 +58,38 @@ def start(options: Options) -> dict:
     """Start the nodes and note their process ids in `STATE`. Gives `address` and `dashboard`.
     Raises `SystemExit` on failure.
     """
-    if STATE.exists():
-        raise SystemExit(
-            f"A local cluster is noted in {STATE} already; end it with "
-            "`python -m clusters.local.stop`."
-        )
-    before = ray_processes()
+    noted = Noted()
     for node in range(options.nodes):
-        command = _start_command(options, node)
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        STATE.write_text(json.dumps({"pids": sorted(ray_processes() - before)}))
-        if result.returncode:
-            sys.stderr.write(result.stdout + result.stderr)
-            stop()
-            raise SystemExit(f"Node {node} did not start; Ray's own words are above.")
+        noted.run(f"Node {node}", _start_command(options, node))
     return {
         "address": f"127.0.0.1:{options.port}",
         "dashboard": f"http://127.0.0.1:{options.dashboard_port}",
     }
+
+
+class Noted:
+    """Runs commands that start Ray's daemons, and notes in `STATE` the processes that are new since
+    it was made. Raises `SystemExit` where a cluster is noted already.
+    """
+
+    def __init__(self) -> None:
+        if STATE.exists():
+            raise SystemExit(
+                f"A local cluster is noted in {STATE} already; end it with "
+                "`python -m clusters.local.stop`."
+            )
+        self._before = _ray_processes()
+
+    def run(self, what: str, command: list[str], **options: Any) -> None:
+        """Run a command; `options` are those of `subprocess.run`. Where it fails, everything ends
+        and `SystemExit` says that `what` did not start.
+        """
+        result = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+        STATE.write_text(json.dumps({"pids": sorted(_ray_processes() - self._before)}))
+        if result.returncode:
+            sys.stderr.write(result.stdout + result.stderr)
+            stop()
+            raise SystemExit(f"{what} did not start; Ray's own words are above.")
 
 
 def _start_command(options: Options, node: int) -> list[str]:
@@ -101,7 +116,7 @@ def _start_command(options: Options, node: int) -> list[str]:
     ]
 
 
-def ray_processes() -> set[int]:
+def _ray_processes() -> set[int]:
     """Process ids of Ray's daemons on this machine."""
     found = set()
     for process in psutil.process_iter(["pid", "cmdline"]):
