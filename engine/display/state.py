@@ -185,6 +185,10 @@ class RunState:
     def _end_event(self, event: dict) -> None:
         self.outcome, self.error = event["outcome"], event.get("error", "")
         self.waiting = ""
+        if self.outcome == "done":
+            for phase in self.phases.values():  # chunks that were set aside are never made
+                if phase.begun is not None and phase.ended is None:
+                    phase.ended = event["time"]
 
     def is_silent(self, now: float) -> bool:
         """Whether the run goes on, but has not been heard of for long. `now` is in seconds since

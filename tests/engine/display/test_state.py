@@ -98,3 +98,8 @@ def test_silence_and_unknown_events(state, event):
 def test_durations_for_people(seconds, long, short):
     assert duration(seconds) == long
     assert age(seconds) == short
+
+
+def test_what_was_not_done_when_the_run_is_done_was_set_aside(state, event):
+    state.add([event("end", 1040.0, outcome="done")])
+    assert (state.phases["mix"].done, state.phases["mix"].ended) == (96, 1040.0)
