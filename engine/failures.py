@@ -77,3 +77,10 @@ def fitting_in_memory(what: str, advice: str) -> Iterator[None]:
         if "OutOfMemoryError" not in [kind.__name__ for kind in type(error).__mro__]:
             raise
         raise UserError(f"{what} does not fit in memory ({reason(error)}); {advice}.") from error
+
+
+def worker_logs() -> str | None:
+    """The folder of the workers' logs, the same on each node; None where Ray is not connected."""
+    with contextlib.suppress(Exception):  # Ray has no public name for it
+        return ray._private.worker.global_worker.node.get_logs_dir_path()
+    return None

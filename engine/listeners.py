@@ -13,9 +13,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from diffmix.config import Config
 from diffmix.errors import UserError
 from diffmix.storage import Folder
-from engine.progress import Display
+from engine.display import make_display
+from engine.trackers.mlflow import MLflow
+from engine.trackers.ray_metrics import RayMetrics
+from engine.trackers.tensorboard import TensorBoard
+from engine.trackers.trackio import Trackio
+from engine.trackers.wandb import WandB
 
 METRICS_FILE = "metrics.jsonl"
 _REMOTE_SECONDS = 30.0  # an object store cannot append: the file is written whole each time
@@ -26,11 +32,17 @@ class Listener(Protocol):
     time and closes it at the end.
 
     An event is a dict of JSON values: `event` is its kind, `time` the seconds since 1970 at which
-    it was recorded. The kinds are `start`, `personalize_step`, `personalize`, `worker_ready` (a Ray
-    Train worker), `mixer_ready`, `mixer_failed` (a try of a start), `waiting` (`text` says what
-    for; empty: for nothing any more), `mix`, `mix_failed` (a try of a chunk), `set_aside` (a chunk
-    that was given up), `train` and `baseline` (an epoch of one train worker), `validation`,
-    `calibration`, `split`, and `note` (`text` is a sentence for the user).
+    it was recorded. The kinds are
+
+    - of the driver: `start` (an attempt), `plan` (`planned` and `stored` mixes, `epochs`), `phase`
+      (`begin` and `end` of one), `gpus` (`used` and `all`; at least twice a minute), `waiting`
+      (`text` is what for; empty: for nothing any more), `mixer_failed` (a try of a start),
+      `personalize`, `calibration`, `split`, `result` (the test's accuracy), `end` (`outcome` is
+      `done`, `failed` or `interrupted`);
+    - of workers: `worker_ready` (a Ray Train worker), `personalize_step`, `mixer_ready`, `mix` (a
+      chunk), `mix_failed` (a try of a chunk), `set_aside` (a chunk that was given up), `train` and
+      `baseline` (an epoch of one train worker), `validation`;
+    - of both: `note` (`text` is a sentence for the user).
 
     A tracker of losses in a CSV file:
 
@@ -63,16 +75,51 @@ class Listener(Protocol):
         ...
 
 
-LISTENERS: dict[str, Callable[[Folder], Listener]] = {
-    "progress": lambda out: Display(),
+LISTENERS: dict[str, Callable[[Config, Folder], Listener]] = {
+    "progress": lambda config, out: make_display(config.run.display, out.uri),
+    "tensorboard": TensorBoard,
+    "mlflow": MLflow,
+    "wandb": WandB,
+    "trackio": Trackio,
+    "ray": RayMetrics,
 }
-"""What `run.listeners` may name: a function of the run folder that makes the listener."""
+"""What `run.listeners` may name: a function of the configuration and the run folder that makes the
+listener.
+"""
 
 
-def make_listeners(names: Sequence[str], out: Folder) -> list[Listener]:
+Hears = Listener | Callable[[dict], object]
+"""What may hear a run's events: a listener, or a function that is called with each event."""
+
+
+class Callback:
+    """A listener that calls a function with each event. `run(config, listeners=[print])` makes one
+    of every function that it is given.
+    """
+
+    def __init__(self, function: Callable[[dict], object]):
+        self._function = function
+
+    def on_events(self, events: list[dict]) -> None:
+        for event in events:
+            self._function(event)
+
+    def close(self) -> None:
+        """The function is not told."""
+
+
+def as_listeners(given: Sequence[Hears]) -> list[Listener]:
+    """Listeners as they are, functions as `Callback`."""
+    found: list[Listener] = []
+    for one in given:
+        found.append(Callback(one) if callable(one) else one)
+    return found
+
+
+def make_listeners(config: Config, out: Folder) -> list[Listener]:
     """The listeners that `run.listeners` names. `UserError` for an unknown name."""
-    check_listeners(names)
-    return [LISTENERS[name](out) for name in names]
+    check_listeners(config.run.listeners)
+    return [LISTENERS[name](config, out) for name in config.run.listeners]
 
 
 def check_listeners(names: Sequence[str]) -> None:

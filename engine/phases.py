@@ -79,6 +79,7 @@ def personalize(session: Session) -> str | None:
         base_fingerprint(config.model),
     )
     workers = config.placement.personalizers
+    session.telemetry.begin("personalize", workers, workers * config.placement.gpus_per_trainer)
     watch = _watch(session, "personalize", workers, on_events=session.ahead.on_events)
     fit(session, personalize_loop, {"job": job}, f"personalize-{key}", watch)
     session.telemetry.record("personalize", start=start, end=time.time())
@@ -148,6 +149,7 @@ def make_mixes(session: Session, job: MixJob) -> None:
     missing = missing_chunks(job, session.source.plan(session.config).num_chunks)
     if not len(missing):
         return
+    _begin_mixing(session)
     mixes = stream(job, missing, pass_on=False)
 
     def consume() -> None:
@@ -156,6 +158,12 @@ def make_mixes(session: Session, job: MixJob) -> None:
 
     with user_errors(), watching(_watch(session, "", 0, job.pool, len(missing))) as over:
         in_a_thread(consume, over)
+
+
+def _begin_mixing(session: Session) -> None:
+    placement = session.config.placement
+    mixers = placement.mixers[-1]
+    session.telemetry.begin("mix", mixers, mixers * placement.gpus_per_mixer)
 
 
 def train_classifier(
@@ -201,12 +209,16 @@ def train_classifier(
             datasets["mix"] = lambda: _attempt(job, num_chunks)
             missing = len(missing_chunks(job, num_chunks))
             pool = job.pool if missing else None
+            _begin_mixing(session)
         stored = _stored_chunks(job) if job else np.arange(0)
         settings = {"job": train_job, "streaming": bool(datasets), "stored": stored}
-        watch = _watch(session, train_job.name, config.placement.trainers, pool, missing)
+        workers, each = config.placement.trainers, config.placement.gpus_per_trainer
+        session.telemetry.begin(train_job.name, workers, workers * each)
+        watch = _watch(session, train_job.name, workers, pool, missing)
         fit(session, train_loop, settings, f"{name}-{key}", watch, datasets)
         best.write("finished", key.encode())
     _publish(best, session.out / name)
+    session.telemetry.finish(train_job.name)
 
 
 def _say_what_is_skipped(session: Session) -> None:

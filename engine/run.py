@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from diffmix.config import Config
 from diffmix.plan import MixPlan
 from engine import phases
-from engine.listeners import Listener
+from engine.listeners import Hears
 from engine.mixer.tries import SetAside
 from engine.mixing.filter import check_streaming
 from engine.mixing.part_check import repair
@@ -29,12 +29,13 @@ from engine.run_folder import find_concept
 from engine.session import Session, open_session
 
 
-def run(config: Config, command: float | None = None, listeners: Sequence[Listener] = ()) -> dict:
+def run(config: Config, command: float | None = None, listeners: Sequence[Hears] = ()) -> dict:
     """The whole job. Gives what `summary.json` then holds, and `report`, the path of the report's
     images.
 
     `command` is the moment at which the command was given, in seconds since 1970; None: now.
-    `listeners` hear the run's events beside those that `run.listeners` names.
+    `listeners` hear the run's events beside those that `run.listeners` names; a function is called
+    with each event.
     """
     check_streaming(config)
     with open_session(
@@ -61,13 +62,13 @@ def run(config: Config, command: float | None = None, listeners: Sequence[Listen
         return write_summary(session, mixed=True)
 
 
-def run_personalization(config: Config, listeners: Sequence[Listener] = ()) -> str:
+def run_personalization(config: Config, listeners: Sequence[Hears] = ()) -> str:
     """The concept alone. Gives its folder; empty where the strategy uses the plain base model."""
     with open_session(config, listeners=listeners, personalizes=True) as session:
         return phases.personalize(session) or ""
 
 
-def run_mixing(config: Config, listeners: Sequence[Listener] = ()) -> dict:
+def run_mixing(config: Config, listeners: Sequence[Hears] = ()) -> dict:
     """All mixes, after personalization where that is not done. Gives the summary so far."""
     with open_session(config, listeners=listeners, personalizes=True, mixes=True) as session:
         concept = phases.personalize(session)
@@ -78,7 +79,7 @@ def run_mixing(config: Config, listeners: Sequence[Listener] = ()) -> dict:
         return write_summary(session, mixed=True)
 
 
-def run_training(config: Config, listeners: Sequence[Listener] = ()) -> dict:
+def run_training(config: Config, listeners: Sequence[Hears] = ()) -> dict:
     """The classifier alone, on the mixes that the run folder holds; without any, on real images
     alone. Gives the summary.
     """

@@ -14,11 +14,12 @@ import numpy as np
 from diffmix.config import Config, replace
 from diffmix.config_check import check
 from diffmix.errors import UserError
-from diffmix.report.html import render_report
+from diffmix.report import accuracy
+from diffmix.report.html import Report, render_report
 from diffmix.storage import Folder
 from diffmix.versions import versions
 from engine import phases
-from engine.listeners import Listener
+from engine.listeners import Hears
 from engine.mixing.job import MixJob
 from engine.placement.calibrate import with_best_split
 from engine.results.summary import write_summary
@@ -29,7 +30,7 @@ from engine.session import Session, open_session
 log = logging.getLogger(__name__)
 
 
-def run_seeds(config: Config, listeners: Sequence[Listener] = ()) -> dict:
+def run_seeds(config: Config, listeners: Sequence[Hears] = ()) -> dict:
     """The job for each of `run.seeds`, on one cluster. Gives what `OUT/summary.json` then holds
     (see `aggregate`), and `report`, the path of the report.
 
@@ -45,7 +46,7 @@ def run_seeds(config: Config, listeners: Sequence[Listener] = ()) -> dict:
     return _run_everything(config, listeners)
 
 
-def _run_everything(config: Config, listeners: Sequence[Listener]) -> dict:
+def _run_everything(config: Config, listeners: Sequence[Hears]) -> dict:
     """Each seed personalizes, plans, mixes and trains anew: the deviation is that of the whole
     method and not of its last step alone.
     """
@@ -57,16 +58,11 @@ def _run_everything(config: Config, listeners: Sequence[Listener]) -> dict:
         summaries[seed] = run(of_seed(config, seed), listeners=listeners)
     summary = {**aggregate(summaries), "versions": versions()}
     write_json(out, "summary.json", summary)
-    page = render_report(
-        f"Diff-Mix: {len(summaries)} seeds, {config.mix.strategy}",
-        summary,
-        config_yaml(config),
-    )
-    out.write("report.html", page.encode())
+    out.write("report.html", render_report(_page(config, summary)).encode())
     return {**summary, "report": f"{out.uri}/report.html"}
 
 
-def _run_classifiers(config: Config, listeners: Sequence[Listener]) -> dict:
+def _run_classifiers(config: Config, listeners: Sequence[Hears]) -> dict:
     """One concept and one set of mixes, by `run.seed`; then a classifier for each seed, and with
     `train.baseline` one without mixes. `OUT/seed-N` has the classifiers of a seed.
 
@@ -115,6 +111,17 @@ def _classifiers_of(whole: Session, job: MixJob, seed: int) -> dict:
     return results
 
 
+def _page(config: Config, summary: dict) -> Report:
+    """The report of all seeds: each seed has its own, too."""
+    seeds = accuracy.per_seed(summary["seeds"])
+    return Report(
+        title=f"Diff-Mix: {len(summary['seeds'])} seeds, {config.mix.strategy}",
+        summary=summary,
+        charts=[seeds] if seeds else [],
+        config=config_yaml(config),
+    )
+
+
 def of_seed(config: Config, seed: int) -> Config:
     """The configuration of one seed's run."""
     out = f"{config.out.rstrip('/')}/seed-{seed}"
@@ -134,6 +141,7 @@ def aggregate(summaries: dict[int, dict]) -> dict:
     return {
         "plan": _merge([run["plan"] for run in runs], sum),
         **({"leak": _merge(leaks, sum)} if leaks else {}),
+        "gpu_hours": _merge([run.get("gpu_hours", {}) for run in runs], sum),
         "seconds": _merge(seconds, sum)
         | {key: value for key, value in _merge(seconds, _mean).items() if key.startswith("to_")},
         **{

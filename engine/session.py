@@ -18,7 +18,7 @@ from diffmix.datasets.prepare import Prepared
 from diffmix.errors import reason
 from diffmix.storage import Folder
 from engine import lease
-from engine.listeners import Listener, make_listeners
+from engine.listeners import Hears, as_listeners, make_listeners
 from engine.mixing.batch_size import with_measured_batch
 from engine.mixing.mix_source import MixSource
 from engine.nodes.ask_ahead import AskAhead
@@ -34,6 +34,9 @@ from engine.training.pool import sweep
 log = logging.getLogger(__name__)
 
 _COLLECT_SECONDS = 1.0
+_USAGE_SECONDS = 5.0
+_LIFE_SECONDS = 30.0
+"""A run that goes on records something at least this often: who watches it can tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ class Session:
 def open_session(
     config: Config,
     command: float | None = None,
-    listeners: Sequence[Listener] = (),
+    listeners: Sequence[Hears] = (),
     *,
     personalizes: bool = False,
     mixes: bool = False,
@@ -90,7 +93,7 @@ def open_session(
 def _opened(
     config: Config,
     command: float,
-    listeners: Sequence[Listener],
+    listeners: Sequence[Hears],
     *,
     personalizes: bool,
     mixes: bool,
@@ -108,8 +111,9 @@ def _opened(
         config = with_measured_batch(config, len(source.plan(config)))
     write_config(inputs.out, replace(config, **{"run.repair": False}))  # a resumed run has no need
     name = f"telemetry-{uuid.uuid4().hex[:8]}"
-    listeners = [*make_listeners(config.run.listeners, inputs.out), *listeners]
-    telemetry = Telemetry(inputs.out, name, command, listeners)
+    heard_by = [*make_listeners(config, inputs.out), *as_listeners(listeners)]
+    telemetry = Telemetry(inputs.out, name, command, heard_by)
+    telemetry.record("plan", **_planned(config, source, mixes))
     ahead = AskAhead(config.placement, capacity if mixes else Capacity(nodes=[], grows=False))
     with _collecting(telemetry), contextlib.closing(ahead):
         yield Session(
@@ -124,26 +128,67 @@ def _opened(
         )
 
 
+def _planned(config: Config, source: MixSource, mixes: bool) -> dict:
+    """What the run is to do, in numbers, for those who watch it: `planned` and `stored` mixes, and
+    `epochs`.
+    """
+    chunks = source.store.stored_chunks()
+    planned = stored = 0
+    if mixes or chunks:
+        plan = source.plan(config)
+        planned = len(plan)
+        stored = sum(len(plan.chunk_ids(chunk)) for chunk in chunks if chunk < plan.num_chunks)
+    return {"planned": planned, "stored": stored, "epochs": config.train.epochs}
+
+
 @contextlib.contextmanager
 def _collecting(telemetry: Telemetry) -> Iterator[None]:
     """Collect events in a thread, once a second, and close the telemetry at the end."""
-    stop = threading.Event()
+    stop, usage = threading.Event(), _Usage()
 
     def collect() -> None:
         while not stop.wait(_COLLECT_SECONDS):
             try:
+                usage.record(telemetry)
                 telemetry.collect()
             except ray.exceptions.RayError as error:  # the next second tries again
                 log.warning("Events could not be fetched: %s", reason(error))
 
     thread = threading.Thread(target=collect, daemon=True, name="telemetry")
     thread.start()
+    outcome, why = "done", ""
     try:
         yield
+    except BaseException as error:
+        outcome = "failed" if isinstance(error, Exception) else "interrupted"
+        why = "" if outcome == "interrupted" else reason(error)
+        raise
     finally:
         stop.set()
         thread.join()
         with contextlib.suppress(Exception):  # the cluster may be what broke
             telemetry.collect()
+        telemetry.record("end", outcome=outcome, error=why)
         with contextlib.suppress(Exception):
             telemetry.close()
+
+
+class _Usage:
+    """Records how many of the cluster's GPUs are in use: when that changes, and else twice a minute
+    as a sign of life. Owned by the collecting thread.
+    """
+
+    def __init__(self) -> None:
+        self._asked = self._recorded = 0.0
+        self._last: tuple[float, float] | None = None
+
+    def record(self, telemetry: Telemetry) -> None:
+        now = time.monotonic()
+        if now - self._asked < _USAGE_SECONDS:
+            return
+        self._asked = now
+        every = ray.cluster_resources().get("GPU", 0.0)
+        used = every - ray.available_resources().get("GPU", 0.0)
+        if (used, every) != self._last or now - self._recorded >= _LIFE_SECONDS:
+            self._recorded, self._last = now, (used, every)
+            telemetry.record("gpus", used=used, all=every)

@@ -117,6 +117,16 @@ class Telemetry:
         with self._lock:
             self.events.append({"event": kind, "time": time.time(), **values})
 
+    def begin(self, phase: str, workers: int, gpus: float) -> None:
+        """Say that a phase begins (`personalize`, `mix`, `train` or `baseline`), on at most so many
+        workers and Ray's GPUs.
+        """
+        self.record("phase", phase=phase, state="begin", workers=workers, gpus=gpus)
+
+    def finish(self, phase: str) -> None:
+        """Say that a phase is over."""
+        self.record("phase", phase=phase, state="end")
+
     def collect(self) -> None:
         """Fetch what workers have sent since the last call, and hand it to the listeners together
         with the driver's own events.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import select
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,6 +24,8 @@ class Command(NamedTuple):
     """Groups and single options that change what the command does; its `--help` lists them. Every
     command accepts every option, so that one recipe serves all.
     """
+    words: str = ""
+    """What may stand before the options, as its `--help` names it. Empty: nothing."""
 
 
 _MAKES_MIXES = ("out", "data", "model", "personalize", "mix", "gate")
@@ -63,12 +67,29 @@ COMMANDS = {
         "Write OUT's mixes or concept in another layout; needs no cluster.",
         ("out", "export", "personalize.concept"),
     ),
+    "predict": Command(
+        "Print what OUT's classifier says of the images below --data.test, as CSV.",
+        ("out", "data.test"),
+    ),
+    "compare": Command(
+        "Write compare.html about several runs: diffmix compare A B ... [--out FOLDER].",
+        ("out",),
+        "OUT OUT ...",
+    ),
     "report": Command("Write OUT's report again.", ("out", "data", "mix", "run.seed")),
+    "watch": Command(
+        "Show a run that goes on elsewhere: diffmix watch OUT.", ("out", "run.display"), "OUT"
+    ),
+    "ls": Command("List the runs below a folder: diffmix ls FOLDER.", ("out",), "FOLDER"),
     "plan": Command(
         "Print what a run would make and ask for; starts nothing.",
         (*_MAKES_MIXES, "train", "placement", "run"),
     ),
-    "doctor": Command("Print what this machine has, what is missing and what to do about it."),
+    "completion": Command("Print a script that completes in SHELL.", (), "SHELL"),
+    "doctor": Command(
+        "Print what this machine lacks and what to do; with --run.address, what each node has.",
+        ("run.address", "out"),
+    ),
 }
 
 _USAGE = """\
@@ -86,9 +107,9 @@ Recipes for --config are in jobs/recipes/."""
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code.
 
-    0: done. 1: a defect, or `doctor` found something bad. 2: a user error, one sentence on standard
-    error. 130: interrupted. 141: nobody reads the output any more. 143: told to end, as by `ray job
-    stop` or a batch system.
+    0: done. 1: a defect, a watched run that failed, or `doctor` found something bad. 2: a user
+    error, one sentence on standard error. 130: interrupted. 141: nobody reads the output any more.
+    143: told to end, as by `ray job stop` or a batch system.
     """
     before = signal.signal(signal.SIGTERM, _told_to_end)
     try:
@@ -110,8 +131,25 @@ def main(arguments: list[str] | None = None) -> int:
         # Python flushes what is left when it exits, and would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception:
+        traceback.print_exc()
+        print(_where_to_look(), file=sys.stderr)
+        return 1
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _where_to_look() -> str:
+    """After a defect: where the logs are."""
+    from engine.display.terminal import log_path
+    from engine.failures import worker_logs
+
+    places = ["diffmix: this is a defect, or the cluster broke"]
+    if folder := worker_logs():
+        places.append(f"workers' logs are in {folder} on each node")
+    if path := log_path():
+        places.append(f"what libraries printed here is in {path}")
+    return f"{'; '.join(places)}. --run.verbose True prints all of it. The same command resumes."
 
 
 class _ToldToEnd(BaseException):
@@ -138,26 +176,36 @@ def _command(arguments: list[str]) -> int:
     from jobs.help import HELP, help_text
     from jobs.options import parse
 
-    config = parse([argument for argument in rest if argument not in HELP], name)
+    command = COMMANDS[name]
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
+    words = words if command.words else []
+    config = parse([argument for argument in rest[len(words) :] if argument not in HELP], name)
     if HELP & set(rest):
-        command = COMMANDS[name]
-        print(help_text(name, command.text, command.reads, config, full="--help-all" in rest))
+        usage = f"{name} {command.words}".rstrip()
+        print(help_text(usage, command.text, command.reads, config, full="--help-all" in rest))
         return 0
     if name == "doctor":
-        from jobs.doctor import doctor
+        from jobs.doctor import doctor, doctor_of_cluster
 
-        return doctor()
+        return doctor_of_cluster(config) if config.run.address else doctor()
     if config.run.seeds and name != "run":
         one = f"{config.out}/seed-{config.run.seeds[0]}/config.yaml"
         raise UserError(
             f"--run.seeds is for diffmix run; diffmix {name} takes one seed's configuration, "
             f"such as --config {one}."
         )
+    if name == "completion":
+        from jobs.completion import script
+
+        print(script(" ".join(words), COMMANDS), end="")
+        return 0
+    from engine.display.terminal import interruptible, quiet
     from jobs import commands
 
     action: Callable = getattr(commands, name)
-    action(config)
-    return 0
+    with interruptible(), quiet(config.run.verbose):
+        code = action(config, words) if command.words else action(config)
+    return code or 0
 
 
 def _reader_is_gone() -> bool:

@@ -121,6 +121,54 @@ def export(config: Config) -> None:
     print(f"{written} of {config.out} went to {config.export.to} as {config.export.format}.")
 
 
+def predict(config: Config) -> None:
+    from engine.display.terminal import say
+    from engine.results.predict import predict as predict_folder
+
+    if not config.data.test:
+        raise UserError(
+            "--data.test is not set: diffmix predict --out RUN --data.test FOLDER > FILE.csv."
+        )
+    text, number, broken = predict_folder(config.out, config.data.test)
+    print(text, end="")
+    if broken:
+        say(f"{broken} of {number} images could not be read: the column error says why.")
+
+
+def compare(config: Config, words: list[str]) -> None:
+    from engine.results.compare import compare as compare_runs
+    from engine.results.compare import describe
+
+    page = compare_runs(words, config.out or ".")
+    print(f"{describe(words)}\n{page}")
+
+
+def watch(config: Config, words: list[str]) -> int:
+    """Gives the exit code: that of the run."""
+    from engine.display import make_display
+    from engine.display.watch import watch as watch_run
+
+    out = _one_folder(words, config.out, "watch")
+    outcome = watch_run(out, make_display(config.run.display, out))
+    return {"done": 0, "interrupted": 130}.get(outcome, 1)
+
+
+def ls(config: Config, words: list[str]) -> None:
+    from engine.display.runs import find_runs
+    from jobs.table import print_runs
+
+    folder = _one_folder(words, config.out, "ls")
+    print_runs(find_runs(folder), folder)
+
+
+def _one_folder(words: list[str], out: str, command: str) -> str:
+    """The folder that a command was given before its options, or by --out."""
+    if len(words) > 1 or not (words or out):
+        given = f"got {', '.join(words)}" if words else "got none"
+        raise UserError(f"diffmix {command} takes one folder, but {given}.")
+    return words[0] if words else out
+
+
 def plan(config: Config) -> None:
     from engine.placement.forecast import forecast
     from jobs.table import print_forecast

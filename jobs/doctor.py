@@ -5,10 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from diffmix.errors import reason
+
+if TYPE_CHECKING:
+    from diffmix.config import Config
+    from engine.nodes.node_check import NodeFacts
 
 
 class Finding(NamedTuple):
@@ -32,6 +37,44 @@ def doctor() -> int:
             text = finding.what + (f"\n      -> {finding.advice}" if finding.advice else "")
             console.print(f"[{color}]{finding.state:>4}[/]  {escape(text)}")
             bad += finding.state == "bad"
+    return 1 if bad else 0
+
+
+def doctor_of_cluster(config: Config) -> int:
+    """The report on every node of the cluster at `run.address`, and the exit code."""
+    from engine.nodes.node_check import check_nodes
+
+    return print_nodes(check_nodes(config))
+
+
+def print_nodes(nodes: list[NodeFacts]) -> int:
+    """One table of all nodes, then what is wrong. Gives 1 where something is."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from engine.nodes.node_check import differences
+
+    table = Table("node", "CPUs", "GPUs", "devices", "free disk", "run folder")
+    bad = []
+    for node in nodes:
+        kinds = Counter(node.devices)
+        devices = ", ".join(f"{number} x {name}" for name, number in kinds.items()) or "none"
+        seen = {True: "yes", False: "no", None: ""}[node.sees_out]
+        cells = (node.name, f"{node.cpus:g}", f"{node.gpus:g}", devices)
+        table.add_row(*map(escape, cells), f"{node.free_gb:.0f} GB", seen)
+        if node.error:
+            bad.append(f"{node.name} did not answer ({node.error})")
+        elif node.sees_out is False:
+            bad.append(f"{node.name} does not see the run folder, or may not write there")
+    for name, versions in differences(nodes).items():
+        bad.append(f"{name} differs between nodes: {', '.join(map(str, versions))}")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    for text in bad:
+        console.print(f"[red] bad[/]  {escape(text)}")
+    if not any("differs" in text for text in bad):
+        console.print("[green]  ok[/]  all nodes have the same versions")
     return 1 if bad else 0
 
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from diffmix.config import Config
-from diffmix.report.headline import headline
+from diffmix.report.headline import headline, percent
+from engine.display.runs import RunLine
+from engine.display.state import age
 
 
 def print_summary(summary: dict, config: Config) -> None:
-    """Accuracy, counts and rates of a finished run, and where its files are."""
+    """Accuracy, counts and rates of a finished run, and where its files are. With `run.display
+    json`, the summary as a line of JSON.
+    """
+    if config.run.display == "json":
+        print(json.dumps({"event": "summary", **summary}))
+        return
     table = Table(show_header=False)
     for row in headline(summary):
         table.add_row(*row)
@@ -19,6 +32,43 @@ def print_summary(summary: dict, config: Config) -> None:
     if "report" in summary:
         print(f"report: {summary['report']}")
     print(f"run folder: {config.out}")
+
+
+def print_runs(runs: list[RunLine], folder: str) -> None:
+    """What `diffmix ls` found."""
+    if not runs:
+        print(f"no runs below {folder}")
+        return
+    names = ("run", "state", "with", "without", "mixes", "GPU-h", "time", "ago")
+    table = Table(*names, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.columns[0].overflow = "fold"  # the only column that a narrow terminal makes narrower
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for run in runs:
+        table.add_row(
+            escape(run.name),
+            f"[{_COLORS.get(run.state, 'cyan')}]{escape(run.state)}[/]",
+            percent(run.accuracy) if run.accuracy is not None else "",
+            percent(run.baseline) if run.baseline is not None else "",
+            f"{run.stored}/{run.planned}" if run.planned else "",
+            f"{run.gpu_hours:.2f}" if run.gpu_hours is not None else "",
+            age(run.seconds),
+            age(time.time() - run.last),
+        )
+    console = Console(width=None if sys.stdout.isatty() else _WIDE)
+    console.print(table)
+    console.print(
+        "with, without: test accuracy with and without mixes; GPU-h: GPU-hours; ago: last event",
+        style="dim",
+    )
+
+
+_WIDE = 160
+"""Columns where no terminal says how many there are."""
+_COLORS = {"done": "green", "failed": "red", "dead": "red", "interrupted": "yellow"}
+_COLORS |= {"waiting": "yellow"}
 
 
 def print_forecast(forecast: dict) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int64
@@ -127,19 +129,25 @@ def calibration(
 
 
 def evaluate_folder(
-    classifier: str, test_path: str | None, device: str = "cpu", batch_size: int = 64
+    classifier: str,
+    test_path: str | None,
+    device: str = "cpu",
+    batch_size: int = 64,
+    keep: Callable[[np.ndarray], None] = lambda logits: None,
 ) -> tuple[dict, Int[np.ndarray, "classes classes"] | None]:
     """What the classifier in a folder reaches on a `RealSet`, and its confusion matrix
     (`confusion`). Without a set: how its epoch was chosen, and None.
 
     The dictionary is that of `accuracy`, with `calibration`, `images` (their number) and
-    `chosen` (how its epoch was chosen). `UserError` where the folder holds no classifier.
+    `chosen` (how its epoch was chosen). `keep` gets the logits, float32 [images, classes].
+    `UserError` where the folder holds no classifier.
     """
     model, description = load_classifier(Folder(classifier), device)
     if not test_path:
         return {"chosen": description.metrics}, None
     real = RealSet.open(test_path)
     logits = predict(model, description, real, batch_size=batch_size)
+    keep(logits)
     result = {"chosen": description.metrics, **accuracy(logits, real.labels, real.groups)}
     result |= {"calibration": calibration(logits, real.labels), "images": len(real)}
     return result, confusion(logits, real.labels)

@@ -13,12 +13,20 @@ class ExportConfig:
     """What `diffmix export` writes, and where."""
 
     format: Usual[
-        Literal["imagefolder", "webdataset", "reference", "reference-concept", "peft-concept"]
+        Literal[
+            "imagefolder",
+            "webdataset",
+            "reference",
+            "reference-concept",
+            "peft-concept",
+            "classifier",
+        ]
     ] = "imagefolder"
-    """Layout: imagefolder, webdataset, reference, reference-concept or peft-concept. The first
-    three are of mixes: Hugging Face's, WebDataset shards, and the reference implementation's. The
-    other two are of the concept: the reference's files (LoRA in attention-processor naming), and
-    peft's LoRA.
+    """Layout: imagefolder, webdataset, reference, reference-concept, peft-concept or classifier.
+    The first three are of mixes: Hugging Face's with a data card, WebDataset shards, and the
+    reference implementation's. The next two are of the concept: the reference's files (LoRA in
+    attention-processor naming), and peft's LoRA. The last is the classifier for timm and the hub,
+    with a model card.
     """
     to: Usual[Path] = ""
     """Empty or new folder to write to: a local path, s3:// or gs://."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from diffmix.options.markers import PathOrName, Share, Unit, Usual
 
@@ -30,6 +30,8 @@ class RunConfig:
     """Ray cluster to join; `auto` is a running one. None: the cluster that the job was submitted
     to; without one, a new one on this machine.
     """
+    usd_per_gpu_hour: Annotated[NonNegativeFloat, Unit("US dollars")] | None = None
+    """Price of an hour of one GPU, for the cost in the report. None: hours without a cost."""
     train_after: Share = 0.05
     """Share of the planned mixes that must be there before training starts. For overlapped mode.
     """
@@ -47,9 +49,16 @@ class RunConfig:
     """
     repair: bool = False
     """Check all stored mixes first, and make damaged ones and those that were set aside again."""
-    listeners: tuple[str, ...] = ("progress",)
+    display: Literal["auto", "live", "lines", "json"] = "auto"
+    """How progress is shown: a live view, plain lines, or every event as a line of JSON on standard
+    output. auto: live in a terminal, else lines.
+    """
+    verbose: bool = False
+    """Also print what Ray, libraries and workers print."""
+    listeners: tuple[str, ...] = ("progress", "tensorboard")
     """Who hears the run's events besides `metrics.jsonl`: names from `engine/listeners.py`. The
-    name `progress` is the line every few seconds. Empty: nobody.
+    name `progress` is what `display` shows; `tensorboard` keeps files in OUT/tensorboard; `mlflow`,
+    `wandb` and `trackio` need a package of that name; `ray` is Ray's own metrics. Empty: nobody.
     """
     oracle: PathOrName | None = None
     """Folder of a classifier that reports the share of mixes that show their target class. `nano`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -11,10 +12,15 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from diffmix import images
+from diffmix.datasets.class_names import spoken
 from diffmix.errors import UserError, reason
+from diffmix.report.data_uri import data_uri
 from diffmix.storage import Folder
 
 _Item = TypeVar("_Item")
+SIDE = 160
+"""Longest side of an image, in pixels."""
 _SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
@@ -38,6 +44,10 @@ class NamedMix:
     accepted: bool
     load: Callable[[], bytes]
     """Reads the image file. Called only for mixes that are needed."""
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return mix_html(self)
 
 
 def shortest(strength: float) -> float:
@@ -110,3 +120,29 @@ def batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
+
+
+def mix_html(mix: NamedMix) -> str:
+    """A mix as a figure: its image, its classes and its strength."""
+    image = images.decode(mix.load())
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    source, target = html.escape(spoken(mix.source)), html.escape(spoken(mix.target))
+    facts = [f"strength {shortest(mix.strength):g}"]
+    if mix.score is not None:
+        facts.append(f"score {mix.score:.3f}")
+    if not mix.accepted:
+        facts.append("rejected")
+    return (
+        '<figure style="display:inline-block;margin:4px;font-size:12px;text-align:left">'
+        f'<img src="{data_uri("image/png", file.getvalue())}" style="width:{SIDE}px" '
+        f'alt="mix {mix.mix_id}: {source} into {target}">'
+        f"<figcaption>{mix.mix_id}: {source} → {target}<br>{', '.join(facts)}</figcaption>"
+        "</figure>"
+    )
+
+
+def grid_html(title: str, mixes: Iterable[NamedMix]) -> str:
+    """Some mixes side by side, under a line of text."""
+    return f"<div><p>{html.escape(title)}</p>{''.join(mix_html(mix) for mix in mixes)}</div>"

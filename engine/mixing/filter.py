@@ -8,6 +8,7 @@ then stands over the configuration's until it is run again, and holds for mixes 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -30,13 +31,13 @@ from diffmix.format_version import with_version, without_version
 from diffmix.gates import GateRule, quantile_cut
 from diffmix.storage import Folder
 from diffmix.strategies.mix_spec import SPEC_COLUMNS, MixSpec
+from engine.display import make_display
 from engine.failures import user_errors
 from engine.lease import held
 from engine.mixing.stages import configure_ray_data
 from engine.mixing.store import MixStore
 from engine.placement import cluster
 from engine.placement.room import wait_for_room
-from engine.progress import Display
 
 log = logging.getLogger(__name__)
 
@@ -238,13 +239,14 @@ def apply_gate(config: Config, store: MixStore, rule: GateRule) -> dict:
     scored = 0
     if unscored:
         total = sum(len(parts[chunk].score) for chunk in unscored)
-        display = Display()
+        display = make_display(config.run.display, store.folder.uri)
         place = config.placement
         share = {"cpus": place.cpus_per_mixer, "gpus": place.gpus_per_mixer}
         arguments = {"store": store, "rule": rule, **share}
-        for rows in _over_parts(config, unscored, _ScorePart, arguments):
-            scored += sum(rows)
-            display.on_events([{"event": "score", "scored": scored, "mixes": total}])
+        with contextlib.closing(display):
+            for rows in _over_parts(config, unscored, _ScorePart, arguments):
+                scored += sum(rows)
+                display.on_events([{"event": "score", "scored": scored, "mixes": total}])
         parts |= store.scores(unscored)
     if rule.quantile is not None:
         scores = np.concatenate([parts[chunk].score for chunk in chunks])

@@ -19,6 +19,7 @@ from diffmix.errors import UserError, reason
 from diffmix.format_version import with_version, without_version
 from diffmix.formats.named_mix import NamedMix
 from diffmix.storage import Folder
+from engine.mixing.store_views import StoreViews
 
 SCHEMA = pa.schema(
     [
@@ -52,11 +53,13 @@ class Scores(NamedTuple):
     accepted: Bool[np.ndarray, " mixes"]
 
 
-class MixStore:
+class MixStore(StoreViews):
     """A folder of parts. Each part is a whole chunk, written once and atomically.
 
     A store is cheap to make and can be pickled. Any number of processes may write at once.
     """
+
+    schema = SCHEMA
 
     def __init__(self, uri: str):
         self.folder = Folder(uri)

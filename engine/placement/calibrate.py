@@ -5,7 +5,6 @@ shared out.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from diffmix.datasets.real import RealSet
 from diffmix.devices import inference_device, take_share
 from diffmix.errors import UserError
 from diffmix.plan import make_plan
+from engine.display.terminal import say
 from engine.mixing.job import MixJob
 from engine.nodes.on_a_mixing_node import patiently
 from engine.placement.capacity import Capacity
@@ -43,12 +43,10 @@ def with_best_split(session: Session, job: MixJob, time_steps: StepTimer | None 
     planned = len(session.source.plan(config))
     share = choose(config, rates, planned, session.capacity.total("GPU"))
     session.telemetry.record("split", rates=rates.source, **vars(share))
-    print(
+    say(
         f"Rates {rates.source}: {share.mixers} mixers and {share.trainers} train workers on "
         f"{share.gpus:g} GPUs; expected {share.wall:.0f} s (mixing {share.generate:.0f}, training "
-        f"{share.train:.0f}).",
-        file=sys.stderr,
-        flush=True,
+        f"{share.train:.0f})."
     )
     changes = {"placement.mixers": (share.mixers,), "placement.trainers": share.trainers}
     return dataclasses.replace(session, config=replace(config, **changes))

@@ -41,7 +41,7 @@ def connect(config: Config) -> None:
     address = config.run.address or os.environ.get("RAY_ADDRESS")
     common = {
         "job_config": _job_config(),
-        "log_to_driver": os.environ.get("DIFFMIX_WORKER_LOGS") == "1",
+        "log_to_driver": config.run.verbose,
         "logging_level": logging.WARNING,
         "namespace": NAMESPACE,
     }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 
 from diffmix.config import Config
 from diffmix.errors import UserError
+from engine.display.terminal import say
 from engine.placement.capacity import Capacity, capacity
 from engine.placement.cluster import LABEL, MIX_LABEL, TRAIN_LABEL, check_shared_gpus
 from engine.placement.demand import Demand, demand
@@ -42,11 +42,7 @@ def wait_for_room(
                 raise
             if not said:
                 said = True
-                print(
-                    f"waiting up to {config.placement.wait_minutes:g} minutes for nodes: {error}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                say(f"waiting up to {config.placement.wait_minutes:g} minutes for nodes: {error}")
             pause(_LOOK_SECONDS)
             continue
         return has

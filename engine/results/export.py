@@ -6,13 +6,19 @@ import itertools
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from diffmix.config import Config
+import yaml
+
+from diffmix.classifier.model import load_description
+from diffmix.config import Config, replace
 from diffmix.config_check import check
 from diffmix.errors import UserError
+from diffmix.format_version import without_version
 from diffmix.formats import FORMATS, lora, reference_concept
 from diffmix.generator.concept import Concept
 from diffmix.storage import Folder
 from engine.mixing.store import MixStore
+from engine.results.cards import CARD_FILE, data_card, model_card, write_timm_config
+from engine.run_folder import read_json
 
 
 def export(config: Config) -> str:
@@ -27,6 +33,9 @@ def export(config: Config) -> str:
     to = Folder(config.export.to)
     if to.names():
         raise UserError(f"{to.uri} is not empty; choose another --export.to.")
+    if config.export.format == "classifier":
+        _export_classifier(config, to)
+        return "The classifier"
     if config.export.format in FORMATS:
         return f"{_export_mixes(config, to)} mixes"
     _export_concept(config, to)
@@ -45,7 +54,41 @@ def _export_mixes(config: Config, to: Folder) -> int:
             "where the gate rejected all."
         )
     every = itertools.chain([first], mixes)
-    return FORMATS[config.export.format].write(to.create(), every, class_names)
+    count = FORMATS[config.export.format].write(to.create(), every, class_names)
+    if config.export.format == "imagefolder":
+        to.write(CARD_FILE, data_card(_as_run(config), count, class_names).encode())
+    return count
+
+
+def _export_classifier(config: Config, to: Folder) -> None:
+    """The weights as they are, timm's `config.json`, this project's `model.json`, a model card."""
+    out = Folder(config.out)
+    classifier = out / "classifier"
+    description = load_description(classifier)
+    to.create()
+    for name in ("model.safetensors", "model.json"):
+        to.write(name, classifier.read(name))
+    write_timm_config(to)
+    summary = read_json(out, "summary.json") if out.exists("summary.json") else {}
+    to.write(CARD_FILE, model_card(_as_run(config), summary, description).encode())
+
+
+def _as_run(config: Config) -> Config:
+    """The configuration that the run folder was made with; the given one where it has none."""
+    out = Folder(config.out)
+    if not out.exists("config.yaml"):
+        return config
+    values = without_version(yaml.safe_load(out.read("config.yaml")), f"{out.uri}/config.yaml")
+    changes = {}
+    for name in ("data.train", "data.superclass", "model.base", "mix.strategy", "mix.gamma"):
+        group, _, key = name.partition(".")
+        if key in values.get(group, {}):
+            changes[name] = values[group][key]
+    for name in ("strength", "synthetic_p"):
+        if name in values.get("mix", {}):
+            value = values["mix"][name]
+            changes[f"mix.{name}"] = tuple(value) if isinstance(value, list) else value
+    return replace(config, **changes)
 
 
 def _export_concept(config: Config, to: Folder) -> None:

@@ -9,17 +9,21 @@ import numpy as np
 
 from diffmix import images
 from diffmix.config import Config, images_of
+from diffmix.datasets.class_names import spoken
 from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from diffmix.plan import MixPlan
-from diffmix.report import plots
-from diffmix.report.contact_sheet import Mixed, Row, describe, mix_sheet
-from diffmix.report.html import Plot, png, render_report
+from diffmix.report import accuracy, timeline
+from diffmix.report.chart import Chart, Table
+from diffmix.report.contact_sheet import Mixed, Row, mix_sheet
+from diffmix.report.html import Report, Section, png, render_report
+from diffmix.report.intervals import of_share
 from diffmix.storage import Folder
 from diffmix.strategies import Strategy
 from engine.mixing.mix_source import ComposedPlan, MixSource, find_mix_source
 from engine.mixing.store import MixStore
+from engine.results.gallery import make_gallery
 from engine.run_folder import config_yaml, read_json
 from engine.telemetry import read_events
 
@@ -46,22 +50,24 @@ def write_report(
     """
     class_names = data.train.class_names
     rows = choose_rows(config, data.train, source) if source else []
-    sheet = None
-    if source and rows:
-        sheet = mix_sheet(rows, _sheet_title(source.plan(config).strategy))
-    page = render_report(
-        f"Diff-Mix: {len(class_names)} classes of {data.train.superclass}, {config.mix.strategy}",
-        summary,
-        config_yaml(config),
-        make_plots(summary, events, class_names, _confusion(out / "classifier")),
-        sheet,
-        describe(rows),
+    title = (
+        f"Diff-Mix: {len(class_names)} classes of {data.train.superclass}, {config.mix.strategy}"
     )
-    out.write("report.html", page.encode())
-    if sheet is None:
+    page = Report(
+        title=title,
+        summary=summary,
+        notes=_notes(summary),
+        class_names=[spoken(name) for name in class_names],
+        charts=make_charts(summary, events, class_names, _confusion(out / "classifier")),
+        gallery=make_gallery(config, out, data, source),
+        sections=[*_hours_section(config, summary), *_skipped_section(out)],
+        config=config_yaml(config),
+    )
+    out.write("report.html", render_report(page).encode())
+    if source is None or not rows:
         return f"{out.uri}/report.html"
     folder = out / "report"
-    folder.write("mixes.png", png(sheet))
+    folder.write("mixes.png", png(mix_sheet(rows, _sheet_title(source.plan(config).strategy))))
     return f"{folder.uri}/mixes.png"
 
 
@@ -88,47 +94,81 @@ def _confusion(classifier: Folder) -> list[list[int]] | None:
     return json.loads(classifier.read("confusion.json"))
 
 
-def make_plots(
+def make_charts(
     summary: dict,
     events: list[dict],
     class_names: list[str],
     confusion: list[list[int]] | None = None,
-) -> list[Plot]:
-    """The plots for which the run has figures. `confusion` is the matrix of the classifier with
+) -> list[Chart]:
+    """The charts for which the run has figures. `confusion` is the matrix of the classifier with
     mixes, its rows the true classes.
     """
-    accuracy, baseline = summary.get("accuracy", {}), summary.get("baseline", {})
+    arms = summary.get("accuracy", {}), summary.get("baseline", {})
     found = [
-        (
-            "When what ran",
-            "Seconds of work since the start. The curve is how many mixes had been made, the dots "
-            "how many each epoch could draw from.",
-            plots.timeline(events),
-        ),
-        (
-            "Training",
-            "The loss of mixes is against their soft labels, so the two losses cannot be compared.",
-            plots.training_curves(events),
-        ),
-        ("Accuracy by group", "On the test set.", plots.group_accuracy(accuracy, baseline)),
-        (
-            "Accuracy by class",
-            "On the test set; of many classes those that gained or lost most.",
-            plots.class_accuracy(accuracy, baseline, class_names),
-        ),
-        (
-            "Confusion",
-            "On the test set: what share of each class was taken for which class.",
-            plots.confusion_matrix(confusion, class_names),
-        ),
-        (
-            "Reliability",
-            "On the test set: how often the classifier is right when it is so sure. Training on "
-            "soft labels can make it too modest.",
-            plots.reliability(accuracy, baseline),
-        ),
+        timeline.timeline(events),
+        timeline.mixes_over_time(events),
+        *timeline.training_curves(events),
+        accuracy.group_accuracy(*arms),
+        accuracy.class_accuracy(*arms, class_names),
+        accuracy.confusion_matrix(confusion, class_names),
+        accuracy.reliability(*arms),
     ]
-    return [Plot(title, text, figure) for title, text, figure in found if figure is not None]
+    return [chart for chart in found if chart is not None]
+
+
+def _notes(summary: dict) -> list[str]:
+    """How sure the accuracies are."""
+    found = []
+    for arm, name in (("baseline", "without mixes"), ("accuracy", "with mixes")):
+        result = summary.get(arm, {})
+        if result.get("images") and "top1" in result:
+            low, high = of_share(result["top1"], result["images"])
+            found.append(f"{100 * low:.1f} to {100 * high:.1f} % {name}")
+    if not found:
+        return []
+    images = max(summary.get(arm, {}).get("images", 0) for arm in ("accuracy", "baseline"))
+    return [
+        f"A test set of {images} images alone leaves each accuracy uncertain (95 %, Wilson): "
+        f"{', '.join(found)}. Several seeds (--run.seeds) show how much training varies."
+    ]
+
+
+_PHASES = {
+    "personalize": "personalizing",
+    "mix": "mixing",
+    "train": "training with mixes",
+    "baseline": "training without mixes",
+}
+
+
+def _hours_section(config: Config, summary: dict) -> list[Section]:
+    """GPU-hours by phase, and what they cost where the price is known."""
+    hours = summary.get("gpu_hours", {})
+    if not hours:
+        return []
+    price = config.run.usd_per_gpu_hour
+    columns = ["phase", "GPU-hours", *(["cost, $"] if price is not None else [])]
+    rows: list[list[object]] = []
+    for phase, used in [*hours.items(), ("together", sum(hours.values()))]:
+        cost = [round(used * price, 2)] if price is not None else []
+        rows.append([_PHASES.get(phase, phase), round(used, 4), *cost])
+    text = "Ray's GPUs times the seconds that workers held them, over all attempts."
+    if price is None:
+        text += " With --run.usd_per_gpu_hour, diffmix report adds what they cost."
+    return [Section(key="gpu-hours", title="GPU-hours", text=text, table=Table(columns, rows))]
+
+
+def _skipped_section(out: Folder) -> list[Section]:
+    """What was left out of the data, and why."""
+    if not (out / "data").exists("data.json"):
+        return []
+    skipped = read_json(out / "data", "data.json").get("skipped", [])
+    if not skipped:
+        return []
+    rows = [[one["image_id"], one["reason"]] for one in skipped]
+    text = f"{len(rows)} images of the data set could not be used."
+    table = Table(("image", "why"), rows)
+    return [Section(key="left-out", title="Left out of the data", text=text, table=table)]
 
 
 def choose_rows(config: Config, real: RealSet, source: MixSource) -> list[Row]:

@@ -8,6 +8,7 @@ from diffmix.versions import versions
 from engine.mixer.tries import SetAside
 from engine.mixing.store import MixStore
 from engine.results.figures import figures
+from engine.results.gpu_hours import gpu_hours
 from engine.run_folder import leak, read_json, write_json
 from engine.session import Session
 
@@ -20,7 +21,8 @@ def write_summary(session: Session, mixed: bool) -> dict:
 
     Gives what `summary.json` holds, and `report`, the path of the report's images.
     """
-    # Only a finished run needs torch, timm and the plots.
+    # Only a finished run needs torch, timm and the charts.
+    from engine.results.cards import write_timm_config
     from engine.results.evaluate import with_class_sizes
     from engine.results.report import write_report
 
@@ -41,9 +43,12 @@ def write_summary(session: Session, mixed: bool) -> dict:
     summary = {
         "plan": {"planned": planned, "stored": stored, "rejected": rejected, "set_aside": aside},
         **figures(session.telemetry.events),
+        "gpu_hours": gpu_hours(session.telemetry.events),
         "versions": versions(),
     }
     for name, key in (("classifier", "accuracy"), ("baseline", "baseline")):
+        if (out / name).exists("model.json"):
+            write_timm_config(out / name)
         if (out / name).exists("result.json"):
             result = read_json(out / name, "result.json")
             summary[key] = with_class_sizes(result, train_images, config.evaluate)
@@ -54,6 +59,9 @@ def write_summary(session: Session, mixed: bool) -> dict:
     if mixed and (leaked := leak(config, out, session.data)):
         summary["leak"] = leaked
     write_json(out, "summary.json", summary)
+    arms = {"train": "accuracy", "baseline": "baseline"}
+    tested = {arm: summary.get(key, {}).get("top1") for arm, key in arms.items()}
+    session.telemetry.record("result", **tested)
     events = session.telemetry.events
     report = write_report(config, out, session.data, summary, events, source)
     return {**summary, "report": report}  # the file keeps numbers only

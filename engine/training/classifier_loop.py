@@ -329,8 +329,12 @@ class ClassifierLoop:
         if self.rank == 0:
             folder = Folder(self.job.classifier)
             device = str(self.engine.device)
+
+            def keep(logits: Float[np.ndarray, "images classes"]) -> None:
+                folder.write("predictions.json", json.dumps(logits.argmax(1).tolist()).encode())
+
             result, confusion = metrics.evaluate_folder(
-                folder.uri, self.job.test_path, device, self._eval_batch()
+                folder.uri, self.job.test_path, device, self._eval_batch(), keep
             )
             if confusion is not None:
                 folder.write("confusion.json", json.dumps(confusion.tolist()).encode())

@@ -8,23 +8,36 @@ from diffmix.config import Config, replace
 from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine import listeners
-from engine.listeners import METRICS_FILE, MetricsFile, check_listeners, make_listeners
-from engine.progress import Display
+from engine.display import JsonView, LinesView
+from engine.listeners import (
+    METRICS_FILE,
+    MetricsFile,
+    as_listeners,
+    check_listeners,
+    make_listeners,
+)
+from engine.trackers.tensorboard import TensorBoard
 
 
 def test_listeners_are_made_by_name(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setitem(listeners.LISTENERS, "mine", lambda out: made.append(out) or "mine")
+    monkeypatch.setitem(listeners.LISTENERS, "mine", lambda _, out: made.append(out) or "mine")
     out = Folder(str(tmp_path))
-    assert make_listeners(("mine",), out) == ["mine"]
+    config = Config()
+    assert make_listeners(replace(config, **{"run.listeners": ("mine",)}), out) == ["mine"]
     assert made == [out]
-    assert make_listeners((), out) == []
-    assert [type(one) for one in make_listeners(Config().run.listeners, out)] == [Display]
+    assert make_listeners(replace(config, **{"run.listeners": ()}), out) == []
+    assert [type(one) for one in make_listeners(config, out)] == [LinesView, TensorBoard]
+
+
+def test_the_display_is_the_one_that_the_options_name(tmp_path):
+    config = replace(Config(), **{"run.display": "json", "run.listeners": ("progress",)})
+    assert [type(one) for one in make_listeners(config, Folder(str(tmp_path)))] == [JsonView]
 
 
 def test_an_unknown_name_is_one_sentence():
-    with pytest.raises(UserError, match=r"--run\.listeners is wandb, but it must be one of prog"):
-        check_listeners(("progress", "wandb"))
+    with pytest.raises(UserError, match=r"--run\.listeners is nobody, but it must be one of mlfl"):
+        check_listeners(("progress", "nobody"))
 
 
 def test_a_run_with_an_unknown_listener_ends_before_anything_is_read(tmp_path):
@@ -66,3 +79,14 @@ def test_what_could_not_be_written_is_written_by_the_next_call(tmp_path, monkeyp
             metrics.on_events([{"event": "start"}])
     metrics.on_events([{"event": "mix"}])
     assert [event["event"] for event in lines(out)] == ["start", "mix"]
+
+
+def test_a_function_is_called_with_each_event(tmp_path):
+    heard = []
+    file = MetricsFile(Folder(str(tmp_path)))
+    same, callback = as_listeners([file, heard.append])
+    assert same is file
+    callback.on_events([{"event": "start"}, {"event": "mix"}])
+    callback.on_events([])
+    callback.close()
+    assert heard == [{"event": "start"}, {"event": "mix"}]

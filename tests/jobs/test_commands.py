@@ -8,6 +8,7 @@ Covers `jobs/doctor.py` and `jobs/table.py` too.
 import json
 import os
 import signal
+import time
 from threading import Event
 
 import pytest
@@ -148,3 +149,71 @@ def test_plan_goes_by_the_rates_of_another_run(tmp_path, small_config, capsys):
         if line.count("│") == 8
     ]
     assert ["2", "1", "1", "100.00", "100.00", "100.00", "0.06"] in rows
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A folder with one run that has ended and one that does not exist any more."""
+    (tmp_path / "birds").mkdir()
+    now = time.time()
+    events = [
+        {"event": "start", "time": now - 90, "command": now - 90},
+        {"event": "plan", "time": now - 89, "planned": 64, "stored": 64, "epochs": 3},
+        {"event": "result", "time": now, "train": 0.75, "baseline": None},
+        {"event": "end", "time": now, "outcome": "done", "error": ""},
+    ]
+    lines = "".join(json.dumps(event) + "\n" for event in events)
+    (tmp_path / "birds" / "metrics.jsonl").write_text(lines)
+    (tmp_path / "birds" / "summary.json").write_text(json.dumps({"accuracy": {"top1": 0.75}}))
+    return tmp_path
+
+
+def test_ls_has_a_line_for_each_run(runs, capsys):
+    assert main(["ls", str(runs)]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "birds" in line)
+    assert line.split() == ["birds", "done", "75.0", "%", "64/64", "1", "min", "0", "s"]
+    assert main(["ls", str(runs / "birds" / "..")]) == 0
+    (runs / "empty").mkdir()
+    assert main(["ls", "--out", str(runs / "empty")]) == 0
+    assert "no runs below" in capsys.readouterr().out
+
+
+def test_watch_shows_the_run_and_ends_as_it_ended(runs, capsys):
+    assert main(["watch", str(runs / "birds"), "--run.display", "lines"]) == 0
+    assert capsys.readouterr().err.endswith("] done: accuracy 75.0 %\n")
+    assert main(["watch", str(runs / "birds"), "--run.display", "json"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["event"] for line in out] == ["start", "plan", "result", "end"]
+    failed = (runs / "birds" / "metrics.jsonl").read_text().replace('"done"', '"failed"')
+    (runs / "birds" / "metrics.jsonl").write_text(failed)
+    assert main(["watch", str(runs / "birds")]) == 1
+
+
+@pytest.mark.parametrize("words", [["a", "b"], []])
+def test_a_command_of_one_folder_takes_one(words, capsys):
+    assert main(["watch", *words]) == 2
+    assert "diffmix watch takes one folder, but got" in capsys.readouterr().err
+
+
+def test_a_defect_says_where_to_look(monkeypatch, capsys, tmp_path):
+    from jobs import commands
+
+    def broken(config):
+        raise ValueError("this cannot be")
+
+    monkeypatch.setattr(commands, "plan", broken)
+    assert main(["plan"]) == 1
+    text = capsys.readouterr().err
+    assert "ValueError: this cannot be" in text
+    assert "what libraries printed here is in " in text
+    assert "--run.verbose True prints all of it." in text
+
+
+def test_json_keeps_standard_output_for_json(monkeypatch, capsys):
+    from jobs import commands
+
+    monkeypatch.setattr("engine.run.run", lambda *_, **__: {"accuracy": {"top1": 0.5}})
+    monkeypatch.setattr(commands, "_require_shared_out", lambda _: None)
+    assert main(["run", "--out", "x", "--run.display", "json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == {"event": "summary", "accuracy": {"top1": 0.5}}

@@ -5,13 +5,17 @@ Covers `diffmix/report/headline.py` too.
 
 import base64
 import io
+import json
+import re
 from html.parser import HTMLParser
 
 from PIL import Image
 
-from diffmix.report import plots
+from diffmix.report.accuracy import group_accuracy
+from diffmix.report.chart import Table
+from diffmix.report.gallery import Gallery, ShownMix
 from diffmix.report.headline import headline
-from diffmix.report.html import Plot, render_report
+from diffmix.report.html import Report, Section, render_report
 
 SUMMARY = {
     "plan": {"planned": 50, "stored": 47, "rejected": 3},
@@ -33,19 +37,19 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """The tags, the attributes of images, and the text. Asserts that every tag is closed."""
+    """The tags, what is linked to, and the text. Asserts that every tag is closed."""
 
     def __init__(self, text: str):
         super().__init__()
-        self.open, self.images, self.tags, self.words = [], [], [], []
+        self.open, self.sources, self.links, self.tags, self.words = [], [], [], [], []
         self.feed(text)
         self.close()
         assert not self.open
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        if tag == "img":
-            self.images.append(dict(attributes))
+        self.sources += [value for name, value in attributes if name == "src"]
+        self.links += [value for name, value in attributes if name == "href"]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -56,16 +60,45 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_page_has_figures_images_configuration_and_needs_nothing_else():
-    sheet = Image.new("RGB", (60, 40), "red")
-    figure = plots.group_accuracy({"per_group": {"land": 0.5}}, {})
+def mix(number: int, image: bytes, **values) -> ShownMix:
+    return ShownMix(
+        mix_id=number,
+        source=0,
+        target=1,
+        strength=0.7,
+        target_share=0.8,
+        label_sum=1.0,
+        seed=7,
+        score=None,
+        accepted=True,
+        image=image,
+        **values,
+    )
+
+
+def data_of(text: str) -> dict:
+    """What the page's script reads."""
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return json.loads(found)
+
+
+def test_page_has_figures_charts_tables_configuration_and_needs_nothing_else():
+    file = io.BytesIO()
+    Image.new("RGB", (60, 40), "red").save(file, "PNG")
+    section = Section(
+        key="left-out", title="Left out", text="Some.", table=Table(("image",), [["<img>"]] * 300)
+    )
     text = render_report(
-        "A <run>",
-        SUMMARY,
-        "mix:\n  prompt: <fox> & 狐\n",
-        [Plot("Groups", "By group.", figure)],
-        sheet,
-        'one → "two"',
+        Report(
+            title="A <run>",
+            summary=SUMMARY,
+            notes=["a note & more"],
+            class_names=["<script>alert(1)</script>", "狐"],
+            charts=[group_accuracy({"per_group": {"</script>": 0.5}}, {})],
+            gallery=Gallery(mixes=[mix(0, file.getvalue())], rule="All 1 are here."),
+            sections=[section],
+            config="mix:\n  prompt: <fox> & 狐\n",
+        )
     )
     page = Page(text)
     words = "".join(page.words)
@@ -77,25 +110,37 @@ def test_page_has_figures_images_configuration_and_needs_nothing_else():
         "9.9",
         "90.0 %",
         "<fox> & 狐",
-        "By group.",
+        "a note & more",
+        "Lowest: </script> with mixes, 50.0 %.",
+        "All 1 are here.",
+        "the first 200 are shown",
         "3.11",
     ):
         assert expected in words
     assert "xformers" not in words, "what is not installed has no version"
-    mixes, plot = page.images
-    kind, data = mixes["src"].split(",")
-    assert kind == "data:image/png;base64"
-    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (60, 40)
-    assert mixes["alt"] == 'one → "two"'
-    assert plot["src"].startswith("data:image/svg+xml;base64,")
-    assert "script" not in page.tags
-    assert "link" not in page.tags
-    assert "http" not in text.replace(plot["src"], "")
+    data = data_of(text)
+    assert data["classes"] == ["<script>alert(1)</script>", "狐"]
+    assert data["charts"]["groups"]["data"]["values"][0]["group"] == "</script>"
+    assert data["gallery"]["mixes"][0]["image"].startswith("data:image/png;base64,")
+    # Three scripts are closed where they end, and nothing is fetched.
+    assert text.count("</script>") == page.tags.count("script") == 3
+    assert page.sources == []
+    links = [link for link in page.links if not link.startswith("data:")]
+    assert links == []
+    (whole,) = [
+        link for link in page.links if link.startswith("data:text/csv") and len(link) > 2000
+    ]
+    table = base64.b64decode(whole.partition(",")[2]).decode()
+    assert table.count("<img>") == 300
+    assert words.count("<img>") == 200
 
 
 def test_page_of_a_run_with_nothing_to_show():
-    page = Page(render_report("Empty", {}, ""))
-    assert page.images == []
+    text = render_report(Report(title="Empty", summary={}))
+    page = Page(text)
+    assert data_of(text) == {"charts": {}, "classes": [], "gallery": None}
+    assert "vegaEmbed=" not in text, "without charts there is no library"
+    assert "section" not in page.tags
 
 
 def test_headline_puts_the_comparison_first_and_leaves_out_what_is_not_there():
@@ -118,8 +163,8 @@ def test_the_references_protocol_is_said_in_the_table_and_on_the_page():
     optimistic = {"accuracy": {"top1": 0.5, "chosen": {"epoch": 3, "on_test_set": True}}}
     assert "epoch picked on" not in dict(headline(honest))
     assert dict(headline(optimistic))["epoch picked on"].startswith("the test set")
-    assert "picked on the test set" not in render_report("x", honest, "")
-    words = "".join(Page(render_report("x", optimistic, "")).words)
+    assert "picked on the test set" not in render_report(Report(title="x", summary=honest))
+    words = "".join(Page(render_report(Report(title="x", summary=optimistic))).words)
     assert "The epoch was picked on the test set" in words
     assert headline({"accuracy": {"top1": 0.5, "chosen": None}}) == [("accuracy", "50.0 %")]
 
@@ -149,24 +194,23 @@ def test_class_sizes_calibration_and_several_seeds():
 
 
 def test_user_text_is_escaped():
-    """A class or a group called `<script>` is text, in the page, in attributes and in figures."""
+    """A class or a group called `<script>` is text, in the page, in attributes and in charts."""
     hostile = "</svg><script>alert(1)</script>\"' onerror=alert(1)"
-    figure = plots.group_accuracy({"per_group": {hostile: 0.5}}, {hostile: 0.2})
+    chart = group_accuracy({"per_group": {hostile: 0.5}}, {"per_group": {hostile: 0.2}})
     accuracy = {"top1": 0.5, "per_group": {hostile: 0.5}, "worst_group": 0.5}
     text = render_report(
-        hostile,
-        {**SUMMARY, "accuracy": accuracy, "versions": {hostile: hostile}},
-        f"out: {hostile}\n",
-        [Plot(hostile, hostile, figure)],
-        Image.new("RGB", (6, 4), "red"),
-        hostile,
+        Report(
+            title=hostile,
+            summary={**SUMMARY, "accuracy": accuracy, "versions": {hostile: hostile}},
+            notes=[hostile],
+            class_names=[hostile],
+            charts=[chart],
+            config=f"out: {hostile}\n",
+        )
     )
     page = Page(text)
-    assert "script" not in page.tags
-    assert all("onerror" not in image for image in page.images)
-    assert any(image.get("alt") == hostile for image in page.images)
+    assert page.tags.count("script") == 3
+    assert "svg" not in page.tags
+    assert page.sources == []
     assert hostile in "".join(page.words)
-    for image in page.images:
-        kind, _, data = image["src"].partition(";base64,")
-        if kind == "data:image/svg+xml":
-            assert b"<script" not in base64.b64decode(data)
+    assert data_of(text)["charts"]["groups"]["data"]["values"][0]["group"] == hostile

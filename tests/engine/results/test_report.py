@@ -124,8 +124,8 @@ def test_report_files_are_written_and_the_same_each_time(config, data):
     first = (out / "report").read("mixes.png")
     assert Image.open(io.BytesIO(first)).mode == "RGB"
     page = out.read("report.html").decode()
-    assert page.count("data:image/png;base64,") == 1
-    assert page.count("data:image/svg+xml;base64,") == 2
+    assert page.count("data:image/png;base64,") == 80 + 16, "every mix, and every source once"
+    assert page.count('<div class="chart"') == 3
     assert "80 of 80 planned" in page
     assert "strength:\n  - 0.5" in page.replace("    ", "  ")
     write_report(config, out, data, summary, events, source)

@@ -15,8 +15,10 @@ from engine.session import Session
 def test_a_run_without_mixes(tmp_path, small_config):
     inputs = check_inputs(small_config(tmp_path / "out"))
     write_json(inputs.out / "classifier", "result.json", {"top1": 0.5, "per_class": {"0": 0.5}})
+    recorded = []
     telemetry = SimpleNamespace(collect=lambda: None, events=[])
     nothing = Capacity(nodes=[], grows=False)
+    telemetry.record = lambda kind, **values: recorded.append((kind, values))
     session = Session(
         config=inputs.config,
         out=inputs.out,
@@ -36,4 +38,5 @@ def test_a_run_without_mixes(tmp_path, small_config):
     assert "baseline" not in stored
     assert given == {**read_json(inputs.out, "summary.json"), "report": given["report"]}
     assert given["report"].endswith("report.html")
+    assert recorded == [("result", {"train": 0.5, "baseline": None})]
     assert write_summary(session, mixed=True)["plan"]["planned"] == 40

@@ -1,0 +1,62 @@
+"""GPU-hours of a run by phase, from its events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.results.figures import length, spans, union
+
+_PAUSE_SECONDS = 60.0
+
+
+def gpu_hours(events: Sequence[dict]) -> dict[str, float]:
+    """Hours of GPUs that each phase held, over all attempts: Ray's GPUs times the time from a
+    worker's first work to its last. Phases that held none are left out; so is all where the run is
+    older than its events (`phase`) that say how many GPUs a worker has.
+
+    Time in which a worker was starting counts from its phase's beginning for train workers, and not
+    for mixers, whose pool may grow and shrink.
+    """
+    each = {}
+    for event in events:
+        if event["event"] == "phase" and event["state"] == "begin" and event["workers"]:
+            each[event["phase"]] = (event["workers"], event["gpus"] / event["workers"])
+    hours = {}
+    for phase, (workers, gpus) in each.items():
+        if phase == "mix":
+            seconds = _mixer_seconds(events)
+        else:
+            seconds = workers * length(union(sorted(_phase_spans(events, phase))))
+        if gpus and seconds:
+            hours[phase] = gpus * seconds / 3600
+    return hours
+
+
+def _phase_spans(events: Sequence[dict], phase: str) -> list[tuple[float, float]]:
+    """From each beginning of a phase to its end, or to the last thing that a killed attempt did."""
+    found: list[tuple[float, float]] = []
+    begun: float | None = None
+    last = 0.0
+    for event in [*events, {"event": "start"}]:
+        kind = event["event"]
+        named = kind == "phase" and event["phase"] == phase
+        ends = named or kind == "start" or kind == phase == "personalize"
+        if begun is not None and kind != "start" and (ends or kind in (phase, f"{phase}_step")):
+            last = event["time"]
+        if begun is not None and ends:
+            found.append((begun, last))
+            begun = None
+        if named and event["state"] == "begin":
+            begun = last = event["time"]
+    return found
+
+
+def _mixer_seconds(events: Sequence[dict]) -> float:
+    """Seconds that all mixers held their GPUs together: each from its start to its last chunk,
+    without long pauses.
+    """
+    of_actor: dict[str, list[dict]] = {}
+    for event in events:
+        if event["event"] in ("mix", "mixer_ready"):
+            of_actor.setdefault(event["actor"], []).append({**event, "event": "held"})
+    return sum(length(union(spans(held, "held"), _PAUSE_SECONDS)) for held in of_actor.values())

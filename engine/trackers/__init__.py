@@ -1,0 +1,1 @@
+"""Listeners that hand a run's figures to the trackers that people have."""
