@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
 import urllib.parse
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from diffmix.buckets.node_copy import copy_path, once_a_node
 from diffmix.errors import UserError, reason
+
+_THREADS = 16
+_COPY_BYTES = 16 * 2**20  # an object store's answer takes as long for 1 MB as for 16
 
 
 class Folder:
@@ -114,28 +119,34 @@ class Folder:
         else:
             self.write(name, (self.read(name) if self.exists(name) else b"") + data)
 
-    def fetch(self) -> str:
+    def fetch(self, only: Container[str] | None = None) -> str:
         """The path of a local folder with the same files.
 
-        That is the folder itself if it is local, else a copy that each machine downloads once (see
-        `local_copy`).
+        That is the folder itself if it is local, else a copy that each node downloads once (see
+        `local_copy`). `only` names the files and folders in it that are wanted; None: all.
         """
         if self.is_local:
             return self.path
         remote, path = filesystem(self.uri)
-        infos = remote.get_file_info(pafs.FileSelector(path, recursive=True))
-        copy = _cached(self.uri, *sorted((info.path, info.size, info.mtime_ns) for info in infos))
-        if not os.path.exists(copy):
-            temporary = f"{copy}.{uuid.uuid4().hex}.tmp"
-            os.makedirs(temporary)
-            try:
-                pafs.copy_files(path, temporary, source_filesystem=remote)
-                # The rename fails if another process was faster, with the same files.
-                with contextlib.suppress(OSError):
-                    os.rename(temporary, copy)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-        return copy
+        infos = []
+        for info in remote.get_file_info(pafs.FileSelector(path, recursive=True)):
+            top = info.path[len(path) :].strip("/").partition("/")[0]
+            if info.type == pafs.FileType.File and (only is None or top in only):
+                infos.append(info)
+        identity = sorted((info.path, info.size, info.mtime_ns) for info in infos)
+
+        def download(to: str) -> None:
+            os.makedirs(to)
+            with ThreadPoolExecutor(_THREADS) as threads:
+                for _ in threads.map(partial(one, to), infos):
+                    pass
+
+        def one(to: str, info: pafs.FileInfo) -> None:
+            file = os.path.join(to, info.path[len(path) :].strip("/"))
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            _copy(remote, info.path, pafs.LocalFileSystem(), file)
+
+        return once_a_node(copy_path(self.uri, *identity), download)
 
     def upload(self, local: str) -> None:
         """Copy the files of a local folder into this one."""
@@ -170,10 +181,9 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 def local_copy(uri: str) -> str:
     """The path of a local file with the same content.
 
-    That is the file itself if it is local, else a copy that each machine downloads once. Copies lie
-    in the system's temporary folder. Their names are made from URI, size and modification time, so
-    that a changed file is downloaded again. Raises `FileNotFoundError` if a remote file does not
-    exist.
+    That is the file itself if it is local, else a copy that each node downloads once. Copies lie in
+    `node_copy.cache_folder`. Their names are made from URI, size and modification time, so that a
+    changed file is downloaded again. Raises `FileNotFoundError` if a remote file does not exist.
     """
     local = local_path(uri)
     if local is not None:
@@ -182,28 +192,45 @@ def local_copy(uri: str) -> str:
     info = remote.get_file_info(path)
     if info.type != pafs.FileType.File:
         raise FileNotFoundError(uri)
-    copy = _cached(uri, info.size, info.mtime_ns)
-    if not os.path.exists(copy):
-        with writing(copy) as temporary:
-            _copy(remote, path, pafs.LocalFileSystem(), temporary)
+    local_files = pafs.LocalFileSystem()
+    return once_a_node(
+        copy_path(uri, info.size, info.mtime_ns), lambda to: _copy(remote, path, local_files, to)
+    )
+
+
+def local_version(spec: str) -> str:
+    """A path for what may be a path or the URI of a file or folder: a URI's copy on this node.
+
+    Raises `UserError` for a URI at which there is nothing.
+    """
+    local = local_path(spec)
+    if local is not None:
+        return spec if "://" not in spec else local
+    remote, path = filesystem(spec)
+    if remote.get_file_info(path).type == pafs.FileType.File:
+        return local_copy(spec)
+    copy = Folder(spec).fetch()
+    if not os.listdir(copy):
+        raise UserError(f"There is nothing at {spec}; check the bucket and the path in it.")
     return copy
 
 
 def _copy(source: pafs.FileSystem, path: str, target: pafs.FileSystem, new_path: str) -> None:
-    pafs.copy_files(path, new_path, source_filesystem=source, destination_filesystem=target)
-
-
-def _cached(*identity: object) -> str:
-    """The local path of a copy. Machines are shared, so each user has a folder of their own."""
-    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
-    return os.path.join(tempfile.gettempdir(), f"diffmix-cache-{os.getuid()}", key)
+    pafs.copy_files(
+        path,
+        new_path,
+        source_filesystem=source,
+        destination_filesystem=target,
+        chunk_size=_COPY_BYTES,
+    )
 
 
 @contextlib.contextmanager
-def writing(uri: str) -> Iterator[str]:
+def writing(uri: str, keep: bool = False) -> Iterator[str]:
     """Gives the path of a local file, which becomes the file `uri` when the block ends.
 
-    After an error in the block the file is removed and `uri` stays as it was.
+    After an error in the block the file is removed and `uri` stays as it was. With `keep` the file
+    becomes this node's copy of a remote `uri`, so that the writer does not download it again.
     """
     local = local_path(uri)
     folder = os.path.dirname(local) if local is not None else tempfile.gettempdir()
@@ -217,6 +244,11 @@ def writing(uri: str) -> Iterator[str]:
             remote, path = filesystem(uri)
             remote.create_dir(os.path.dirname(path), recursive=True)
             _copy(pafs.LocalFileSystem(), temporary, remote, path)
+            if keep:
+                info = remote.get_file_info(path)
+                once_a_node(
+                    copy_path(uri, info.size, info.mtime_ns), partial(shutil.move, temporary)
+                )
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from PIL.Image import Image
 
 from diffmix.config import Config
-from diffmix.datasets.real import RealSet
+from diffmix.datasets.real import classes_of
 from diffmix.devices import limit_threads
 from diffmix.gates import GateRule
 from diffmix.plan import MixSpec
@@ -36,10 +36,10 @@ def build_mixer(job: MixJob) -> ChunkMixer:
 
     config = job.config
     limit_threads(config.placement.cpus_per_mixer)
-    real = RealSet.open(job.real_path)
+    classes = classes_of(job.real_path)
     concept = Folder(job.concept).fetch() if job.concept else None
     template = config.personalize.prompts[0]
-    return Mixer(config.model, config.mix, real.class_names, real.superclass, concept, template)
+    return Mixer(config.model, config.mix, *classes, concept, template)
 
 
 @dataclass(frozen=True, kw_only=True)
