@@ -94,8 +94,10 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
 
 def missing_chunks(job: MixJob, num_chunks: int) -> np.ndarray:
     """int64 [n]: the plan's chunks that the store lacks, rising."""
-    missing = set(range(num_chunks)) - MixStore(job.store).stored_chunks()
-    return np.array(sorted(missing), dtype=np.int64)
+    missing = np.ones(num_chunks, dtype=bool)
+    stored = MixStore(job.store).stored_numbers()
+    missing[stored[stored < num_chunks]] = False
+    return np.flatnonzero(missing)
 
 
 def make_mixes(session: Session, job: MixJob) -> None:

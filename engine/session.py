@@ -68,7 +68,8 @@ def open_session(
     personalizes = personalizes and source.uses_concept(config)
     check_room(config, personalizes=personalizes, mixes=mixes, trains=trains)
     if mixes:
-        config = with_measured_batch(config, len(source.plan(config)))
+        image_bytes = float(inputs.data.train.sizes.mean())
+        config = with_measured_batch(config, len(source.plan(config)), image_bytes)
     write_config(inputs.out, config)
     name = f"telemetry-{uuid.uuid4().hex[:8]}"
     listeners = [*make_listeners(config.run.listeners, inputs.out), *listeners]

@@ -61,7 +61,7 @@ class SetIndex:
         return self._table["label"].to_numpy()
 
     @property
-    def image_ids(self) -> pa.ChunkedArray:
+    def id_column(self) -> pa.ChunkedArray:
         """N unique ids, as an Arrow column of strings."""
         return self._table["image_id"]
 

@@ -163,6 +163,11 @@ class RealSet:
         return [name for batch in self._batches for name in batch.column("image_id").to_pylist()]
 
     @cached_property
+    def id_column(self) -> pa.ChunkedArray:
+        """The same as an Arrow column, without a copy."""
+        return pa.chunked_array([batch.column("image_id") for batch in self._batches])
+
+    @cached_property
     def groups(self) -> list[str | None]:
         """N groups. None: the image has no group."""
         return [group for batch in self._batches for group in batch.column("group").to_pylist()]

@@ -56,6 +56,8 @@ class MixJob:
     store: str
     """Path or URI of the mix store."""
     reporter: Reporter
+    sizes: tuple[int, ...] = ()
+    """The plan's earlier sizes, where it was extended."""
     build: Callable[[MixJob], ChunkMixer] = build_mixer
     """Called on the actor's node; makes what the actor holds."""
     gate: GateRule | None = None

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int
 
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
@@ -133,7 +133,14 @@ class MixStore:
 
     def stored_chunks(self) -> set[int]:
         """The numbers of the stored chunks (one listing of the folder)."""
-        return {int(match[1]) for name in self.folder.names() if (match := _PART.fullmatch(name))}
+        return set(self.stored_numbers().tolist())
+
+    def stored_numbers(self) -> Int[np.ndarray, " parts"]:
+        """The same as an array, rising: a million numbers take 8 MB and not 60."""
+        numbers = (
+            int(match[1]) for name in self.folder.names() if (match := _PART.fullmatch(name))
+        )
+        return np.sort(np.fromiter(numbers, np.int64))
 
     def holds(self, chunk: int) -> bool:
         """Whether the chunk is stored."""
