@@ -65,20 +65,29 @@ def cut(planned: int, batch: int, steps_of: StepsOf | None, sizes: Sequence[int]
         block = np.arange(first, min(first + BLOCK, planned), dtype=np.int64)
         steps[first : first + BLOCK] = steps_of(block)
     ids = np.empty(planned, dtype=kind)
-    starts, stops = [], []
+    begins: list[np.ndarray] = []
+    ends: list[np.ndarray] = []
     for first, stop in itertools.pairwise(bounds):
-        place, begins, ends = first, [], []
-        part = steps[first:stop]
-        for count in np.unique(part):
-            same = np.flatnonzero(part == count)
-            ids[place : place + len(same)] = same
-            ids[place : place + len(same)] += first
-            begin = np.arange(place, place + len(same), batch, dtype=np.int64)
-            begins.append(begin)
-            ends.append(np.minimum(begin + batch, place + len(same)))
-            place += len(same)
-        begin, end = (np.concatenate([np.empty(0, np.int64), *each]) for each in (begins, ends))
-        order = np.argsort(ids[begin])
-        starts.append(begin[order])
-        stops.append(end[order])
-    return Chunks(np.concatenate(starts), np.concatenate(stops), ids)
+        begin, end = _cut_part(ids, steps, first, stop, batch)
+        begins.append(begin)
+        ends.append(end)
+    return Chunks(np.concatenate(begins), np.concatenate(ends), ids)
+
+
+def _cut_part(
+    ids: np.ndarray, steps: np.ndarray, first: int, stop: int, batch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the chunks of mixes `first` to `stop` - 1 begin and end in `ids`, which is filled."""
+    place, begins, ends = first, [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    part = steps[first:stop]
+    for count in np.unique(part):
+        same = np.flatnonzero(part == count)
+        last = place + len(same)
+        np.add(same, first, out=ids[place:last], casting="same_kind")
+        begin = np.arange(place, last, batch, dtype=np.int64)
+        begins.append(begin)
+        ends.append(np.minimum(begin + batch, last))
+        place = last
+    begin, end = np.concatenate(begins), np.concatenate(ends)
+    order = np.argsort(ids[begin])
+    return begin[order], end[order]

@@ -270,7 +270,11 @@ class MixPlan:
         varies = self.config.strength_beta is not None or len(np.unique(of_value)) > 1
         if self.from_noise or not varies:
             return None
-        return lambda ids: denoising_steps(self._strengths(self._uniform(ids)[:, 3]), most)
+
+        def steps(ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+            return np.asarray(denoising_steps(self._strengths(self._uniform(ids)[:, 3]), most))
+
+        return steps
 
 
 def denoising_steps(

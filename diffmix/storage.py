@@ -246,9 +246,11 @@ def writing(uri: str, keep: bool = False) -> Iterator[str]:
             _copy(pafs.LocalFileSystem(), temporary, remote, path)
             if keep:
                 info = remote.get_file_info(path)
-                once_a_node(
-                    copy_path(uri, info.size, info.mtime_ns), partial(shutil.move, temporary)
-                )
+
+                def move(to: str) -> None:
+                    shutil.move(temporary, to)
+
+                once_a_node(copy_path(uri, info.size, info.mtime_ns), move)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)

@@ -12,8 +12,8 @@ from diffmix.devices import limit_threads
 from diffmix.generator.batch_size import LARGEST, saturating_batch
 from diffmix.storage import Folder
 from engine.failures import user_errors
-from engine.mixing.store import MixStore
 from engine.mixing.stages import TASK_BYTES
+from engine.mixing.store import MixStore
 from engine.placement.cluster import MIX_LABEL
 
 # With fewer chunks, mixers would be idle at the end, and training without mixes at the start.

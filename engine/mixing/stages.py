@@ -40,7 +40,7 @@ the same time.
 
 TASK_BYTES = 256 * 2**20
 """The most bytes of source images in one task, unless a single chunk has more."""
-_BLOCK_BYTES = TASK_BYTES // 4  # what a reader gathers before it passes it on; Ray gathers twice that
+_BLOCK_BYTES = TASK_BYTES // 4  # a reader passes so many on at once; Ray gathers twice as many
 
 _SPEC = pa.struct([SCHEMA.field(name) for name in SPEC_COLUMNS])
 _CHUNK = pa.schema(

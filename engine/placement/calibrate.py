@@ -102,7 +102,9 @@ def time_mixer(job: MixJob) -> float:
     plan = make_plan(job.config, real, sizes=job.sizes)
     ids = plan.chunk_ids(0)
     rows, specs = plan.columns(ids)["source"].tolist(), plan.specs(ids)
-    sources = [None] * len(rows) if plan.from_noise else real.images(rows)
+    sources: list[bytes | None] = [None] * len(rows)
+    if not plan.from_noise:
+        sources = list(real.images(rows))
     mixer = job.build(job)
     mixer.mix(specs, sources)
     start = time.perf_counter()
