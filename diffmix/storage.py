@@ -144,7 +144,7 @@ class Folder:
         def one(to: str, info: pafs.FileInfo) -> None:
             file = os.path.join(to, info.path[len(path) :].strip("/"))
             os.makedirs(os.path.dirname(file), exist_ok=True)
-            _copy(remote, info.path, pafs.LocalFileSystem(), file)
+            download(remote, info.path, file)
 
         return once_a_node(copy_path(self.uri, *identity), download)
 
@@ -192,9 +192,8 @@ def local_copy(uri: str) -> str:
     info = remote.get_file_info(path)
     if info.type != pafs.FileType.File:
         raise FileNotFoundError(uri)
-    local_files = pafs.LocalFileSystem()
     return once_a_node(
-        copy_path(uri, info.size, info.mtime_ns), lambda to: _copy(remote, path, local_files, to)
+        copy_path(uri, info.size, info.mtime_ns), lambda to: download(remote, path, to)
     )
 
 
@@ -203,16 +202,32 @@ def local_version(spec: str) -> str:
 
     Raises `UserError` for a URI at which there is nothing.
     """
+    if "://" not in spec:
+        return spec
     local = local_path(spec)
     if local is not None:
-        return spec if "://" not in spec else local
+        return local
     remote, path = filesystem(spec)
-    if remote.get_file_info(path).type == pafs.FileType.File:
-        return local_copy(spec)
-    copy = Folder(spec).fetch()
-    if not os.listdir(copy):
+    info = remote.get_file_info(path)
+    if info.type == pafs.FileType.File:
+
+        def fetch(to: str) -> None:
+            os.makedirs(to)
+            download(remote, path, os.path.join(to, name))
+
+        # In a folder of its own, so that it keeps its name: some readers go by the suffix.
+        name = os.path.basename(path)
+        folder = once_a_node(copy_path(spec, "named", info.size, info.mtime_ns), fetch)
+        return os.path.join(folder, name)
+    copy = Folder(spec).fetch() if info.type == pafs.FileType.Directory else None
+    if copy is None or not os.listdir(copy):
         raise UserError(f"There is nothing at {spec}; check the bucket and the path in it.")
     return copy
+
+
+def download(remote: pafs.FileSystem, path: str, to: str) -> None:
+    """Copy one remote file to a local path."""
+    _copy(remote, path, pafs.LocalFileSystem(), to)
 
 
 def _copy(source: pafs.FileSystem, path: str, target: pafs.FileSystem, new_path: str) -> None:

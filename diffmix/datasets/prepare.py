@@ -7,16 +7,15 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import BinaryIO
 
 import numpy as np
 
-from diffmix import images
+from diffmix.buckets.remote_tree import here, said_of_its_origin
 from diffmix.config import DataConfig
 from diffmix.datasets import readers, splits
+from diffmix.datasets.decode import Decode, in_threads
 from diffmix.datasets.raw import Found, Raw
 from diffmix.datasets.real import Example, RealSet
 from diffmix.errors import UserError, reason
@@ -24,7 +23,6 @@ from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder, local_path
 
 _log = logging.getLogger(__name__)
-_IN_FLIGHT = 64
 _NAMED = 3
 # May differ between runs of one folder: the images themselves are compared.
 _FREE_SETTINGS = ("train", "test", "max_bad_images")
@@ -42,7 +40,7 @@ class Prepared:
     test: RealSet
 
 
-def prepare(config: DataConfig, out: str) -> Prepared:
+def prepare(config: DataConfig, out: str, decode: Decode = in_threads) -> Prepared:
     """Read, validate and split the images that `config` names, into
     `<out>/data/{train,val,test}.arrow` and `data.json`.
 
@@ -54,7 +52,8 @@ def prepare(config: DataConfig, out: str) -> Prepared:
     - A second call with the same `out` returns the same sets without decoding. If files look
       changed, all images are read again and must be the same.
 
-    `out` is a local path or a URI (s3://, gs://). Raises `UserError` for data that cannot be used
+    `out` is a local path or a URI (s3://, gs://), and so are the data sets. `decode` reads and
+    checks the images, in this process or elsewhere. Raises `UserError` for data that cannot be used
     and for an `out` that was prepared with other settings or images.
     """
     if config.shots is not None and config.imbalance_factor is not None:
@@ -65,16 +64,23 @@ def prepare(config: DataConfig, out: str) -> Prepared:
     saved = _saved(folder)
     if saved is not None:
         _check_settings(config, saved["settings"], out)
+    with said_of_its_origin():
+        return _prepared(config, out, folder, saved, decode)
+
+
+def _prepared(
+    config: DataConfig, out: str, folder: str, saved: dict | None, decode: Decode
+) -> Prepared:
     raws = _find(config)
     stamps = {name: raw.stamp for name, raw in raws.items()}
     if saved is not None and saved["stamps"] == stamps:
         return _open(folder, saved)
     try:
         if saved is None:
-            record = _build(config, raws, folder)
+            record = _build(config, raws, folder, decode)
         else:
             with tempfile.TemporaryDirectory(dir=_local_folder(folder)) as scratch:
-                record = _build(config, raws, scratch)
+                record = _build(config, raws, scratch, decode)
             if record["fingerprints"] != saved["fingerprints"]:
                 raise UserError(
                     f"The images of {config.train} are not those that {out} was made with; use "
@@ -124,10 +130,10 @@ def _find(config: DataConfig) -> dict[str, Raw]:
             "--data.train is missing; give it a folder with one sub-folder per class, a Parquet "
             "file, a hub id, or nano."
         )
-    own = readers.find(config.train, config)
+    own = readers.find(here(config.train), config)
     raws = {"train": own["train"]()}
     if config.test is not None:
-        other = readers.find(config.test, config)
+        other = readers.find(here(config.test), config)
         raws["test"] = (other.get("test") or other.get("val") or other["train"])()
     elif "test" in own:
         raws["test"] = own["test"]()
@@ -158,14 +164,15 @@ def _find(config: DataConfig) -> dict[str, Raw]:
     return raws
 
 
-def _build(config: DataConfig, raws: dict[str, Raw], folder: str) -> dict:
+def _build(config: DataConfig, raws: dict[str, Raw], folder: str, decode: Decode) -> dict:
     """Validate, split and write; the content of `data.json`."""
     class_names = raws["train"].class_names
     superclass = config.superclass or raws["train"].superclass or "object"
     skipped: list[tuple[str, str]] = []
     with tempfile.TemporaryFile(dir=_local_folder(folder)) as file:
         valid = {
-            name: _Valid(raw, class_names, config, file, skipped) for name, raw in raws.items()
+            name: _Valid(raw, class_names, config, file, skipped, decode)
+            for name, raw in raws.items()
         }
         counts = np.bincount(valid["train"].labels, minlength=len(class_names))
         if 0 in counts:
@@ -231,13 +238,14 @@ class _Valid:
         config: DataConfig,
         file: BinaryIO,
         skipped: list[tuple[str, str]],
+        decode: Decode,
     ):
         self._file = file
         self._rows: list[tuple[Found, int, int]] = []
         """Each image without its bytes, and where these begin and end in the file."""
         labels = [class_names.index(name) for name in raw.class_names]
         seen: set[str] = set()
-        for found, result in _decoded(raw, config.max_pixels):
+        for found, result in decode(raw.examples(), config.max_pixels):
             if found.image_id in seen:
                 raise UserError(
                     f"The image id {found.image_id!r} occurs twice in {raw.where}; ids must be "
@@ -269,31 +277,6 @@ class _Valid:
                 found.label,
                 found.group,
             )
-
-
-def _decoded(raw: Raw, max_pixels: int) -> Iterator[tuple[Found, bytes | str]]:
-    """Each image with its file's bytes, or with the reason why it cannot be read. Threads read and
-    decode several files at once.
-    """
-
-    def check(found: Found) -> bytes | str:
-        try:
-            if isinstance(found.image, str):
-                with open(found.image, "rb") as file:
-                    data = file.read()
-            else:
-                data = found.image or b""
-            images.decode(data, max_pixels)
-            return data
-        except images.BadImage as error:
-            return str(error)
-        except OSError as error:
-            return f"cannot be opened: {error.strerror}"
-
-    examples = raw.examples()
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        while batch := list(islice(examples, _IN_FLIGHT)):
-            yield from zip(batch, pool.map(check, batch), strict=True)
 
 
 def _skip(image_id: str, reason: str, config: DataConfig, skipped: list[tuple[str, str]]) -> None:

@@ -16,6 +16,7 @@ from PIL.Image import Image
 from diffmix.config import ModelConfig
 from diffmix.config.model import Precision
 from diffmix.errors import UserError, reason
+from diffmix.storage import Folder, local_version
 
 if TYPE_CHECKING:
     import torch
@@ -39,11 +40,11 @@ _SAMPLES, _SAMPLE = 16, 2**16
 
 def base_path(model: ModelConfig) -> str:
     """Where the base model is: a local folder with a Stable Diffusion pipeline, or a hub id, which
-    is not looked up.
+    is not looked up. For a URI it is this node's copy.
 
     Raises `UserError` for a folder that is missing or is not such a pipeline.
     """
-    folder = NANO_FOLDER if model.base == "nano" else Path(model.base).expanduser()
+    folder = NANO_FOLDER if model.base == "nano" else _local(model.base)
     if not folder.is_dir():
         if _HUB_ID.fullmatch(model.base) and not folder.exists():
             return model.base
@@ -58,6 +59,15 @@ def base_path(model: ModelConfig) -> str:
                 "choose another --model.base."
             )
     return str(folder)
+
+
+def _local(base: str) -> Path:
+    """The base's folder on this node, there or not. Of a bucket the pipeline's parts are fetched,
+    and not the other forms of the same weights that lie beside them.
+    """
+    if "://" not in base:
+        return Path(base).expanduser()
+    return Path(Folder(base).fetch(only={"model_index.json", *_PARTS, *_XL_PARTS}))
 
 
 def check_base(model: ModelConfig) -> None:
@@ -294,6 +304,7 @@ def files_fingerprint(path: str | None) -> str | None:
     """The same for one file, or for the files in a folder. None for None."""
     if path is None:
         return None
+    path = local_version(path)
     if Path(path).is_file():
         return _fingerprint(Path(path).parent, [Path(path)])
     return _fingerprint(

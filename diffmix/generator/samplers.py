@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffmix.errors import UserError, reason
+from diffmix.storage import local_version
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -31,7 +32,7 @@ def make_scheduler(sampler: Sampler, pipe: StableDiffusionPipeline) -> Any:
 
 def check_sampler_lora(path: str | None) -> None:
     """Raise `UserError` if `path` is set and nothing is there."""
-    if path and not Path(path).exists():
+    if path and not Path(local_version(path)).exists():
         raise UserError(
             f"There is no LoRA at {path}; set --mix.sampler_lora to a safetensors file or a folder "
             "with one."
@@ -48,7 +49,7 @@ def fuse_sampler_lora(pipe: StableDiffusionPipeline, path: str) -> None:
 
     check_sampler_lora(path)
     try:
-        state, alphas = pipe.lora_state_dict(path, unet_config=pipe.unet.config)
+        state, alphas = pipe.lora_state_dict(local_version(path), unet_config=pipe.unet.config)
         if not any(key.startswith("unet.") for key in state):
             raise ValueError("it has no weights for a UNet")
         pipe.load_lora_into_unet(state, alphas, pipe.unet)

@@ -13,6 +13,7 @@ from diffmix.config_check import check
 from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.errors import UserError
 from diffmix.storage import Folder
+from engine.inputs.decoding import DecodeOnCluster
 from engine.listeners import check_listeners
 from engine.mixing.batch_size import with_stored_batch
 from engine.mixing.filter import check_gate
@@ -52,7 +53,7 @@ def check_inputs(config: Config, trains: bool = False) -> Inputs:
         )
     out = Folder(config.out).create()
     _check_generator(config)
-    data = prepare(config.data, out.uri)
+    data = prepare(config.data, out.uri, DecodeOnCluster(config))
     _check_classifier(config, out, data, trains)
     check_gate(config, data.train)
     config = with_stored_batch(config, out)
