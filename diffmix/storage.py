@@ -128,14 +128,15 @@ class Folder:
         if self.is_local:
             return self.path
         remote, path = filesystem(self.uri)
+        selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
         infos = []
-        for info in remote.get_file_info(pafs.FileSelector(path, recursive=True)):
+        for info in remote.get_file_info(selector):
             top = info.path[len(path) :].strip("/").partition("/")[0]
             if info.type == pafs.FileType.File and (only is None or top in only):
                 infos.append(info)
         identity = sorted((info.path, info.size, info.mtime_ns) for info in infos)
 
-        def download(to: str) -> None:
+        def fill(to: str) -> None:
             os.makedirs(to)
             with ThreadPoolExecutor(_THREADS) as threads:
                 for _ in threads.map(partial(one, to), infos):
@@ -146,7 +147,7 @@ class Folder:
             os.makedirs(os.path.dirname(file), exist_ok=True)
             download(remote, info.path, file)
 
-        return once_a_node(copy_path(self.uri, *identity), download)
+        return once_a_node(copy_path(self.uri, *identity), fill)
 
     def upload(self, local: str) -> None:
         """Copy the files of a local folder into this one."""

@@ -21,7 +21,18 @@ from diffmix import storage
 from diffmix.buckets.node_copy import cache_folder, copy_path, once_a_node
 from diffmix.errors import UserError, reason
 
-_IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+_IMAGES: tuple[str, ...] = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+)
 _IMAGES += (".avif", ".heic", ".heif", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm")
 _TABLES = (".parquet", ".arrow")
 _LARGE = 64 * 2**20  # other files of more bytes are no lists of labels

@@ -18,9 +18,8 @@ def check_tiny_vae(path: str | None) -> None:
     if not path:
         return
     try:
-        kind = json.loads(
-            (Path(local_version(path)) / "config.json").read_text(encoding="utf-8")
-        ).get("_class_name")
+        text = (Path(local_version(path)) / "config.json").read_text(encoding="utf-8")
+        kind = json.loads(text).get("_class_name")
     except (OSError, ValueError, AttributeError):
         kind = None
     if kind != "AutoencoderTiny":
