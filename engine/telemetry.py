@@ -15,7 +15,7 @@ import ray
 from diffmix.errors import reason
 from diffmix.format_version import KEY, with_version, without_version
 from diffmix.storage import Folder
-from engine.listeners import METRICS_FILE, Listener, MetricsFile
+from engine.listeners import METRICS_FILE, Listener, MetricsFile, metrics_files
 
 log = logging.getLogger(__name__)
 
@@ -135,17 +135,16 @@ def _logged(listener: Listener) -> Iterator[None]:
 
 
 def read_events(out: Folder) -> list[dict]:
-    """The events of `metrics.jsonl`; none where it is missing. A line that a killed writer cut off
-    is left out.
+    """The events of `metrics.jsonl` and its later parts; none where it is missing. A line that a
+    killed writer cut off is left out.
 
     Raises `UserError` where a newer format version wrote the file.
     """
-    if not out.exists(METRICS_FILE):
-        return []
     events = []
-    for line in out.read(METRICS_FILE).decode(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            events.append(json.loads(line))
+    for name in metrics_files(out):
+        for line in out.read(name).decode(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                events.append(json.loads(line))
     for event in events:
         if KEY in event:  # each attempt's first event carries it
             without_version(event, f"{out.uri}/{METRICS_FILE}")

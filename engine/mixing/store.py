@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import NamedTuple
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +22,8 @@ from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.formats.named_mix import NamedMix
 from diffmix.storage import Folder
+
+T = TypeVar("T")
 
 SCHEMA = pa.schema(
     [
@@ -137,10 +143,18 @@ class MixStore:
 
     def stored_numbers(self) -> Int[np.ndarray, " parts"]:
         """The same as an array, rising: a million numbers take 8 MB and not 60."""
-        numbers = (
-            int(match[1]) for name in self.folder.names() if (match := _PART.fullmatch(name))
-        )
+        matches = (_PART.fullmatch(name) for name in self._names())
+        numbers = (int(match[1]) for match in matches if match)
         return np.sort(np.fromiter(numbers, np.int64))
+
+    def _names(self) -> Iterable[str]:
+        """The folder's names in any order. On a disk without a look at each file, which would take
+        ten times as long.
+        """
+        if self.folder.is_local:
+            with contextlib.suppress(OSError):
+                return os.listdir(self.folder.path)
+        return self.folder.names()
 
     def holds(self, chunk: int) -> bool:
         """Whether the chunk is stored."""
@@ -161,9 +175,7 @@ class MixStore:
     def scores(self, chunks: Iterable[int]) -> dict[int, Scores]:
         """The chunks' scores and decisions, read without their images."""
         chunks = list(chunks)
-        # Threads: an object store takes tens of milliseconds to answer, for each part.
-        with ThreadPoolExecutor(_READERS) as threads:
-            return dict(zip(chunks, threads.map(self._scores, chunks), strict=True))
+        return dict(zip(chunks, read_ahead(self._scores, chunks), strict=True))
 
     def _scores(self, chunk: int) -> Scores:
         table = self.read(chunk, ["score", "accepted"])
@@ -176,10 +188,10 @@ class MixStore:
         self, columns: list[str] | None = None, chunks: set[int] | None = None
     ) -> Iterator[pa.Table]:
         """The stored chunks' mixes, one table for each, by chunk number. With `chunks`, only
-        those.
+        those. Threads read a few parts ahead.
         """
-        for chunk in sorted(self.stored_chunks() if chunks is None else chunks):
-            yield self.read(chunk, columns)
+        numbers = sorted(self.stored_numbers().tolist() if chunks is None else chunks)
+        yield from read_ahead(partial(self.read, columns=columns), numbers)
 
     def named(self) -> Iterator[NamedMix]:
         """The stored mixes with the names of their classes, by chunk number. A chunk's images are
@@ -197,9 +209,10 @@ class MixStore:
 
     def counts(self) -> tuple[int, int]:
         """How many of the mixes are accepted, and how many the gate rejected."""
-        accepted = [part.accepted for part in self.scores(self.stored_chunks()).values()]
-        kept = sum(int(part.sum()) for part in accepted)
-        return kept, sum(len(part) for part in accepted) - kept
+        kept = total = 0
+        for part in read_ahead(self._scores, self.stored_numbers().tolist()):
+            kept, total = kept + int(part.accepted.sum()), total + len(part.accepted)
+        return kept, total - kept
 
 
 class _Images:
@@ -216,6 +229,23 @@ class _Images:
 
     def __getitem__(self, number: int) -> bytes:
         return self._column[number].as_py()
+
+
+def read_ahead(read: Callable[[int], T], chunks: Iterable[int]) -> Iterator[T]:
+    """`read` of each chunk, in order. Threads read the next few meanwhile, because an object store
+    takes tens of milliseconds to answer, for each part.
+    """
+    left = iter(chunks)
+    with ThreadPoolExecutor(_READERS) as threads:
+        ahead = deque(threads.submit(read, chunk) for chunk in islice(left, 2 * _READERS))
+        try:
+            while ahead:
+                result = ahead.popleft().result()
+                ahead.extend(threads.submit(read, chunk) for chunk in islice(left, 1))
+                yield result
+        finally:
+            for future in ahead:
+                future.cancel()
 
 
 def part_name(chunk: int) -> str:

@@ -8,8 +8,15 @@ from diffmix.config import Config, replace
 from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine import listeners
-from engine.listeners import METRICS_FILE, MetricsFile, check_listeners, make_listeners
+from engine.listeners import (
+    METRICS_FILE,
+    MetricsFile,
+    check_listeners,
+    make_listeners,
+    metrics_files,
+)
 from engine.progress import Display
+from engine.telemetry import read_events
 
 
 def test_listeners_are_made_by_name(tmp_path, monkeypatch):
@@ -66,3 +73,35 @@ def test_what_could_not_be_written_is_written_by_the_next_call(tmp_path, monkeyp
             metrics.on_events([{"event": "start"}])
     metrics.on_events([{"event": "mix"}])
     assert [event["event"] for event in lines(out)] == ["start", "mix"]
+
+
+def test_an_object_store_gets_events_in_parts(object_store, monkeypatch):
+    """No part is written again once the next has begun."""
+    written = []
+    write = Folder.write
+    monkeypatch.setattr(
+        Folder, "write", lambda self, name, data: (written.append(name), write(self, name, data))
+    )
+    monkeypatch.setattr(listeners, "_REMOTE_SECONDS", 0.0)
+    line = len(json.dumps({"event": "mix", "chunk": 0}) + "\n")
+    monkeypatch.setattr(listeners, "_PART_BYTES", 2 * line)
+    out = Folder("s3://bucket/run")
+    metrics = MetricsFile(out)
+    for chunk in range(5):
+        metrics.on_events([{"event": "mix", "chunk": chunk}])
+    metrics.close()
+    again = MetricsFile(out)
+    again.on_events([{"event": "start"}])
+    second, third, fourth = (f"metrics-0000{number}.jsonl" for number in (1, 2, 3))
+    assert written == [METRICS_FILE] * 2 + [second] * 2 + [third, fourth]
+    assert metrics_files(out) == [METRICS_FILE, second, third, fourth]
+    events = read_events(out)
+    assert [event.get("chunk") for event in events] == [0, 1, 2, 3, 4, None]
+
+
+def test_ten_parts_are_read_in_order(object_store):
+    out = Folder("s3://bucket/run")
+    for number in range(12):
+        name = f"metrics-{number:05d}.jsonl" if number else METRICS_FILE
+        out.write(name, json.dumps({"event": "mix", "chunk": number}).encode() + b"\n")
+    assert [event["chunk"] for event in read_events(out)] == list(range(12))

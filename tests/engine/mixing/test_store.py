@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffmix.errors import UserError
-from engine.mixing.store import MixStore, part_name
+from engine.mixing.store import MixStore, part_name, read_ahead
 from engine.testing import mix_table
 
 IDENTITY = {"plan": {"seed": 1, "strength": [0.7]}, "data": "abc"}
@@ -64,3 +64,21 @@ def test_temporary_files_are_no_parts(tmp_path):
     store = MixStore(str(tmp_path))
     (tmp_path / f".{part_name(4)}.17.tmp").write_bytes(b"")
     assert store.stored_chunks() == set()
+
+
+def test_parts_are_read_ahead_in_order_and_not_all_at_once():
+    """A slow consumer holds a few parts in memory, however many there are."""
+    begun = []
+
+    def read(chunk: int) -> int:
+        begun.append(chunk)
+        return chunk
+
+    parts = read_ahead(read, range(1000))
+    assert [next(parts) for _ in range(3)] == [0, 1, 2]
+    assert len(begun) <= 50
+    assert list(parts) == list(range(3, 1000))
+    broken = read_ahead(lambda chunk: 1 // chunk, [1, 0, 1])
+    assert next(broken) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(broken)
