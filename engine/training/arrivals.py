@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
+import pyarrow as pa
 import ray.data
 import ray.train
 
 from engine.failures import user_error
-from engine.mixing.store import MixStore
+from engine.mixing.store import MixStore, read_ahead
 from engine.training.pool import PoolWriter
 
 
 class Arrivals:
-    """Fills a worker's pool: first with this rank's share of the stored mixes, then, in a thread,
-    with the mixes of the stream.
+    """Fills a worker's pool with this rank's share of the stored mixes and, in a thread, with the
+    mixes of the stream. With a stream a thread reads the stored ones too: mixers start at once.
 
     One train worker owns it. `finish` is called once, at the end.
     """
@@ -26,24 +28,26 @@ class Arrivals:
         self._pool = pool
         self._changed = threading.Condition()
         self._error: BaseException | None = None
-        self._done = not streaming
-        if store:
-            self._take_stored(MixStore(store))
-        pool.flush()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._running = 0
+        chunks = _my_share(MixStore(store)) if store else []  # before the stream adds to the store
         if streaming:
             shard = ray.train.get_dataset_shard("mix")
-            self._thread = threading.Thread(
-                target=self._consume, args=(shard,), daemon=True, name="mix-stream"
-            )
-            self._thread.start()
+            self._start("mix-stream", lambda: self._consume(shard))
+        if store and streaming:
+            self._start("stored-mixes", lambda: self._take_stored(MixStore(store), chunks))
+        elif store:
+            self._take_stored(MixStore(store), chunks)
+        pool.flush()
 
     def wait_for(self, mixes: int) -> None:
-        """Return when the pool holds at least `mixes`, or when the stream has ended. Raises as
-        `check` does.
+        """Return when the pool holds at least `mixes`, or when no more will come. Raises as `check`
+        does.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._available() >= mixes or self._done)
+            self._changed.wait_for(
+                lambda: self._available() >= mixes or not self._running or self._error is not None
+            )
         self.check()
 
     def check(self) -> None:
@@ -59,32 +63,44 @@ class Arrivals:
         """Take the rest of the stream, so that every planned mix is made, including those that come
         too late for training. Raises as `check` does.
         """
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self.check()
 
-    def _take_stored(self, store: MixStore) -> None:
-        context = ray.train.get_context()
-        chunks = sorted(store.stored_chunks())[context.get_world_rank() :: context.get_world_size()]
-        for table in store.tables(chunks=set(chunks)):
-            self._pool.add(table)
+    def _start(self, name: str, work: Callable[[], None]) -> None:
+        def run() -> None:
+            error: BaseException | None = None
+            try:
+                work()
+                self._pool.flush()
+            except BaseException as caught:
+                error = caught
+            with self._changed:
+                self._error = self._error or error
+                self._running -= 1
+                self._changed.notify_all()
+
+        self._running += 1
+        thread = threading.Thread(target=run, daemon=True, name=name)
+        self._threads.append(thread)
+        thread.start()
+
+    def _add(self, mixes: pa.Table) -> None:
+        self._pool.add(mixes)
+        with self._changed:
+            self._changed.notify_all()
+
+    def _take_stored(self, store: MixStore, chunks: list[int]) -> None:
+        for table in read_ahead(store.read, chunks):
+            self._add(table)
 
     def _consume(self, shard: ray.data.DataIterator) -> None:
-        try:
-            # No prefetching: with it, Ray holds each block back until the next one has come, and
-            # this thread has nothing else to do meanwhile.
-            for table in shard.iter_batches(
-                batch_size=None, batch_format="pyarrow", prefetch_batches=0
-            ):
-                self._pool.add(table)
-                with self._changed:
-                    self._changed.notify_all()
-            self._pool.flush()
-        except BaseException as error:
-            self._error = error
-        with self._changed:
-            self._done = True
-            self._changed.notify_all()
+        # No prefetching: with it, Ray holds each block back until the next one has come, and this
+        # thread has nothing else to do meanwhile.
+        for table in shard.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        ):
+            self._add(table)
 
     def _available(self) -> int:
         """Mixes in the pool. Flushes first: mixes may wait in memory for the next file, and no
@@ -92,3 +108,10 @@ class Arrivals:
         """
         self._pool.flush()
         return len(self._pool)
+
+
+def _my_share(store: MixStore) -> list[int]:
+    """The stored chunks that this rank reads."""
+    context = ray.train.get_context()
+    chunks = store.stored_numbers().tolist()
+    return chunks[context.get_world_rank() :: context.get_world_size()]
