@@ -87,6 +87,7 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
         concept=concept,
         store=store.folder.uri,
         reporter=session.telemetry.reporter,
+        sizes=session.source.plan(session.config).sizes,
         build=build_mixer,
         gate=gate_of(session.config, store, train_images),
     )

@@ -10,12 +10,12 @@ import numpy as np
 from diffmix.config import Config
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
-from diffmix.plan import MixPlan, make_plan
+from diffmix.plan import MixPlan
 from diffmix.storage import Folder
 from engine.mixing.compose import PART_MIXES, num_parts
 from engine.mixing.filter import finish_filter, settle
 from engine.mixing.store import MixStore
-from engine.run_folder import bind_store, check_store, find_concept, uses_concept
+from engine.run_folder import bind_store, check_store, find_concept, plan_of, uses_concept
 
 
 class MixSource(Protocol):
@@ -79,7 +79,7 @@ class PlannedMixes:
         return uses_concept(config)
 
     def plan(self, config: Config) -> MixPlan:
-        return make_plan(config, self._real)
+        return plan_of(config, self.store, self._real)
 
     def open(self, config: Config, concept: str | None) -> None:
         bind_store(config, self._out, self._real, concept)
@@ -134,6 +134,8 @@ class ComposedPlan:
     """No strategy made all of it."""
     from_noise = False
     """Even if some are from noise: what matters is that a source class has several targets."""
+    sizes = ()
+    """It is never extended."""
 
     def __init__(self, store: MixStore):
         self._store = store

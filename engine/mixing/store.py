@@ -73,8 +73,12 @@ class MixStore:
         """
         self.check(identity)
         if not self.identity:
-            text = json.dumps(with_version(identity), indent=2, sort_keys=True)
-            self.folder.create().write("plan.json", text.encode())
+            self.rewrite(identity)
+
+    def rewrite(self, identity: dict) -> None:
+        """Keep `identity` as `plan.json` in place of what is there."""
+        text = json.dumps(with_version(identity), indent=2, sort_keys=True)
+        self.folder.create().write("plan.json", text.encode())
 
     def check(self, identity: dict) -> None:
         """Raise the `UserError` that `bind` would raise, and write nothing."""

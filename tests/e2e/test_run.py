@@ -3,6 +3,7 @@
 Covers `engine/run.py`, `engine/phases.py` and `engine/session.py` too.
 """
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -246,3 +247,16 @@ def test_what_was_trained_on_a_part_of_the_mixes_is_trained_again_on_all(
     for _ in range(2):
         run_training(training)
         assert finished.read_bytes() == whole
+
+
+def test_a_larger_plan_makes_only_what_is_new(cluster, copy_of_staged, small_config, parts):
+    """Two chunks of the smaller plan are short; they stay as they are."""
+    before = parts(copy_of_staged)
+    config = small_config(copy_of_staged, **{"run.mode": "staged", "mix.count": 70})
+    assert run(config)["plan"] == {"planned": 70, "stored": 70, "rejected": 0}
+    after = parts(copy_of_staged)
+    assert {name: after[name] for name in before} == before
+    ids = [mix for file in after.values() for mix in pq.read_table(io.BytesIO(file))["mix_id"]]
+    assert sorted(mix.as_py() for mix in ids) == list(range(70))
+    assert run(config)["plan"]["stored"] == 70
+    assert parts(copy_of_staged) == after

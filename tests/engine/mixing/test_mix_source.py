@@ -50,3 +50,53 @@ def test_what_was_composed_is_taken_as_it_is(made):
     source.open(gated, None)
     source.settle(gated)
     assert source.store.identity == identity
+
+
+def chunks(plan) -> list[list[int]]:
+    return [plan.chunk_ids(index).tolist() for index in range(plan.num_chunks)]
+
+
+@pytest.mark.parametrize("sized", ["count", "multiplier"])
+def test_a_larger_plan_extends_a_store(made, sized):
+    """The chunks of the smaller plan keep their numbers and their mixes, also the short ones."""
+    config, out, real = made
+    images = len(real)
+
+    def of(mixes: int):
+        if sized == "count":
+            return replace(config, **{"mix.count": mixes})
+        return replace(config, **{"mix.count": None, "mix.multiplier": mixes / images})
+
+    source = find_mix_source(out, real)
+    source.open(of(33), None)
+    before, specs = chunks(source.plan(of(33))), source.plan(of(33)).chunk(2)
+    source.check(of(50))
+    assert source.store.identity["plan"]["planned"] == 33, "a check writes nothing"
+    asked = chunks(source.plan(of(50)))
+    source.open(of(50), None)
+    assert source.store.identity["plan"]["planned"] == 50
+    after = source.plan(of(50))
+    assert chunks(after) == asked
+    assert asked[: len(before)] == before
+    assert after.chunk(2) == specs
+    source.open(of(50), None)
+    source.open(of(70), None)
+    assert source.store.identity["plan"]["sizes"] == [33, 50]
+    last = chunks(source.plan(of(70)))
+    assert last[: len(asked)] == asked
+    assert sorted(mix for chunk in last for mix in chunk) == list(range(70))
+    with pytest.raises(UserError, match=r"plan\.planned is 70 there and 50 now"):
+        source.check(of(50))
+    larger = replace(of(80), **{"mix.guidance_scale": 3.0})
+    with pytest.raises(UserError, match=r"plan: plan\.guidance_scale is 7\.5 there and 3\.0 now\."):
+        source.check(larger)
+
+
+def test_the_same_number_of_mixes_may_be_asked_for_in_two_ways(made):
+    config, out, real = made
+    source = find_mix_source(out, real)
+    source.open(config, None)
+    stored = source.store.identity
+    other = {"mix.count": None, "mix.multiplier": config.mix.count / len(real)}
+    source.open(replace(config, **other), None)
+    assert source.store.identity == stored
