@@ -22,6 +22,8 @@ from diffmix.config import to_dict
 from diffmix.generator.base_model import base_fingerprint
 from diffmix.generator.concept import concept_settings
 from diffmix.storage import Folder, filesystem
+from engine.budget.budget import is_limited
+from engine.budget.cut import mark_cut, recipe_key
 from engine.failures import user_errors
 from engine.mixing.filter import Decision, gate_of
 from engine.mixing.job import MixJob, build_mixer
@@ -88,6 +90,7 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
         store=store.folder.uri,
         reporter=session.telemetry.reporter,
         sizes=session.source.plan(session.config).sizes,
+        is_limited=is_limited(session.config),
         build=build_mixer,
         gate=gate_of(session.config, store, train_images),
     )
@@ -104,7 +107,7 @@ def missing_chunks(job: MixJob, num_chunks: int) -> np.ndarray:
 def make_mixes(session: Session, job: MixJob) -> None:
     """Make every mix that the store lacks, with nothing beside it."""
     missing = missing_chunks(job, session.source.plan(session.config).num_chunks)
-    if not len(missing):
+    if not len(missing) or session.telemetry.stopped:
         return
     mixes = stream(job, missing, pass_on=False)
     with user_errors():
@@ -127,11 +130,23 @@ def train_classifier(
     """
     config, data = session.config, session.data
     plan = session.source.plan(config) if job else None
+    overlapped = streaming
     name = "baseline" if baseline else "classifier"
-    key = _key(_classifier_identity(session, job, streaming, baseline))
+    streaming = streaming and not session.telemetry.stopped
+
     # Each recipe keeps its best weights in a folder of its own: another recipe's run in between
     # must not be taken for this one's.
-    best = session.out / "checkpoints" / f"{name}-{key}-best"
+    def best_of(key: str) -> Folder:
+        return session.out / "checkpoints" / f"{name}-{key}-best"
+
+    key = recipe_key(
+        best_of,
+        _key,
+        _classifier_identity(session, job, overlapped, baseline),
+        stored=lambda: len(MixStore(job.store).stored_numbers()) if job else 0,
+        more_come=lambda: streaming and len(missing_chunks(job, plan.num_chunks)) > 0,
+    )
+    best = best_of(key)
     train_job = TrainJob(
         config=config,
         train_path=data.train.path,
@@ -151,6 +166,8 @@ def train_classifier(
             datasets["mix"] = lambda: stream(job, missing_chunks(job, num_chunks))
         settings = {"job": train_job, "streaming": bool(datasets)}
         _fit(session, train_loop, settings, f"{name}-{key}", config.placement.trainers, datasets)
+        if overlapped and job is not None and session.telemetry.stopped:
+            mark_cut(best, len(MixStore(job.store).stored_numbers()))
         best.write("finished", key.encode())
     _publish(best, session.out / name)
 

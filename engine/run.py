@@ -19,6 +19,7 @@ import ray
 
 from diffmix.config import Config
 from engine import phases
+from engine.budget.budget import keeping_limits
 from engine.listeners import Listener
 from engine.mixing.filter import check_streaming
 from engine.placement.calibrate import with_best_split
@@ -35,9 +36,12 @@ def run(config: Config, command: float | None = None, listeners: Sequence[Listen
     `listeners` hear the run's events beside those that `run.listeners` names.
     """
     check_streaming(config)
-    with open_session(
-        config, command, listeners, personalizes=True, mixes=True, trains=True
-    ) as session:
+    with (
+        open_session(
+            config, command, listeners, personalizes=True, mixes=True, trains=True
+        ) as session,
+        keeping_limits(session),
+    ):
         baseline = _Baseline(session)
         concept = phases.personalize(session)
         session.source.open(session.config, concept)
@@ -66,7 +70,10 @@ def run_personalization(config: Config, listeners: Sequence[Listener] = ()) -> s
 
 def run_mixing(config: Config, listeners: Sequence[Listener] = ()) -> dict:
     """All mixes, after personalization where that is not done. Gives the summary so far."""
-    with open_session(config, listeners=listeners, personalizes=True, mixes=True) as session:
+    with (
+        open_session(config, listeners=listeners, personalizes=True, mixes=True) as session,
+        keeping_limits(session),
+    ):
         concept = phases.personalize(session)
         session.source.open(session.config, concept)
         phases.make_mixes(session, phases.mix_job(session, concept))

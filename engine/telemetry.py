@@ -27,6 +27,7 @@ class _Collector:
 
     def __init__(self) -> None:
         self.events: list[dict] = []
+        self._stopped = False
 
     def record(self, event: dict) -> None:
         self.events.append(event)
@@ -34,6 +35,12 @@ class _Collector:
     def drain(self) -> list[dict]:
         events, self.events = self.events, []
         return events
+
+    def stop_mixing(self) -> None:
+        self._stopped = True
+
+    def is_stopped(self) -> bool:
+        return self._stopped
 
 
 class Reporter:
@@ -55,6 +62,15 @@ class Reporter:
         except (ValueError, ray.exceptions.RayError):
             self._actor = None
 
+    def is_stopped(self) -> bool:
+        """Whether no more mixes are to be made (`Telemetry.stop_mixing`)."""
+        try:
+            self._actor = self._actor or ray.get_actor(self.name, namespace=NAMESPACE)
+            return ray.get(self._actor.is_stopped.remote())
+        except (ValueError, ray.exceptions.RayError):
+            self._actor = None
+            return False
+
 
 class Telemetry:
     """The driver's side: owns the collector, and hands every event to `metrics.jsonl` and to the
@@ -75,6 +91,8 @@ class Telemetry:
         command was given, in seconds since 1970; None: now.
         """
         self.events = read_events(out)
+        self.stopped: str | None = None
+        """The limit for which mixing was stopped; None while it was not."""
         self.reporter = Reporter(name)
         node = ray.get_runtime_context().get_node_id()
         collector = ray.remote(_Collector).options(
@@ -96,6 +114,11 @@ class Telemetry:
         """Keep an event of the driver's own."""
         with self._lock:
             self.events.append({"event": kind, "time": time.time(), **values})
+
+    def stop_mixing(self, limit: str) -> None:
+        """Tell readers and mixers to make no further chunk, because of a limit of `limits`."""
+        self.stopped = limit
+        self._collector.stop_mixing.remote()
 
     def collect(self) -> None:
         """Fetch what workers have sent since the last call, and hand it to the listeners together

@@ -1,13 +1,13 @@
-"""Options of the group `run`."""
+"""Options of the groups `run` and `limits`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, PositiveFloat
 
-from diffmix.options.markers import Share, Usual
+from diffmix.options.markers import Numbers, Share, Unit, Usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +37,26 @@ class RunConfig:
     """Folder of a classifier that reports the share of mixes that show their target class. `nano`
     is the one for the embedded data set. None: off.
     """
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """What a run may cost, over all attempts in its run folder. Mixing stops in time for training
+    to end within the limit: what is made by then is stored, and `plan.cut` of `summary.json` counts
+    the mixes that were left out. A larger limit goes on with them.
+    """
+
+    hours: Usual[Annotated[PositiveFloat, Unit("hours")] | None] = None
+    """Hours that the run may take. None: no limit."""
+    gpu_hours: Usual[Annotated[PositiveFloat, Unit("GPU-hours")] | None] = None
+    """Hours of GPUs in use on the cluster. Those of another run beside it count too. None: no
+    limit.
+    """
+    usd: Usual[Annotated[PositiveFloat, Unit("dollars")] | None] = None
+    """Dollars for the cluster's nodes while the run runs, by `prices`. None: no limit."""
+    prices: Numbers = ()
+    """Dollars an hour of one node, for each value of the label `ray-subcluster`: `gen=0.4
+    train=2.1`; `other=0.1` for nodes without one. `limits.usd` needs them.
+    """
+    for_training: Share = 0.2
+    """Share of each limit that is kept for training until an epoch has been timed."""

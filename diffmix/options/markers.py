@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -69,3 +70,41 @@ class Placeholder:
 
     word: str
     names: Callable[[], Iterable[str]]
+
+
+class _Numbers:
+    """Marks a list of `name=number` words. A recipe may also write a mapping."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(_as_words, handler(source))
+
+
+def _as_words(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        value = [f"{name}={number}" for name, number in value.items()]
+    numbers(value)
+    return value
+
+
+NUMBERS = _Numbers()
+Numbers = Annotated[tuple[str, ...], NUMBERS]
+"""Names with a number each: `gen=8 train=2` on the command line, `{gen: 8, train: 2}` in a recipe.
+`numbers` gives them as a dict.
+"""
+
+
+def numbers(words: Iterable[str]) -> dict[str, float]:
+    """`("gen=8", "train=2")` as `{"gen": 8.0, "train": 2.0}`.
+
+    Raises `ValueError` for a word that is not a name and a finite number of at least 0.
+    """
+    found = {}
+    for word in words:
+        name, equals, number = word.partition("=")
+        value = float(number)
+        if not name or not equals or not 0 <= value < math.inf:
+            raise ValueError(word)
+        found[name] = value
+    return found

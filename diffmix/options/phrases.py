@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen
 
-from diffmix.options.markers import OneOf
+from diffmix.options.markers import NUMBERS, OneOf
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
 _PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
@@ -69,6 +69,8 @@ def _phrase(kind: typing.Any) -> str:
     names = choices(kind)
     if any(isinstance(mark, OneOf) and mark.own for mark in marks):
         names.append("module:attribute")
+    if NUMBERS in marks:
+        return "names with a number each, such as gen=8 train=2"
     if names:
         return joined(names)
     if typing.get_origin(plain) is tuple:

@@ -58,6 +58,8 @@ class MixJob:
     reporter: Reporter
     sizes: tuple[int, ...] = ()
     """The plan's earlier sizes, where it was extended."""
+    is_limited: bool = False
+    """Whether mixing may be stopped early: then each chunk asks."""
     build: Callable[[MixJob], ChunkMixer] = build_mixer
     """Called on the actor's node; makes what the actor holds."""
     gate: GateRule | None = None

@@ -16,6 +16,8 @@ from diffmix.plan import MixSpec
 from engine.mixing.job import MixJob
 from engine.mixing.store import SCHEMA, MixStore
 
+_NUMBERS = pa.schema([("chunk", pa.int64())])
+
 
 class MixActor:
     """Holds one generator on one device for the whole stream. Ray Data's actor pool owns and closes
@@ -54,6 +56,8 @@ class MixActor:
         """
         if self.startup_error is not None:
             raise self.startup_error
+        if self.job.is_limited and self.job.reporter.is_stopped():
+            return (SCHEMA if self.pass_on else _NUMBERS).empty_table()
         chunk, specs, sources = (row[name][0].as_py() for name in ("chunk", "specs", "sources"))
         # After an actor's death Ray repeats its whole task, of which some chunks may be stored.
         if self.restarted and self.store.holds(chunk):
@@ -91,4 +95,4 @@ class MixActor:
         return score.tolist(), self.job.gate.accepts(score).tolist()
 
     def _passed(self, chunk: int, mixes: pa.Table) -> pa.Table:
-        return mixes if self.pass_on else pa.table({"chunk": [chunk]})
+        return mixes if self.pass_on else pa.table({"chunk": [chunk]}, schema=_NUMBERS)

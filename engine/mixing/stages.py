@@ -145,6 +145,8 @@ def read_chunks(rows: pa.Table, job: MixJob, groups: object) -> Iterator[pa.Tabl
     the next one. Rows come in tables of a few megabytes, so that a task with larger images than
     most does not hold them all.
     """
+    if job.is_limited and job.reporter.is_stopped():
+        return
     numbers = ray.get(groups) if isinstance(groups, ray.ObjectRef) else groups
     plan, real = _plan(job.real_path, pickle.dumps(job.config), job.sizes), _real(job.real_path)
     found: list[dict] = []

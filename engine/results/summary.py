@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from diffmix.versions import versions
+from engine.budget.budget import is_limited
+from engine.budget.spending import spent_before
 from engine.mixing.store import MixStore
 from engine.results.figures import figures
 from engine.run_folder import read_json, write_json
@@ -29,6 +33,12 @@ def write_summary(session: Session, mixed: bool) -> dict:
         **figures(session.telemetry.events),
         "versions": versions(),
     }
+    stopped = session.telemetry.stopped
+    if source and stopped:
+        summary["plan"]["cut"] = planned - stored - rejected
+    if is_limited(config):
+        spent = spent_before(session.telemetry.events)
+        summary["spent"] = asdict(spent)
     for name, key in (("classifier", "accuracy"), ("baseline", "baseline")):
         if (out / name).exists("result.json"):
             result = read_json(out / name, "result.json")
