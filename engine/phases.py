@@ -139,13 +139,10 @@ def train_classifier(
     def best_of(key: str) -> Folder:
         return session.out / "checkpoints" / f"{name}-{key}-best"
 
-    key = recipe_key(
-        best_of,
-        _key,
-        _classifier_identity(session, job, overlapped, baseline),
-        stored=lambda: len(MixStore(job.store).stored_numbers()) if job else 0,
-        more_come=lambda: streaming and len(missing_chunks(job, plan.num_chunks)) > 0,
-    )
+    chunks = plan.num_chunks if plan else 0
+    missing = len(missing_chunks(job, chunks)) if overlapped and job else 0
+    identity = _classifier_identity(session, job, overlapped, baseline)
+    key = recipe_key(best_of, _key, identity, chunks - missing, more_come=streaming and missing > 0)
     best = best_of(key)
     train_job = TrainJob(
         config=config,
@@ -161,13 +158,14 @@ def train_classifier(
     )
     if not best.exists("finished"):
         datasets: dict[str, Callable] = {}
-        if streaming and job is not None and plan is not None:
-            num_chunks = plan.num_chunks
-            datasets["mix"] = lambda: stream(job, missing_chunks(job, num_chunks))
+        if streaming and job is not None:
+            datasets["mix"] = lambda: stream(job, missing_chunks(job, chunks))
         settings = {"job": train_job, "streaming": bool(datasets)}
         _fit(session, train_loop, settings, f"{name}-{key}", config.placement.trainers, datasets)
         if overlapped and job is not None and session.telemetry.stopped:
-            mark_cut(best, len(MixStore(job.store).stored_numbers()))
+            missing = len(missing_chunks(job, chunks))
+            if missing:
+                mark_cut(best, chunks - missing)
         best.write("finished", key.encode())
     _publish(best, session.out / name)
 

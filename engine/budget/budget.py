@@ -80,7 +80,8 @@ class Budget:
         name = self._over(self._left(sight))
         if name and self._telemetry.stopped is None:
             log.warning(
-                "limits.%s is %g and %.3g are spent: mixing stops, so that training can end.",
+                "limits.%s is %g and %.3g are spent: no more mixes are made, so that training "
+                "can end.",
                 name,
                 getattr(self._config.limits, name),
                 getattr(self.meter.spent, name),

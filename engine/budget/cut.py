@@ -15,18 +15,18 @@ def recipe_key(
     best_of: Callable[[str], Folder],
     key_of: Callable[[dict], str],
     identity: dict,
-    stored: Callable[[], int],
-    more_come: Callable[[], bool],
+    stored: int,
+    more_come: bool,
 ) -> str:
     """The key of the folder that a recipe's classifier belongs in.
 
-    `best_of` gives the folder of a key, `key_of` the key of an identity, `stored` the number of
+    `best_of` gives the folder of a key, `key_of` the key of an identity. `stored` is the number of
     stored chunks, and `more_come` whether this run adds to them.
     """
     key = key_of(identity)
     while best_of(key).exists(_CUT):
         had = int(best_of(key).read(_CUT))
-        if stored() <= had and not more_come():
+        if stored <= had and not more_come:
             return key
         identity = {**identity, "after_cut": had}
         key = key_of(identity)

@@ -33,12 +33,11 @@ def write_summary(session: Session, mixed: bool) -> dict:
         **figures(session.telemetry.events),
         "versions": versions(),
     }
-    stopped = session.telemetry.stopped
-    if source and stopped:
-        summary["plan"]["cut"] = planned - stored - rejected
+    cut = planned - stored - rejected
+    if session.telemetry.stopped and cut:
+        summary["plan"]["cut"] = cut
     if is_limited(config):
-        spent = spent_before(session.telemetry.events)
-        summary["spent"] = asdict(spent)
+        summary["spent"] = asdict(spent_before(session.telemetry.events))
     for name, key in (("classifier", "accuracy"), ("baseline", "baseline")):
         if (out / name).exists("result.json"):
             result = read_json(out / name, "result.json")

@@ -260,3 +260,26 @@ def test_a_larger_plan_makes_only_what_is_new(cluster, copy_of_staged, small_con
     assert sorted(mix.as_py() for mix in ids) == list(range(70))
     assert run(config)["plan"]["stored"] == 70
     assert parts(copy_of_staged) == after
+
+
+@pytest.mark.parametrize("mode", ["overlapped", "staged"])
+def test_a_limit_leaves_mixes_out_and_a_larger_one_goes_on(cluster, tmp_path, small_config, mode):
+    """All of the limit is kept for training, so that no mix is made."""
+    changes = {"run.mode": mode, "mix.count": 24, "limits.hours": 9.0}
+    limited = small_config(tmp_path, **changes, **{"limits.for_training": 1.0})
+    summary = run(limited)
+    assert summary["plan"] == {"planned": 24, "stored": 0, "rejected": 0, "cut": 24}
+    assert "top1" in summary["accuracy"]
+    assert 0 < summary["spent"]["hours"] < 1
+    weights = tmp_path / "classifier" / "model.safetensors"
+    trained = weights.read_bytes()
+    again = run(limited)
+    assert again["plan"] == summary["plan"]
+    assert weights.read_bytes() == trained, "nothing is trained again while the limit holds"
+    assert again["spent"]["hours"] > summary["spent"]["hours"]
+    whole = run(small_config(tmp_path, **changes))
+    assert whole["plan"] == {"planned": 24, "stored": 24, "rejected": 0}
+    assert weights.read_bytes() != trained
+    trained = weights.read_bytes()
+    assert run(small_config(tmp_path, **changes))["plan"] == whole["plan"]
+    assert weights.read_bytes() == trained

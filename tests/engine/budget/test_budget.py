@@ -1,0 +1,151 @@
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from diffmix.config import Config, LimitsConfig, MixConfig, PlacementConfig, TrainConfig, replace
+from diffmix.config_check import check
+from diffmix.errors import UserError
+from engine import phases
+from engine.budget.budget import Budget, is_limited, keeping_limits
+from engine.budget.spending import Sight
+from engine.mixing.store import MixStore
+from engine.testing import SleepingMixer, simulated_mix_job, temporary_session
+
+
+class Heard:
+    """A telemetry that only keeps what it is told."""
+
+    def __init__(self, events=()):
+        self.events, self.stopped = list(events), None
+
+    def record(self, kind, **values):
+        self.events.append({"event": kind, **values})
+
+    def stop_mixing(self, limit):
+        self.stopped = limit
+
+
+def budget(limits: dict, events=(), **changes) -> tuple[Budget, Heard]:
+    config = replace(Config(limits=LimitsConfig(**limits)), **changes)
+    telemetry = Heard(events)
+    return Budget(SimpleNamespace(config=config, telemetry=telemetry)), telemetry
+
+
+def sight(hours: float, gpus: float = 1.0, **nodes: int) -> Sight:
+    return Sight(time=1e9 + 3600 * hours, gpus=gpus, nodes=nodes)
+
+
+@pytest.mark.parametrize(
+    ("limits", "sees", "stops_at"),
+    [
+        ({"hours": 10.0}, {}, 8),
+        ({"hours": 10.0, "for_training": 0.5}, {}, 5),
+        ({"gpu_hours": 40.0}, {"gpus": 4.0}, 8),
+        ({"usd": 20.0, "prices": ("gen=1.5", "other=0.5")}, {"gen": 1, "other": 1}, 8),
+    ],
+)
+def test_mixing_stops_while_training_can_still_be_paid(limits, sees, stops_at):
+    """No epoch is timed yet: a share of the limit is kept."""
+    watched, telemetry = budget(limits)
+    for hour in range(stops_at):
+        watched.see(sight(hour, **sees))
+        assert telemetry.stopped is None
+    watched.see(sight(stops_at, **sees))
+    assert telemetry.stopped == next(iter(limits))
+
+
+def test_timed_epochs_say_how_much_is_kept():
+    """By hand: 3 of 8 epochs of half an hour are done, 2.5 hours are left."""
+    epochs = [
+        {"event": "train", "rank": 0, "epoch": epoch, "start": 0.0, "end": 1800.0}
+        for epoch in range(3)
+    ]
+    watched, telemetry = budget({"hours": 10.0}, **{"train.epochs": 8})
+    telemetry.events += epochs
+    watched.see(sight(0))
+    watched.see(sight(7.4))
+    assert telemetry.stopped is None
+    watched.see(sight(7.6))
+    assert telemetry.stopped == "hours"
+
+
+def test_mixing_nodes_are_gone_when_training_ends():
+    """By hand: 2 hours of training on a node of $3 are left; the mixing nodes' $8 end with them."""
+    epoch = {"event": "train", "rank": 0, "epoch": 0, "start": 0.0, "end": 7200.0}
+    limits = {"usd": 100.0, "prices": ("gen=2", "train=3")}
+    for separate, stops_at in ((True, 94.0), (False, 78.0)):
+        changes = {"train.epochs": 2, "placement.separate": separate}
+        watched, telemetry = budget(limits, **changes)
+        telemetry.events.append(epoch)
+        watched.see(sight(0, gen=4, train=1))
+        watched.see(sight((stops_at - 1) / 11, gen=4, train=1))
+        assert telemetry.stopped is None
+        watched.see(sight((stops_at + 1) / 11, gen=4, train=1))
+        assert telemetry.stopped == "usd"
+
+
+def test_a_later_attempt_goes_on_from_what_was_spent():
+    watched, telemetry = budget({"hours": 10.0})
+    watched.see(sight(0))
+    watched.see(sight(7))
+    watched.keep()
+    again, heard = budget({"hours": 10.0}, telemetry.events)
+    again.see(sight(100))
+    assert heard.stopped is None
+    again.see(sight(101.1))
+    assert heard.stopped == "hours"
+
+
+def test_no_limit():
+    assert not is_limited(Config())
+    assert is_limited(Config(limits=LimitsConfig(usd=1.0)))
+    with keeping_limits(SimpleNamespace(config=Config())):
+        assert "budget" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_dollars_need_prices():
+    with pytest.raises(UserError, match=r"limits\.prices is empty, but it must be given where"):
+        check(Config(limits=LimitsConfig(usd=1.0)))
+    check(Config(limits=LimitsConfig(usd=1.0, prices=("gen=1",))))
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("pass_on", [True, False])
+def test_what_is_made_when_mixing_stops_is_stored_and_the_rest_is_not_made(pass_on, monkeypatch):
+    """The mixer waits for the stop in its fourth chunk."""
+    config = Config(
+        mix=MixConfig(count=60, batch=2, strategy="real-mix"),
+        train=TrainConfig(epochs=1, batch_size=4),
+        placement=PlacementConfig(cpus_per_mixer=0.5),
+        limits=LimitsConfig(hours=1.0),
+    )
+    with temporary_session(config, 30, count=40) as session:
+        job = simulated_mix_job(session, SleepingMixer(0.0, 9))
+        watched = Budget(session)
+        watched.see(sight(0))
+        stopping = threading.Event()
+
+        def mixing() -> None:
+            if pass_on:
+                from engine.mixing.stages import stream
+
+                data = stream(job, phases.missing_chunks(job, 30))
+                for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+                    if len(table) and not stopping.is_set():
+                        stopping.set()
+                        watched.see(sight(2))
+            else:
+                watched.see(sight(2))
+                session.telemetry.stopped = None  # as where it stops a moment later
+                phases.make_mixes(session, job)
+                session.telemetry.stopped = "hours"
+
+        mixing()
+        store = MixStore(job.store)
+        made = len(store.stored_numbers())
+        assert made < 30
+        assert (made > 0) == pass_on
+        assert store.counts() == (2 * made, 0)
+        phases.make_mixes(session, job)
+        assert len(store.stored_numbers()) == made, "none is begun after the stop"
