@@ -17,7 +17,7 @@ class ModelConfig:
     """The text-to-image model."""
 
     base: Usual[str] = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """Base model: a diffusers folder, a hub id or `nano`, the embedded one."""
+    """Base model: a diffusers folder, its URI, a hub id or `nano`, the embedded one."""
     revision: str | None = None
     """Revision of a hub model. None: the hub's default."""
     resolution: Annotated[PositiveInt | None, Unit("pixels")] = None
@@ -33,6 +33,6 @@ class ModelConfig:
     after a few hundred mixes.
     """
     tiny_vae: str | None = None
-    """Folder of an AutoencoderTiny (TAESD) that replaces the base's VAE in mixers. It is faster,
+    """Folder or URI of an AutoencoderTiny (TAESD) that replaces the base's VAE in mixers. It is faster,
     and details are softer. None: off.
     """

@@ -46,13 +46,13 @@ class LimitsConfig:
     the mixes that were left out. A larger limit goes on with them.
     """
 
-    hours: Usual[Annotated[PositiveFloat, Unit("hours")] | None] = None
+    hours: Annotated[PositiveFloat | None, Unit("hours")] = None
     """Hours that the run may take. None: no limit."""
-    gpu_hours: Usual[Annotated[PositiveFloat, Unit("GPU-hours")] | None] = None
+    gpu_hours: Annotated[PositiveFloat | None, Unit("GPU-hours")] = None
     """Hours of GPUs in use on the cluster. Those of another run beside it count too. None: no
     limit.
     """
-    usd: Usual[Annotated[PositiveFloat, Unit("dollars")] | None] = None
+    usd: Annotated[PositiveFloat | None, Unit("dollars")] = None
     """Dollars for the cluster's nodes while the run runs, by `prices`. None: no limit."""
     prices: Numbers = ()
     """Dollars an hour of one node, for each value of the label `ray-subcluster`: `gen=0.4
