@@ -41,6 +41,11 @@ class Chunks:
         return self._ids[start:stop].astype(np.int64)
 
     @property
+    def lengths(self) -> Int[np.ndarray, " chunks"]:
+        """The number of mixes in each chunk."""
+        return self._stops - self._starts
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         arrays = [self._starts, self._stops, *([] if self._ids is None else [self._ids])]

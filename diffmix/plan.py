@@ -104,6 +104,11 @@ class MixPlan:
     def num_chunks(self) -> int:
         return len(self._chunks)
 
+    @property
+    def chunk_lengths(self) -> Int[np.ndarray, " chunks"]:
+        """The number of mixes in each chunk."""
+        return self._chunks.lengths
+
     def chunk_ids(self, index: int) -> Int[np.ndarray, " n"]:
         """The mix ids of chunk `index`, at most `config.batch`. All run the same number of
         denoising steps.

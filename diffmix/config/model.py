@@ -33,6 +33,6 @@ class ModelConfig:
     after a few hundred mixes.
     """
     tiny_vae: str | None = None
-    """Folder or URI of an AutoencoderTiny (TAESD) that replaces the base's VAE in mixers. It is faster,
-    and details are softer. None: off.
+    """Folder or URI of an AutoencoderTiny (TAESD) that replaces the base's VAE in mixers. It is
+    faster, and details are softer. None: off.
     """

@@ -13,7 +13,7 @@ from diffmix.errors import UserError
 from diffmix.plan import MixPlan
 from diffmix.storage import Folder
 from engine.mixing.compose import PART_MIXES, num_parts
-from engine.mixing.filter import finish_filter, settle
+from engine.mixing.filter import Decision, finish_filter, settle
 from engine.mixing.store import MixStore
 from engine.run_folder import bind_store, check_store, find_concept, plan_of, uses_concept
 
@@ -52,6 +52,10 @@ class MixSource(Protocol):
         """Decide what the gate could not decide while mixes were made."""
         ...
 
+    def counts(self, config: Config) -> tuple[int, int]:
+        """How many mixes are stored and accepted, and how many the gate rejected."""
+        ...
+
 
 def find_mix_source(out: Folder, real: RealSet) -> MixSource:
     """The source of the mixes in the run folder `out`, which trains on `real` images."""
@@ -88,6 +92,13 @@ class PlannedMixes:
     def settle(self, config: Config) -> None:
         settle(config, self.store, self._real)
 
+    def counts(self, config: Config) -> tuple[int, int]:
+        if "gate" in self.store.identity or Decision.of(self.store) is not None:
+            return self.store.counts()
+        # Without a gate all are accepted. A million parts need not be opened to know it.
+        lengths, stored = self.plan(config).chunk_lengths, self.store.stored_numbers()
+        return int(lengths[stored[stored < len(lengths)]].sum()), 0
+
 
 class ComposedMixes:
     """A finished store that `diffmix compose` has put together. Nothing is added to it."""
@@ -123,6 +134,9 @@ class ComposedMixes:
 
     def settle(self, config: Config) -> None:
         """Nothing: each mix has kept the decision of the store that it came from."""
+
+    def counts(self, config: Config) -> tuple[int, int]:
+        return self.store.counts()
 
 
 class ComposedPlan:

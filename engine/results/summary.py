@@ -26,7 +26,7 @@ def write_summary(session: Session, mixed: bool) -> dict:
     config, out, train_images = session.config, session.out, session.data.train
     session.telemetry.collect()
     source = session.source if mixed else None
-    stored, rejected = source.store.counts() if source else (0, 0)
+    stored, rejected = source.counts(config) if source else (0, 0)
     planned = len(source.plan(config)) if source else 0
     summary = {
         "plan": {"planned": planned, "stored": stored, "rejected": rejected},
@@ -34,7 +34,7 @@ def write_summary(session: Session, mixed: bool) -> dict:
         "versions": versions(),
     }
     cut = planned - stored - rejected
-    if session.telemetry.stopped and cut:
+    if cut and session.telemetry.stopped:
         summary["plan"]["cut"] = cut
     if is_limited(config):
         summary["spent"] = asdict(spent_before(session.telemetry.events))

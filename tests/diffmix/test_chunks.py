@@ -41,6 +41,12 @@ def test_an_extended_plan_begins_with_the_chunks_that_it_had(equal):
         assert equal or len(set(steps[chunk])) == 1
 
 
+def test_lengths():
+    steps = np.array([1, 2, 1, 1, 2, 1, 1])
+    cuts = cut(7, 2, lambda ids: steps[ids])
+    assert cuts.lengths.tolist() == [len(cuts[i]) for i in range(len(cuts))]
+
+
 def test_no_mixes():
     assert len(cut(0, 4, None)) == 0
     assert len(cut(0, 4, lambda ids: ids)) == 0

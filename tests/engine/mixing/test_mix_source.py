@@ -9,7 +9,8 @@ from diffmix.datasets.prepare import prepare
 from diffmix.errors import UserError
 from diffmix.storage import Folder
 from engine.mixing.mix_source import ComposedMixes, PlannedMixes, find_mix_source
-from engine.mixing.store import MixStore
+from engine.mixing.store import MixStore, part_name
+from engine.testing import mix_table
 
 
 @pytest.fixture
@@ -34,6 +35,28 @@ def test_a_run_plans_its_own_mixes(made):
     source.settle(config)
     with pytest.raises(UserError, match=r"plan\.guidance_scale is 7\.5 there and 3\.0 now"):
         source.check(replace(config, **{"mix.guidance_scale": 3.0}))
+
+
+def test_mixes_are_counted_without_a_gate_by_the_plan_alone(made):
+    """Parts that cannot be read show that none is opened."""
+    config, out, real = made
+    source = find_mix_source(out, real)
+    source.open(config, None)
+    assert source.counts(config) == (0, 0)
+    plan, total = source.plan(config), 0
+    for chunk in (0, 3, plan.num_chunks - 1):
+        (source.store.folder).write(part_name(chunk), b"no part")
+        total += len(plan.chunk_ids(chunk))
+        assert source.counts(config) == (total, 0)
+
+
+def test_mixes_that_a_gate_rejected_are_counted(made, tiny_clip):
+    config, out, real = made
+    gated = replace(config, **{"gate.clip": str(tiny_clip), "gate.threshold": 0.5})
+    source = find_mix_source(out, real)
+    source.open(gated, None)
+    source.store.write(0, mix_table(4, accepted=[True, False, False, True]))
+    assert source.counts(gated) == (2, 2)
 
 
 def test_what_was_composed_is_taken_as_it_is(made):
