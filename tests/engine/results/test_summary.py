@@ -13,7 +13,7 @@ from engine.session import Session
 def test_a_run_without_mixes(tmp_path, small_config):
     inputs = check_inputs(small_config(tmp_path / "out"))
     write_json(inputs.out / "classifier", "result.json", {"top1": 0.5, "per_class": {"0": 0.5}})
-    telemetry = SimpleNamespace(collect=lambda: None, events=[])
+    telemetry = SimpleNamespace(collect=lambda: None, events=[], stopped=None)
     session = Session(
         config=inputs.config,
         out=inputs.out,
@@ -31,3 +31,6 @@ def test_a_run_without_mixes(tmp_path, small_config):
     assert given == {**read_json(inputs.out, "summary.json"), "report": given["report"]}
     assert given["report"].endswith("report.html")
     assert write_summary(session, mixed=True)["plan"]["planned"] == 40
+    telemetry.stopped = "usd"
+    cut = {"planned": 40, "stored": 0, "rejected": 0, "cut": 40}
+    assert write_summary(session, mixed=True)["plan"] == cut
