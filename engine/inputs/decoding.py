@@ -21,6 +21,7 @@ FEW = 5_000
 """A smaller data set is decoded by the driver: it is done before a cluster has started workers."""
 _BATCH = 64
 _TASKS_PER_CPU = 2
+_LEAST_TASKS = 16
 _THREADS = 8
 
 
@@ -48,7 +49,6 @@ class DecodeOnCluster:
         self, examples: Iterator[Found], max_pixels: int
     ) -> Iterator[tuple[Found, bytes | str]]:
         cluster.connect(self._config)
-        most = _TASKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
         task = ray.remote(_decode).options(num_cpus=1, name="decode")
         running: deque[tuple[list[Found], Any]] = deque()
         with ThreadPoolExecutor(_THREADS) as threads:
@@ -57,7 +57,7 @@ class DecodeOnCluster:
                 if batch:
                     places = list(threads.map(_place, batch))
                     running.append((batch, task.remote(places, max_pixels)))
-                if running and (len(running) >= most or not batch):
+                if running and (len(running) >= _most_tasks() or not batch):
                     found, reference = running.popleft()
                     yield from zip(found, ray.get(reference), strict=True)
                 elif not batch:
@@ -68,6 +68,11 @@ def _names_a_cluster(config: Config) -> bool:
     """Whether there is, or will be, a cluster that is not only this machine."""
     address = config.run.address or os.environ.get("RAY_ADDRESS")
     return ray.is_initialized() or address not in (None, "", "local")
+
+
+def _most_tasks() -> int:
+    """Tasks that may run or wait at a time. A growing cluster is looked at anew each time."""
+    return max(_LEAST_TASKS, _TASKS_PER_CPU * int(ray.cluster_resources().get("CPU", 0)))
 
 
 def _place(found: Found) -> bytes | str | None:
