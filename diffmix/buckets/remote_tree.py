@@ -118,19 +118,35 @@ def said_of_its_origin() -> Iterator[None]:
 
 def _plant(to: str, remote: pafs.FileSystem, root: str, files: list[pafs.FileInfo]) -> None:
     os.makedirs(to)
-
-    def add(info: pafs.FileInfo) -> None:
+    folders, wanted = {to}, []
+    for info in files:
         place = os.path.join(to, info.path[len(root) :].strip("/"))
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        suffix = os.path.splitext(place)[1].lower()
-        wanted = suffix in _TABLES or (suffix not in _IMAGES and info.size <= _LARGE)
-        if wanted:
-            storage.download(remote, info.path, place)
-        else:
-            with open(place, "wb") as file:
-                file.truncate(info.size)  # a hole: takes no space on the disk
-        os.utime(place, ns=(info.mtime_ns, info.mtime_ns))
+        folder = os.path.dirname(place)
+        if folder not in folders:
+            os.makedirs(folder, exist_ok=True)
+            folders.add(folder)
+        if _is_read_whole(info):
+            wanted.append((info, place))
+            continue
+        with open(place, "wb") as file:
+            file.truncate(info.size)  # a hole: takes no space on the disk
+        _set_time(place, info)
+
+    def fetch(one: tuple[pafs.FileInfo, str]) -> None:
+        info, place = one
+        storage.download(remote, info.path, place)
+        _set_time(place, info)
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        for _ in threads.map(add, files):
+        for _ in threads.map(fetch, wanted):
             pass
+
+
+def _is_read_whole(info: pafs.FileInfo) -> bool:
+    """Whether readers open the file to find out what there is: a table or a list."""
+    suffix = os.path.splitext(info.base_name)[1].lower()
+    return suffix in _TABLES or (suffix not in _IMAGES and info.size <= _LARGE)
+
+
+def _set_time(place: str, info: pafs.FileInfo) -> None:
+    os.utime(place, ns=(info.mtime_ns, info.mtime_ns))

@@ -19,10 +19,14 @@ from engine.placement import cluster
 
 FEW = 5_000
 """A smaller data set is decoded by the driver: it is done before a cluster has started workers."""
-_BATCH = 64
+_BATCH, _BATCH_BYTES = 64, 16 * 2**20
 _TASKS_PER_CPU = 2
-_LEAST_TASKS = 16
+_LEAST_TASKS, _MOST_TASKS = 16, 128  # the driver writes the images to one file: that is the limit
 _THREADS = 8
+
+
+Place = bytes | str | None
+"""An image's bytes, or its path or URI."""
 
 
 class DecodeOnCluster:
@@ -50,32 +54,53 @@ class DecodeOnCluster:
     ) -> Iterator[tuple[Found, bytes | str]]:
         cluster.connect(self._config)
         task = ray.remote(_decode).options(num_cpus=1, name="decode")
-        running: deque[tuple[list[Found], Any]] = deque()
+        batches = _batches(examples)
+        running: deque[tuple[list[Found], list[Place], Any]] = deque()
         with ThreadPoolExecutor(_THREADS) as threads:
             while True:
-                batch = list(islice(examples, _BATCH))
+                batch = next(batches, [])
                 if batch:
                     places = list(threads.map(_place, batch))
-                    running.append((batch, task.remote(places, max_pixels)))
+                    running.append((batch, places, task.remote(places, max_pixels)))
                 if running and (len(running) >= _most_tasks() or not batch):
-                    found, reference = running.popleft()
-                    yield from zip(found, ray.get(reference), strict=True)
+                    found, given, reference = running.popleft()
+                    results = zip(found, given, ray.get(reference), strict=True)
+                    for image, place, result in results:
+                        yield image, place if result is None else result  # type: ignore[misc]
                 elif not batch:
                     return
 
 
-def _names_a_cluster(config: Config) -> bool:
-    """Whether there is, or will be, a cluster that is not only this machine."""
-    address = config.run.address or os.environ.get("RAY_ADDRESS")
-    return ray.is_initialized() or address not in (None, "", "local")
+def _batches(examples: Iterator[Found]) -> Iterator[list[Found]]:
+    """The images of each task: bounded by their number and their bytes."""
+    batch: list[Found] = []
+    size = 0
+    for found in examples:
+        batch.append(found)
+        size += _size(found.image)
+        if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _size(image: Place) -> int:
+    if isinstance(image, str):
+        try:
+            return os.path.getsize(image)  # of a tree of a bucket's names, too
+        except OSError:
+            return 0
+    return len(image or b"")
 
 
 def _most_tasks() -> int:
     """Tasks that may run or wait at a time. A growing cluster is looked at anew each time."""
-    return max(_LEAST_TASKS, _TASKS_PER_CPU * int(ray.cluster_resources().get("CPU", 0)))
+    wanted = _TASKS_PER_CPU * int(ray.cluster_resources().get("CPU", 0))
+    return min(_MOST_TASKS, max(_LEAST_TASKS, wanted))
 
 
-def _place(found: Found) -> bytes | str | None:
+def _place(found: Found) -> Place:
     """What a task on another node needs: a URI that it can read, or the file's bytes."""
     image = found.image
     if not isinstance(image, str):
@@ -89,13 +114,16 @@ def _place(found: Found) -> bytes | str | None:
         return f"cannot be opened: {error.strerror}"
 
 
-def _decode(places: list[bytes | str | None], max_pixels: int) -> list[bytes | str]:
-    """Runs on any node."""
+def _decode(places: list[Place], max_pixels: int) -> list[bytes | str | None]:
+    """Runs on any node. The bytes of each image, or why it cannot be read. None: the bytes that
+    were given are good.
+    """
 
-    def check(place: bytes | str | None) -> bytes | str:
+    def check(place: Place) -> bytes | str | None:
         if isinstance(place, str) and "://" not in place:
             return place  # the reason why the driver could not read it
-        return checked(place, max_pixels)
+        result = checked(place, max_pixels)
+        return None if isinstance(place, bytes) and isinstance(result, bytes) else result
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(check, places))

@@ -3,6 +3,7 @@ import pytest
 
 from diffmix.config import Config, DataConfig, RunConfig
 from diffmix.datasets.prepare import prepare
+from diffmix.datasets.raw import Found
 from engine.inputs import decoding
 from engine.inputs.decoding import DecodeOnCluster
 
@@ -56,3 +57,14 @@ def test_many_images_are_decoded_by_tasks(
         one, other = getattr(local, name), getattr(there, name)
         assert one.fingerprint == other.fingerprint
         assert np.array_equal(one.labels, other.labels)
+
+
+def test_batches_are_bounded_by_number_and_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "_BATCH", 3)
+    monkeypatch.setattr(decoding, "_BATCH_BYTES", 100)
+    (tmp_path / "large").write_bytes(bytes(150))
+    images = [bytes(10)] * 4 + [bytes(60)] * 2 + [str(tmp_path / "large"), "missing", None]
+    found = [Found(f"{i}", image, 0) for i, image in enumerate(images)]
+    sizes = [len(batch) for batch in decoding._batches(iter(found))]
+    assert sizes == [3, 3, 1, 2]
+    assert [one for batch in decoding._batches(iter(found)) for one in batch] == found
