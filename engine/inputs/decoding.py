@@ -94,6 +94,12 @@ def _size(image: Place) -> int:
     return len(image or b"")
 
 
+def _names_a_cluster(config: Config) -> bool:
+    """Whether there is, or will be, a cluster that is not only this machine."""
+    address = config.run.address or os.environ.get("RAY_ADDRESS")
+    return ray.is_initialized() or address not in (None, "", "local")
+
+
 def _most_tasks() -> int:
     """Tasks that may run or wait at a time. A growing cluster is looked at anew each time."""
     wanted = _TASKS_PER_CPU * int(ray.cluster_resources().get("CPU", 0))
