@@ -56,7 +56,7 @@ class MixActor:
         """
         if self.startup_error is not None:
             raise self.startup_error
-        if self.job.is_limited and self.job.reporter.is_stopped():
+        if not len(row) or (self.job.is_limited and self.job.reporter.is_stopped()):
             return (SCHEMA if self.pass_on else _NUMBERS).empty_table()
         chunk, specs, sources = (row[name][0].as_py() for name in ("chunk", "specs", "sources"))
         # After an actor's death Ray repeats its whole task, of which some chunks may be stored.

@@ -146,6 +146,7 @@ def read_chunks(rows: pa.Table, job: MixJob, groups: object) -> Iterator[pa.Tabl
     most does not hold them all.
     """
     if job.is_limited and job.reporter.is_stopped():
+        yield _CHUNK.empty_table()
         return
     numbers = ray.get(groups) if isinstance(groups, ray.ObjectRef) else groups
     plan, real = _plan(job.real_path, pickle.dumps(job.config), job.sizes), _real(job.real_path)

@@ -3,6 +3,8 @@
 Covers `engine/mixing/job.py` and `engine/mixing/mixer_actor.py` too.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -77,6 +79,26 @@ def test_a_task_with_large_images_passes_them_on_in_parts(tiny_real, monkeypatch
     groups = Groups(np.array([4, 2, 7]), np.array([0]))
     tables = list(read_chunks(pa.table({"id": [0]}), job, groups))
     assert [table["chunk"].to_pylist() for table in tables] == [[4], [2], [7]]
+
+
+def test_no_task_is_read_after_a_limit(tiny_real):
+    class Stopped(Reporter):
+        def is_stopped(self) -> bool:
+            return True
+
+    job = MixJob(
+        config=config(),
+        real_path=tiny_real.path,
+        concept=None,
+        store="",
+        reporter=Stopped("none"),
+        is_limited=True,
+    )
+    groups = Groups(np.array([4, 2, 7]), np.array([0]))
+    (table,) = read_chunks(pa.table({"id": [0]}), job, groups)
+    assert len(table) == 0
+    (table,) = read_chunks(pa.table({"id": [0]}), replace(job, is_limited=False), groups)
+    assert len(table) == 3
 
 
 def test_the_plan_of_an_extended_store_is_read_with_its_sizes(tiny_real):
