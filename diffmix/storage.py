@@ -5,22 +5,16 @@ from __future__ import annotations
 import builtins
 import contextlib
 import os
-import shutil
 import tempfile
 import urllib.parse
 import uuid
 from collections.abc import Container, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from diffmix.buckets.node_copy import copy_path, once_a_node
+from diffmix.buckets.node_copy import copied, copied_file, copied_folder, keep_as_copy
 from diffmix.errors import UserError, reason
-
-_THREADS = 16
-_COPY_BYTES = 16 * 2**20  # an object store's answer takes as long for 1 MB as for 16
 
 
 class Folder:
@@ -125,29 +119,7 @@ class Folder:
         That is the folder itself if it is local, else a copy that each node downloads once (see
         `local_copy`). `only` names the files and folders in it that are wanted; None: all.
         """
-        if self.is_local:
-            return self.path
-        remote, path = filesystem(self.uri)
-        selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
-        infos = []
-        for info in remote.get_file_info(selector):
-            top = info.path[len(path) :].strip("/").partition("/")[0]
-            if info.type == pafs.FileType.File and (only is None or top in only):
-                infos.append(info)
-        identity = sorted((info.path, info.size, info.mtime_ns) for info in infos)
-
-        def fill(to: str) -> None:
-            os.makedirs(to)
-            with ThreadPoolExecutor(_THREADS) as threads:
-                for _ in threads.map(partial(one, to), infos):
-                    pass
-
-        def one(to: str, info: pafs.FileInfo) -> None:
-            file = os.path.join(to, info.path[len(path) :].strip("/"))
-            os.makedirs(os.path.dirname(file), exist_ok=True)
-            download(remote, info.path, file)
-
-        return once_a_node(copy_path(self.uri, *identity), fill)
+        return self.path if self.is_local else copied_folder(self.uri, *filesystem(self.uri), only)
 
     def upload(self, local: str) -> None:
         """Copy the files of a local folder into this one."""
@@ -182,20 +154,11 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 def local_copy(uri: str) -> str:
     """The path of a local file with the same content.
 
-    That is the file itself if it is local, else a copy that each node downloads once. Copies lie in
-    `node_copy.cache_folder`. Their names are made from URI, size and modification time, so that a
-    changed file is downloaded again. Raises `FileNotFoundError` if a remote file does not exist.
+    That is the file itself if it is local, else a copy that each node downloads once
+    (`buckets.node_copy`). Raises `FileNotFoundError` if a remote file does not exist.
     """
     local = local_path(uri)
-    if local is not None:
-        return local
-    remote, path = filesystem(uri)
-    info = remote.get_file_info(path)
-    if info.type != pafs.FileType.File:
-        raise FileNotFoundError(uri)
-    return once_a_node(
-        copy_path(uri, info.size, info.mtime_ns), lambda to: download(remote, path, to)
-    )
+    return copied_file(uri, *filesystem(uri)) if local is None else local
 
 
 def local_version(spec: str) -> str:
@@ -206,39 +169,7 @@ def local_version(spec: str) -> str:
     if "://" not in spec:
         return spec
     local = local_path(spec)
-    if local is not None:
-        return local
-    remote, path = filesystem(spec)
-    info = remote.get_file_info(path)
-    if info.type == pafs.FileType.File:
-
-        def fetch(to: str) -> None:
-            os.makedirs(to)
-            download(remote, path, os.path.join(to, name))
-
-        # In a folder of its own, so that it keeps its name: some readers go by the suffix.
-        name = os.path.basename(path)
-        folder = once_a_node(copy_path(spec, "named", info.size, info.mtime_ns), fetch)
-        return os.path.join(folder, name)
-    copy = Folder(spec).fetch() if info.type == pafs.FileType.Directory else None
-    if copy is None or not os.listdir(copy):
-        raise UserError(f"There is nothing at {spec}; check the bucket and the path in it.")
-    return copy
-
-
-def download(remote: pafs.FileSystem, path: str, to: str) -> None:
-    """Copy one remote file to a local path."""
-    _copy(remote, path, pafs.LocalFileSystem(), to)
-
-
-def _copy(source: pafs.FileSystem, path: str, target: pafs.FileSystem, new_path: str) -> None:
-    pafs.copy_files(
-        path,
-        new_path,
-        source_filesystem=source,
-        destination_filesystem=target,
-        chunk_size=_COPY_BYTES,
-    )
+    return copied(spec, *filesystem(spec)) if local is None else local
 
 
 @contextlib.contextmanager
@@ -259,14 +190,9 @@ def writing(uri: str, keep: bool = False) -> Iterator[str]:
         else:
             remote, path = filesystem(uri)
             remote.create_dir(os.path.dirname(path), recursive=True)
-            _copy(pafs.LocalFileSystem(), temporary, remote, path)
+            pafs.copy_files(temporary, path, destination_filesystem=remote)
             if keep:
-                info = remote.get_file_info(path)
-
-                def move(to: str) -> None:
-                    shutil.move(temporary, to)
-
-                once_a_node(copy_path(uri, info.size, info.mtime_ns), move)
+                keep_as_copy(temporary, uri, remote, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from diffmix import storage
-from diffmix.buckets.node_copy import cache_folder, copy_path, once_a_node
+from diffmix.buckets.node_copy import cache_folder, copy_path, download, once_a_node
 from diffmix.errors import UserError, reason
 
 _IMAGES: tuple[str, ...] = (
@@ -134,7 +134,7 @@ def _plant(to: str, remote: pafs.FileSystem, root: str, files: list[pafs.FileInf
 
     def fetch(one: tuple[pafs.FileInfo, str]) -> None:
         info, place = one
-        storage.download(remote, info.path, place)
+        download(remote, info.path, place)
         _set_time(place, info)
 
     with ThreadPoolExecutor(_THREADS) as threads:

@@ -123,7 +123,7 @@ def bucket(tmp_path, monkeypatch):
     copy_files = pafs.copy_files
 
     def copy(source, destination, **options):
-        downloads.extend([source] if options["source_filesystem"] is store else [])
+        downloads.extend([source] if options.get("source_filesystem") is store else [])
         copy_files(source, destination, **options)
 
     monkeypatch.setattr(storage, "filesystem", lambda uri: (store, uri.removeprefix("s3://")))
