@@ -9,8 +9,9 @@ from diffmix.errors import UserError
 from engine import phases
 from engine.budget.budget import Budget, is_limited, keeping_limits
 from engine.budget.spending import Sight
+from engine.mixing.stages import stream
 from engine.mixing.store import MixStore
-from engine.testing import SleepingMixer, simulated_mix_job, temporary_session
+from engine.testing import SleepingMixer, StoppedMixer, simulated_mix_job, temporary_session
 
 
 class Heard:
