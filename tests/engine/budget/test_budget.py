@@ -6,6 +6,7 @@ import pytest
 from diffmix.config import Config, LimitsConfig, MixConfig, PlacementConfig, TrainConfig, replace
 from diffmix.config_check import check
 from diffmix.errors import UserError
+from diffmix.options.markers import numbers
 from engine import phases
 from engine.budget.budget import Budget, is_limited, keeping_limits
 from engine.budget.spending import Sight
@@ -150,3 +151,15 @@ def of_sixty() -> Config:
         placement=PlacementConfig(cpus_per_mixer=0.5),
         limits=LimitsConfig(hours=1.0),
     )
+
+
+def test_prices_are_words_or_a_mapping(tmp_path):
+    from jobs.options import parse
+
+    words = parse(["--limits.usd", "3", "--limits.prices", "gen=0.4", "train=2.1"]).limits
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("limits: {usd: 3, prices: {gen: 0.4, train: 2.1}}")
+    assert parse(["--config", str(recipe)]).limits == words
+    assert numbers(words.prices) == {"gen": 0.4, "train": 2.1}
+    with pytest.raises(UserError, match=r"limits\.prices"):
+        check(parse(["--limits.prices", "gen=cheap"]))
