@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from engine.listeners import METRICS_FILE, Listener, MetricsFile, metrics_files
 log = logging.getLogger(__name__)
 
 NAMESPACE = "diffmix"
+_SHORT = 64
 
 
 class _Collector:
@@ -167,8 +169,19 @@ def read_events(out: Folder) -> list[dict]:
     for name in metrics_files(out):
         for line in out.read(name).decode(errors="replace").splitlines():
             with contextlib.suppress(ValueError):
-                events.append(json.loads(line))
+                events.append(json.loads(line, object_pairs_hook=_shared))
     for event in events:
         if KEY in event:  # each attempt's first event carries it
             without_version(event, f"{out.uri}/{METRICS_FILE}")
     return events
+
+
+def _shared(pairs: list[tuple[str, Any]]) -> dict:
+    """An event whose names and short texts are those of the other events: a run of a million chunks
+    would take a gigabyte of them.
+    """
+    event = {}
+    for name, value in pairs:
+        short = isinstance(value, str) and len(value) <= _SHORT
+        event[sys.intern(name)] = sys.intern(value) if short else value
+    return event
