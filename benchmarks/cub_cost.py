@@ -25,7 +25,7 @@ from diffmix.classifier.loss import cross_entropy, soft_mean
 from diffmix.classifier.model import input_layout
 from diffmix.config import ModelConfig, PersonalizeConfig, replace
 from diffmix.datasets.real import Example, RealSet
-from diffmix.generator.batch_size import saturating_batch
+from diffmix.generator.device.batch_size import saturating_batch
 from diffmix.generator.mixer import Mixer
 from diffmix.personalize.train import Attempt, train_concept
 

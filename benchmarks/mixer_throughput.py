@@ -26,7 +26,7 @@ from benchmarks.random_base import write_sd15
 from benchmarks.random_images import random_file
 from diffmix.config import MixConfig, ModelConfig, replace
 from diffmix.generator.base_model import base_path, device_and_dtype
-from diffmix.generator.batch_size import saturating_batch
+from diffmix.generator.device.batch_size import saturating_batch
 from diffmix.generator.mixer import Mixer
 from diffmix.images import decode
 from diffmix.plan import MixSpec
@@ -117,6 +117,7 @@ def psnr(one: Image.Image, other: Image.Image) -> float:
     return float(10 * np.log10(255**2 / max(error, 255**2 * 1e-10)))
 
 
+@record.without_tf32()
 def agreement(model: ModelConfig, mix: MixConfig, count: int) -> float:
     """The lowest PSNR in dB between the two ways over `count` images, in fp32."""
     exact = ModelConfig(base=model.base, resolution=model.resolution, precision="fp32")
@@ -128,6 +129,7 @@ def agreement(model: ModelConfig, mix: MixConfig, count: int) -> float:
     return min(psnr(one, other) for one, other in pairs)
 
 
+@record.without_tf32()
 def matmul_flops(dtype: torch.dtype, size: int = 8192, repeats: int = 20) -> float:
     """FLOP/s of a product of two square matrices on the GPU, the best of `repeats`."""
     one, other = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))

@@ -4,28 +4,40 @@ number of samples and the same final loss.
     python -m benchmarks.personalize_throughput --json PATH
     python -m benchmarks.personalize_throughput --device cuda --architecture sd15 --json PATH
 
-Three ways train on the same images from the same base, in turn, once for each repeat (and seed):
+The images are not square: every step sees a random part of them. These ways train on the same
+images from the same base, in turn, once for each repeat (and seed):
 
 - usual: stock diffusers and peft, batches of 2 (`benchmarks/usual_personalization.py`)
 - same batch: ours, batches of 2
 - large batch: ours with `personalize.large_batch`, the opt-in preset
+- N crops: the same with `personalize.cached_crops N`, which encodes N crops of each image once
+  instead of a new one at every step
 
-A way's time includes all it does: loading the base, encoding the images once or at every step, and
-training. Losses are those of the trained concepts, on one fixed set of images, noise and timesteps.
-The spread of the usual way's losses over the repeats shows how much is noise.
+A way's time includes all it does: loading the base, encoding the images, and training. Losses are
+those of the trained concepts, on one fixed set of images, crops, noise and timesteps. The spread of
+the usual way's losses over the repeats shows how much is noise. Ratios of CPU seconds are there for
+machines on which other work runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import random_base, record
+
+_RATIOS = {
+    "large batch": "ratio_to_usual_way",
+    "same batch": "ratio_at_the_same_batch",
+}
+"""How the figures name the ratios of these ways to the usual one."""
 
 
 def main() -> None:
@@ -42,15 +54,21 @@ def main() -> None:
         default=16,
         help="steps of 2 that the large-batch way folds into one",
     )
+    parser.add_argument(
+        "--crops", type=int, nargs="*", default=[1, 4, 16], help="cached crops, a way for each"
+    )
+    parser.add_argument(
+        "--ways", nargs="*", help="only these, by the names above; ratios need the usual one"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",
-        help="of all three ways",
+        help="of all ways",
     )
     parser.add_argument(
-        "--compile", action="store_true", help="compile the UNet's blocks in both of ours"
+        "--compile", action="store_true", help="compile the UNet's blocks in all of ours"
     )
     options = parser.parse_args()
     if options.device == "cpu":
@@ -59,7 +77,8 @@ def main() -> None:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("There is no GPU here; leave --device out.")
-    with tempfile.TemporaryDirectory(prefix="diffmix-benchmark-") as folder:
+    exact = record.without_tf32() if options.precision == "fp32" else contextlib.nullcontext()
+    with exact, tempfile.TemporaryDirectory(prefix="diffmix-benchmark-") as folder:
         figures = measure(options, Path(folder))
     record.write(
         options.json,
@@ -86,45 +105,58 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
         token_lr=4e-2 / 8**0.5,
         flip=False,
     )
+
+    def ours(**changes) -> Callable:
+        return lambda seed, out: _ours(
+            model, config, real, out, seed, compile=options.compile, **changes
+        )
+
+    large = {"large_batch": options.large_batch}
     ways = {
         "usual": lambda seed, out: _usual(model, config, real, out, seed),
-        "same batch": lambda seed, out: _ours(
-            model, config, real, out, seed, compile=options.compile
-        ),
-        "large batch": lambda seed, out: _ours(
-            model, config, real, out, seed, compile=options.compile, large_batch=options.large_batch
-        ),
+        "same batch": ours(),
+        "large batch": ours(**large),
+        **{f"{count} crops": ours(**large, cached_crops=count) for count in options.crops},
     }
     evaluation = Evaluation(model, config, real)
     before = evaluation.loss(
         _ours(model, config, real, folder / "before", 0, steps=1, lora_lr=0.0, token_lr=0.0)
     )
+    ways = {name: ways[name] for name in options.ways or ways}
     rates: dict[str, list[float]] = {name: [] for name in ways}
+    cpu_rates: dict[str, list[float]] = {name: [] for name in ways}
     losses: dict[str, list[float]] = {name: [] for name in ways}
     for seed in range(options.repeats):
         for name, train in ways.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             concept = train(seed, folder / f"{name} {seed}")
             rates[name].append(2 * config.steps / (time.perf_counter() - start))
+            cpu_rates[name].append(2 * config.steps / (time.process_time() - cpu_start))
             losses[name].append(evaluation.loss(concept))
             speed = f"{rates[name][-1]:.1f} samples/s"
             print(f"repeat {seed}, {name}: {speed}, loss {losses[name][-1]:.4f}", flush=True)
     rate = {name: statistics.median(values) for name, values in rates.items()}
-    ratio = {name: record.median_ratio(rates[name], rates["usual"]) for name in ways}
+    ratio, cpu_ratio = (
+        {name: record.median_ratio(each[name], each["usual"]) for name in ways}
+        if "usual" in ways
+        else {}
+        for each in (rates, cpu_rates)
+    )
     rows: list[list[object]] = []
     for name, seen in losses.items():
         loss = [f"{value:.4f}" for value in (statistics.mean(seen), min(seen), max(seen))]
-        rows.append([name, rate[name], ratio[name], *loss])
+        rows.append([name, rate[name], ratio.get(name, ""), cpu_ratio.get(name, ""), *loss])
     record.show(
         f"{2 * config.steps} samples, medians of {options.repeats}; "
         f"loss before training {before:.4f}",
-        ["way", "samples/s", "ratio", "loss (mean)", "least", "most"],
+        ["way", "samples/s", "ratio", "in CPU seconds", "loss (mean)", "least", "most"],
         rows,
     )
-    figures = {
-        "ratio_to_usual_way": ratio["large batch"],
-        "ratio_at_the_same_batch": ratio["same batch"],
-    }
+    figures: dict[str, float] = {}
+    for name in ratio:
+        key = _RATIOS.get(name, f"ratio_{name.replace(' ', '_')}")
+        if name != "usual":
+            figures[key], figures[f"{key}_in_cpu_seconds"] = ratio[name], cpu_ratio[name]
     for name in ways:
         key = name.replace(" ", "_")
         figures[f"samples_per_second_{key}"] = rate[name]
@@ -134,8 +166,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
 
 
 def _photos(folder: Path, large: bool):
-    """Nano's training images, 10 of each class; with `large` enlarged to JPEG files of 500 x 375, a
-    usual size of photographs.
+    """Nano's training images, 10 of each class, made wider: 43 x 32, as 4 to 3; with `large` JPEG
+    files of 500 x 375, a usual size of photographs.
     """
     from PIL import Image
 
@@ -144,17 +176,16 @@ def _photos(folder: Path, large: bool):
     from diffmix.datasets.real import Example, RealSet
 
     real = prepare(DataConfig(train="nano", shots=10), str(folder)).train
-    if not large:
-        return real
+    size, kind = ((500, 375), "JPEG") if large else ((43, 32), "PNG")
 
-    def enlarged(index: int) -> Example:
+    def wider(index: int) -> Example:
         file = io.BytesIO()
         image = Image.open(io.BytesIO(real.image_bytes(index))).convert("RGB")
-        image.resize((500, 375)).save(file, "JPEG")
-        return Example(f"{index}.jpg", file.getvalue(), int(real.labels[index]))
+        image.resize(size).save(file, kind)
+        return Example(f"{index}.{kind.lower()}", file.getvalue(), int(real.labels[index]))
 
-    examples = (enlarged(index) for index in range(len(real)))
-    return RealSet.write(str(folder / "large.arrow"), examples, real.class_names, real.superclass)
+    examples = (wider(index) for index in range(len(real)))
+    return RealSet.write(str(folder / "wider.arrow"), examples, real.class_names, real.superclass)
 
 
 def _usual(model, config, real, out: Path, seed: int):
@@ -194,8 +225,8 @@ def _ours(model, config, real, out: Path, seed: int, **changes):
 
 
 class Evaluation:
-    """The denoising loss of a concept on 512 draws of image, noise and timestep, which are the same
-    for every concept.
+    """The denoising loss of a concept on 512 draws of image, crop, noise and timestep, which are
+    the same for every concept.
     """
 
     def __init__(self, model, config, real):
@@ -203,18 +234,19 @@ class Evaluation:
 
         from diffmix.generator.base_model import device_and_dtype, load_base
         from diffmix.personalize.batches import Batches
-        from diffmix.personalize.latents import LatentCache
+        from diffmix.personalize.latents import FreshLatents
 
         self.model, self.config, self.real = model, config, real
         self.device, _ = device_and_dtype(model.precision)
         pipe = load_base(model, self.device, torch.float32)
-        cache = LatentCache(pipe.vae, real, model.resolution, flip=False)
-        draws = Batches(cache, real.labels, config, 1000, seed=2**31, global_batch=512)
+        latents = FreshLatents(pipe.vae, real, model.resolution)
+        draws = Batches(latents, real.labels, config, 1000, seed=2**31, global_batch=512)
         self.batches = [
             draws.draw(0, range(first, first + 16), len(real.class_names))
             for first in range(0, 512, 16)
         ]
 
+    @record.without_tf32()
     def loss(self, concept) -> float:
         import torch
 

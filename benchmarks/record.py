@@ -8,7 +8,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -50,8 +51,33 @@ def write(path: str | None, figures: dict[str, float], **more: object) -> None:
     """
     if path:
         kept = {"machine": machine(), "versions": versions(), "figures": figures, **more}
-        text = json.dumps(kept, indent=2)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        replace_file(Path(path), json.dumps(kept, indent=2) + "\n")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a text file that is whole at every moment."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Inside, fp32 is fp32: a GPU rounds neither convolutions nor matrix products to TF32.
+
+    torch lets convolutions do so by default. What is called fp32 in a figure runs in here.
+    """
+    import torch
+
+    settings = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [setting.allow_tf32 for setting in settings]
+    for setting in settings:
+        setting.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.allow_tf32 = value
 
 
 def show(title: str, columns: list[str], rows: list[list[object]]) -> None:

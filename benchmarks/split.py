@@ -25,7 +25,7 @@ from benchmarks.overlap import (
 )
 from diffmix.config import Config, replace
 from engine.placement import calibrate
-from engine.placement.cluster import available_gpus
+from engine.placement.capacity import live
 from engine.placement.split import GpuShare, Rates, choose, predict
 from engine.testing import SleepingMixer, simulated_mix_job, temporary_session
 
@@ -74,7 +74,7 @@ def main() -> None:
             made = config(1, 1, job_costs.chunks)
             made = replace(made, **{"placement.auto": True})
             rates = calibrated(job_costs, made)
-            best = choose(made, rates, job_costs.mixes, available_gpus())
+            best = choose(made, rates, job_costs.mixes, live().total("GPU"))
             walls = {}
             for way in [best, *others(made, rates, job_costs.mixes, best)]:
                 walls[way] = statistics.median(

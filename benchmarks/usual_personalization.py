@@ -1,8 +1,8 @@
 """Personalization the usual way, in stock diffusers and peft, as the paper's code does it. Ours is
 measured against it.
 
-Every step decodes the images, and encodes images and prompts. The whole embedding table is in the
-optimizer; after each step the rows that are not new are put back.
+Every step decodes and crops the images, and encodes images and prompts. The whole embedding table
+is in the optimizer; after each step the rows that are not new are put back.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 class Photos(torch.utils.data.Dataset):
     """The pixels (float32 [3, side, side] in [-1, 1]) and the label of each image, which is decoded
-    when it is asked for.
+    and cropped at random when it is asked for.
     """
 
     def __init__(self, real: RealSet, side: int, flip: bool):
@@ -34,7 +34,8 @@ class Photos(torch.utils.data.Dataset):
         self.real = real
         flips = [transforms.RandomHorizontalFlip()] if flip else []
         scale = [transforms.ToTensor(), transforms.Normalize([0.5], [0.5])]
-        self.transform = transforms.Compose([transforms.Resize((side, side)), *flips, *scale])
+        crop = [transforms.Resize(side), transforms.RandomCrop(side)]
+        self.transform = transforms.Compose([*crop, *flips, *scale])
 
     def __len__(self) -> int:
         return len(self.real)
@@ -68,7 +69,7 @@ def train(
     schedule = DDPMScheduler.from_config(pipe.scheduler.config)
     tokens = {name: f"<class_{label}>" for label, name in enumerate(real.class_names)}
     start = tokenizer(
-        prompt(config.initializer, None, "", real.superclass), add_special_tokens=False
+        prompt(str(config.initializer), None, "", real.superclass), add_special_tokens=False
     ).input_ids
     tokenizer.add_tokens(list(tokens.values()))
     new = tokenizer.convert_tokens_to_ids(list(tokens.values()))

@@ -23,7 +23,14 @@ def check(config: Config) -> None:
     """
     for option in options(Config).values():
         option.fit(attrgetter(option.name)(config))
-    for rules in (_check_mix, _check_train, _check_long_tail, _check_groups, _check_compose):
+    for rules in (
+        _check_mix,
+        _check_personalize,
+        _check_train,
+        _check_long_tail,
+        _check_groups,
+        _check_compose,
+    ):
         rules(config)
 
 
@@ -80,20 +87,39 @@ def _check_mix(config: Config) -> None:
     )
 
 
-def _check_train(config: Config) -> None:
-    train, trainers = config.train, config.placement.trainers
+def _check_personalize(config: Config) -> None:
+    personalize, workers = config.personalize, config.placement.personalizers
     _require(
         config,
-        config.personalize.tokens or config.personalize.lora,
+        personalize.tokens or personalize.lora,
         "personalize.tokens",
         "on where personalize.lora is off",
     )
-    if train.mixup_alpha or train.cutmix_alpha:
+    parts = workers * personalize.gradient_accumulation_steps
+    _require(
+        config,
+        personalize.global_batch_size is None or personalize.global_batch_size >= parts,
+        "personalize.global_batch_size",
+        f"at least {parts}: an image for each of placement.personalizers, {workers}, and each of "
+        "personalize.gradient_accumulation_steps",
+    )
+
+
+def _check_train(config: Config) -> None:
+    train, trainers = config.train, config.placement.trainers
+    if train.mix_form == "timm" and (train.mixup_alpha or train.cutmix_alpha):
         _require(
             config,
             train.batch_size % (2 * trainers) == 0,
             "train.batch_size",
             "even for each train worker where MixUp or CutMix is on",
+        )
+        # The batches of `protocol reference` may be smaller than train.batch_size.
+        _require(
+            config,
+            train.protocol == "validation" and train.last_batch in (None, "fill"),
+            "train.mix_form",
+            "reference where batches may be smaller (train.last_batch, train.protocol reference)",
         )
     _require(
         config,
@@ -127,6 +153,12 @@ def _check_long_tail(config: Config) -> None:
         train.reweight != "drw" or train.drw_epoch < train.epochs,
         "train.drw_epoch",
         f"below train.epochs, {train.epochs}, or it never starts",
+    )
+    _require(
+        config,
+        config.mix.target_weighting == "uniform" or config.mix.target_sampling == "uniform",
+        "mix.target_weighting",
+        "uniform where mix.target_sampling is not: rare classes would count twice",
     )
     if train.cmo:
         _require(

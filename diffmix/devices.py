@@ -24,3 +24,18 @@ def limit_threads(cpus: float) -> None:
     import torch
 
     torch.set_num_threads(max(1, min(int(cpus), os.cpu_count() or 1)))
+
+
+def take_share(cpus: float, gpus: float) -> None:
+    """Keep this process to what it has reserved: threads for `cpus`, no GPU where `gpus` is 0, and
+    of a part of a GPU that part of its memory. Call it before anything uses CUDA.
+
+    Ray hides no GPU from a process that has reserved none: it would use GPU 0, which is another's.
+    """
+    import torch
+
+    limit_threads(cpus)
+    if gpus <= 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif gpus < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(gpus)

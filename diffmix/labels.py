@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
@@ -48,10 +49,17 @@ def one_hot(
 
 
 def smooth(
-    label: Float[np.ndarray, "*images classes"], smoothing: float
+    label: Float[np.ndarray, "*images classes"],
+    smoothing: float,
+    form: Literal["uniform", "others"] = "uniform",
 ) -> Float[np.ndarray, "*images classes"]:
-    """`(1 - smoothing) * label`, and the rest spread evenly over the classes.
+    """`(1 - smoothing) * label`, and something for each class. The dtype stays.
 
-    `smoothing` is in [0, 1]. Each row keeps its sum, and the dtype stays.
+    `smoothing` is in [0, 1]. `uniform` spreads the rest of the label evenly over the classes, so
+    that each row keeps its sum. `others` adds `smoothing / (classes - 1)` to each class, whatever
+    the label's sum is, as the reference implementation does: a row's sum then is
+    `(1 - smoothing) * sum + smoothing * classes / (classes - 1)`.
     """
+    if form == "others":
+        return (1 - smoothing) * label + label.dtype.type(smoothing / (label.shape[-1] - 1))
     return (1 - smoothing) * label + smoothing * label.mean(-1, keepdims=True)

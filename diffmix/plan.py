@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 BETA_RANGE = (0.1, 0.9)
 """Strengths from a Beta distribution are clipped to this range (the reference's long-tail runs)."""
-_NOT_OF_IMAGES = ("gamma", "soft_scale", "synthetic_p", "sampler_lora")
-"""`mix` options outside a plan's identity: the first three only change labels and sampling, and the
+_NOT_OF_IMAGES = ("gamma", "soft_scale", "synthetic_p", "target_weighting", "sampler_lora")
+"""`mix` options outside a plan's identity: the first four only change labels and sampling, and the
 store keeps the LoRA's content instead of its place.
 """
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import logging
 import os
 import tempfile
 import urllib.parse
 import uuid
 from collections.abc import Container, Iterator
+from functools import lru_cache
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from diffmix.buckets.node_copy import copied, copied_file, copied_folder, keep_as_copy
 from diffmix.errors import UserError, reason
+
+log = logging.getLogger(__name__)
 
 
 class Folder:
@@ -64,19 +69,34 @@ class Folder:
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder `name` in it; without a name, whether it exists."""
         remote, path = filesystem(self.uri)
-        info = remote.get_file_info(f"{path}/{name}" if name else path)
+        info = remote.get_file_info(f"{path}/{inside(name)}" if name else path)
         return info.type != pafs.FileType.NotFound
 
     def names(self) -> list[str]:
-        """The sorted names of the files and folders in it; empty if it does not exist."""
+        """The sorted names of the files and folders in it; empty if it does not exist.
+
+        Raises `UserError` for a file, and for a folder that may not be read.
+        """
+        return sorted(info.base_name for info in self._infos())
+
+    def folders(self) -> list[str]:
+        """The sorted names of the folders in it, otherwise as `names`."""
+        infos = self._infos()
+        return sorted(i.base_name for i in infos if i.type == pafs.FileType.Directory)
+
+    def _infos(self) -> list[pafs.FileInfo]:
         remote, path = filesystem(self.uri)
-        infos = remote.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-        return sorted(info.base_name for info in infos)
+        try:
+            return list(remote.get_file_info(pafs.FileSelector(path, allow_not_found=True)))
+        except NotADirectoryError as error:
+            raise UserError(f"{self.uri} is a file, but a folder is needed here.") from error
+        except PermissionError as error:
+            raise UserError(f"The folder {self.uri} may not be read; change its mode.") from error
 
     def open(self, name: str) -> pa.NativeFile:
         """A file for random access. The caller closes it. Raises `OSError` if it does not exist."""
         remote, path = filesystem(self.uri)
-        return remote.open_input_file(f"{path}/{name}")
+        return remote.open_input_file(f"{path}/{inside(name)}")
 
     def read(self, name: str) -> bytes:
         """The content of a file. Raises `OSError` if it does not exist."""
@@ -86,6 +106,7 @@ class Folder:
     def write(self, name: str, data: bytes | memoryview | pa.Buffer) -> None:
         """Write one file. Raises `UserError` if the disk is full or writing is not allowed."""
         remote, path = filesystem(self.uri)
+        inside(name)
         try:
             if not self.is_local:
                 with remote.open_output_stream(f"{path}/{name}") as file:
@@ -100,6 +121,29 @@ class Folder:
                 f"{self.uri}/{name} cannot be written ({reason(error)}); "
                 "free some space or choose another --out."
             ) from error
+
+    def write_new(self, name: str, data: bytes) -> bool:
+        """Write one file if there is none of this name. False: there is one, which stays.
+
+        On disks and in S3 buckets (with boto3) exactly one of several processes gets True. Other
+        object stores are only asked first; a warning says so once. Raises `UserError` where writing
+        is not allowed.
+        """
+        if self.is_local:
+            return _link(self, name, data)
+        client = _s3_client(self.uri) if self.uri.startswith("s3://") else None
+        if client is not None:
+            return _put_new(client, self, name, data)
+        _warn_of_races(urllib.parse.urlsplit(self.uri).scheme)
+        if self.exists(name):
+            return False
+        self.write(name, data)
+        return True
+
+    def delete(self, name: str) -> None:
+        """Remove a file. Raises `OSError` if it does not exist or that is not allowed."""
+        remote, path = filesystem(self.uri)
+        remote.delete_file(f"{path}/{name}")
 
     def append(self, name: str, data: bytes) -> None:
         """Add to the end of a file.
@@ -128,6 +172,18 @@ class Folder:
         pafs.copy_files(local, path, destination_filesystem=remote)
 
 
+def inside(name: str) -> str:
+    """The name of a file in a folder. `UserError` for one that leads out of it: names may come from
+    other people's files.
+    """
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        raise UserError(
+            f"The file name {name!r} leads out of its folder; remove it from the table or archive "
+            "that has it."
+        )
+    return name
+
+
 def local_path(uri: str) -> str | None:
     """The absolute path that a path or a `file://` URI stands for; None for any other URI."""
     if uri.startswith("file://"):
@@ -143,6 +199,12 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     local = local_path(uri)
     if local is not None:
         return pafs.LocalFileSystem(), local
+    if urllib.parse.urlsplit(uri).password or "secret_key=" in uri:
+        # It would be in config.yaml, in logs and in the cluster's job metadata.
+        raise UserError(
+            f"A URI of {uri.partition(':')[0]}:// has a key in it; take it out and set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where Ray is started."
+        )
     try:
         return pafs.FileSystem.from_uri(urllib.parse.quote(uri, safe=":/?&=%@+~!$,;"))
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -196,3 +258,73 @@ def writing(uri: str, keep: bool = False) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def _link(folder: Folder, name: str, data: bytes) -> bool:
+    temporary = f".{uuid.uuid4().hex}.tmp"
+    folder.write(temporary, data)
+    try:
+        os.link(f"{folder.path}/{temporary}", f"{folder.path}/{name}")
+        return True
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        return _open_exclusively(f"{folder.path}/{name}", data)
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(f"{folder.path}/{temporary}")
+
+
+def _open_exclusively(path: str, data: bytes) -> bool:
+    try:
+        with builtins.open(path, "xb") as file:
+            file.write(data)
+        return True
+    except FileExistsError:
+        return False
+
+
+def _put_new(client: Any, folder: Folder, name: str, data: bytes) -> bool:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, key = f"{folder.path}/{name}".partition("/")
+    try:
+        client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        return True
+    except ClientError as error:
+        code = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code in (409, 412):  # somebody else's write is there, or under way
+            return False
+        raise UserError(f"{folder.uri}/{name} cannot be written ({reason(error)}).") from error
+    except BotoCoreError as error:
+        raise UserError(f"{folder.uri}/{name} cannot be written ({reason(error)}).") from error
+
+
+@lru_cache(maxsize=8)
+def _s3_client(uri: str) -> Any:
+    """A client with the address and keys that pyarrow takes from the URI or the environment; None
+    without boto3.
+    """
+    try:
+        import boto3
+    except ImportError:
+        return None
+    parts = urllib.parse.urlsplit(uri)
+    query = dict(urllib.parse.parse_qsl(parts.query))
+    address = query.get("endpoint_override")
+    if address and "://" not in address:
+        address = f"{query.get('scheme', 'https')}://{address}"
+    return boto3.client(
+        "s3",
+        endpoint_url=address,
+        region_name=query.get("region"),
+    )
+
+
+@lru_cache(maxsize=8)
+def _warn_of_races(scheme: str) -> None:
+    log.warning(
+        "Two runs that start at the same moment on one %s:// folder are not told apart%s.",
+        scheme,
+        "; install boto3 (diffmix-engine[cloud])" if scheme == "s3" else "",
+    )

@@ -5,43 +5,41 @@ Each resumes where an earlier attempt ended.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 
 import numpy as np
-import ray.data
-import ray.train
-import ray.train.torch
+from jaxtyping import Int
 
-from diffmix.config import to_dict
+from diffmix.classifier.schedule import Schedule
 from diffmix.generator.base_model import base_fingerprint
-from diffmix.generator.concept import concept_settings
-from diffmix.storage import Folder, filesystem
+from diffmix.personalize.settings import all_square, concept_settings
+from diffmix.storage import Folder
 from engine.budget.budget import is_limited
 from engine.budget.cut import mark_cut, recipe_key
+from engine.classifier_identity import classifier_identity, key_of
 from engine.failures import user_errors
-from engine.mixing.filter import Decision, gate_of
+from engine.mixing import made_with
+from engine.mixing.filter import gate_of
 from engine.mixing.job import MixJob, build_mixer
-from engine.mixing.stages import execution_options, stream
+from engine.mixing.stages import stream
 from engine.mixing.store import MixStore
-from engine.placement import cluster
-from engine.run_folder import find_concept
+from engine.mixing.tries import SetAside, most_set_aside
+from engine.nodes.waiting import Wanted, Watch, watching
+from engine.placement.pool import MixerPool, mixer_pool
+from engine.run_folder import concept_images, find_concept, leak
 from engine.session import Session
+from engine.training.attempt import Attempt
+from engine.training.fit import fit, in_a_thread
 from engine.training.job import TrainJob
 from engine.training.personalize_worker import PersonalizeJob, personalize_loop
 from engine.training.worker import build_loop, train_loop
 
 log = logging.getLogger(__name__)
 
-_WITHOUT_EFFECT = ("baseline", "loader_workers")
-"""`train` options that do not affect the trained weights; changing them does not invalidate a
-checkpoint.
-"""
+_LARGEST_SIDE = 1024
+"""In pixels, of the base models' own sizes."""
 
 
 def personalize(session: Session) -> str | None:
@@ -57,6 +55,15 @@ def personalize(session: Session) -> str | None:
     kept = find_concept(config, session.out, train_images)
     if kept is not None:
         return kept
+    train_images = concept_images(config, session.out, train_images)
+    if leaked := leak(config, session.out, session.data):
+        log.warning(
+            "--personalize.data_seed %s trains the concept on %d images that the classifier is not "
+            "given, %d of them test images: accuracies cannot be compared with honest ones.",
+            config.personalize.data_seed,
+            leaked["unseen_images"],
+            leaked["test_images"],
+        )
     folder = session.out / "concept"
     start = time.time()
     job = PersonalizeJob(
@@ -65,15 +72,17 @@ def personalize(session: Session) -> str | None:
         concept=folder.uri,
         prior=(session.out / "prior").uri,
         reporter=session.telemetry.reporter,
+        marker=session.marker,
     )
-    key = _key(
-        concept_settings(config.personalize),
+    key = key_of(
+        concept_settings(config.personalize, all_square(train_images)),
         config.run.seed,
         train_images.fingerprint,
         base_fingerprint(config.model),
     )
     workers = config.placement.personalizers
-    _fit(session, personalize_loop, {"job": job}, f"personalize-{key}", workers)
+    watch = _watch(session, "personalize", workers, on_events=session.ahead.on_events)
+    fit(session, personalize_loop, {"job": job}, f"personalize-{key}", watch)
     session.telemetry.record("personalize", start=start, end=time.time())
     return folder.uri
 
@@ -83,6 +92,7 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
     concept folder, if there is one.
     """
     store, train_images = session.source.store, session.data.train
+    chunks = session.source.plan(session.config).num_chunks
     return MixJob(
         config=session.config,
         real_path=train_images.path,
@@ -92,16 +102,45 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
         sizes=session.source.plan(session.config).sizes,
         is_limited=is_limited(session.config),
         build=build_mixer,
+        pool=mixer_pool(session.config.placement, session.capacity),
+        marker=session.marker,
+        made_with=store.made_with,
+        most_set_aside=most_set_aside(session.config.run, chunks),
         gate=gate_of(session.config, store, train_images),
     )
 
 
-def missing_chunks(job: MixJob, num_chunks: int) -> np.ndarray:
-    """int64 [n]: the plan's chunks that the store lacks, rising."""
+def settle_made_with(session: Session) -> None:
+    """Decide once how the run's mixes are made, before `mix_job`. Nothing for composed mixes."""
+    if session.source.makes_mixes:
+        chunks = session.source.plan(session.config).num_chunks
+        made_with.settle_made_with(session.config, session.source.store, chunks)
+
+
+def missing_chunks(job: MixJob, num_chunks: int) -> Int[np.ndarray, " missing"]:
+    """The plan's chunks that the store lacks and that were not set aside, rising."""
+    return _lacking(job, num_chunks, _stored_chunks(job))
+
+
+def _lacking(
+    job: MixJob, num_chunks: int, stored: Int[np.ndarray, " stored"]
+) -> Int[np.ndarray, " missing"]:
+    aside = np.array(sorted(SetAside(MixStore(job.store).folder).chunks()), dtype=np.int64)
     missing = np.ones(num_chunks, dtype=bool)
-    stored = MixStore(job.store).stored_numbers()
-    missing[stored[stored < num_chunks]] = False
+    for numbers in (stored, aside):
+        missing[numbers[numbers < num_chunks]] = False
     return np.flatnonzero(missing)
+
+
+def _stored_chunks(job: MixJob) -> Int[np.ndarray, " stored"]:
+    """The chunks that the store holds now, rising."""
+    return MixStore(job.store).stored_numbers()
+
+
+def _attempt(job: MixJob, num_chunks: int) -> Attempt:
+    """What a new worker group trains on: one look at the store decides what comes from where."""
+    stored = _stored_chunks(job)
+    return Attempt(stored, stream(job, _lacking(job, num_chunks, stored)))
 
 
 def make_mixes(session: Session, job: MixJob) -> None:
@@ -110,9 +149,13 @@ def make_mixes(session: Session, job: MixJob) -> None:
     if not len(missing) or session.telemetry.stopped:
         return
     mixes = stream(job, missing, pass_on=False)
-    with user_errors():
+
+    def consume() -> None:
         for _ in mixes.iter_batches(batch_size=None, batch_format="pyarrow"):
             pass
+
+    with user_errors(), watching(_watch(session, "", 0, job.pool, len(missing))) as over:
+        in_a_thread(consume, over)
 
 
 def train_classifier(
@@ -141,8 +184,10 @@ def train_classifier(
 
     chunks = plan.num_chunks if plan else 0
     missing = len(missing_chunks(job, chunks)) if overlapped and job else 0
-    identity = _classifier_identity(session, job, overlapped, baseline)
-    key = recipe_key(best_of, _key, identity, chunks - missing, more_come=streaming and missing > 0)
+    identity = classifier_identity(session, job, overlapped, baseline)
+    key = recipe_key(
+        best_of, key_of, identity, chunks - missing, more_come=streaming and missing > 0
+    )
     best = best_of(key)
     train_job = TrainJob(
         config=config,
@@ -151,17 +196,24 @@ def train_classifier(
         test_path=data.test.path if data.test else None,
         store=job.store if job else None,
         planned=len(plan) if plan else 0,
+        pool_bytes=_pool_bytes(session, len(plan)) if plan else 0,
         classifier=best.uri,
         reporter=session.telemetry.reporter,
+        marker=session.marker,
         name="baseline" if baseline else "train",
         build=build,
     )
     if not best.exists("finished"):
+        _say_what_is_skipped(session)
         datasets: dict[str, Callable] = {}
         if streaming and job is not None:
-            datasets["mix"] = lambda: stream(job, missing_chunks(job, chunks))
-        settings = {"job": train_job, "streaming": bool(datasets)}
-        _fit(session, train_loop, settings, f"{name}-{key}", config.placement.trainers, datasets)
+            datasets["mix"] = lambda: _attempt(job, chunks)
+        pool = job.pool if job and streaming and missing else None
+        stored = _stored_chunks(job) if job else np.arange(0)
+        settings = {"job": train_job, "streaming": bool(datasets), "stored": stored}
+        to_make = missing if streaming else 0
+        watch = _watch(session, train_job.name, config.placement.trainers, pool, to_make)
+        fit(session, train_loop, settings, f"{name}-{key}", watch, datasets)
         if overlapped and job is not None and session.telemetry.stopped:
             missing = len(missing_chunks(job, chunks))
             if missing:
@@ -170,36 +222,24 @@ def train_classifier(
     _publish(best, session.out / name)
 
 
-def _classifier_identity(
-    session: Session, job: MixJob | None, streaming: bool, baseline: bool
-) -> dict:
-    """What the trained weights depend on, as JSON values."""
-    config = session.config
-    recipe = {}
-    for option, value in to_dict(config.train).items():
-        if option not in _WITHOUT_EFFECT:
-            recipe[option] = value
-    identity: dict[str, object] = {
-        "train": recipe,
-        "data": session.data.train.fingerprint,
-        "seed": config.run.seed,
-        "mixes": baseline or _mix_identity(session, job),
-    }
-    if job is not None and not streaming:
-        stored = len(MixStore(job.store).stored_chunks())
-        if stored < session.source.plan(config).num_chunks:
-            # Weights trained on a part of the mixes are not those trained on all of them.
-            identity["stored"] = stored
-    return identity
+def _say_what_is_skipped(session: Session) -> None:
+    config, images = session.config, len(session.data.train)
+    skipped = Schedule(config.train, images, config.placement.trainers).skipped
+    if skipped:
+        log.warning(
+            "Each epoch leaves out %d of the %d training images, other ones each time, because its "
+            "last batch would be incomplete (train.last_batch, train.protocol reference).",
+            skipped,
+            images,
+        )
 
 
-def _mix_identity(session: Session, job: MixJob | None) -> object:
-    if job is None:
-        return None
-    mix, store = session.config.mix, MixStore(job.store)
-    decision = Decision.of(store)
-    filtered = [decision.gate.scorer, decision.gate.cut] if decision else []
-    return [mix.gamma, mix.soft_scale, mix.synthetic_p, store.identity, *filtered]
+def _pool_bytes(session: Session, mixes: int) -> int:
+    """About how large all pools together become: a mix is as large as a real image, but no larger
+    than a byte for each of its pixels.
+    """
+    side = session.config.model.resolution or _LARGEST_SIDE
+    return round(mixes * min(session.data.train.bytes_per_image, side * side))
 
 
 def _publish(best: Folder, folder: Folder) -> None:
@@ -214,89 +254,19 @@ def _publish(best: Folder, folder: Folder) -> None:
     folder.write("finished", key)
 
 
-def _fit(
+def _watch(
     session: Session,
-    loop: Callable,
-    settings: dict,
     name: str,
     workers: int,
-    datasets: dict | None = None,
-) -> None:
-    """Run a loop on Ray Train workers; the same name resumes from that name's last checkpoint."""
+    pool: MixerPool | None = None,
+    chunks: int = 0,
+    on_events: Callable[[list[dict]], None] | None = None,
+) -> Watch:
+    """Follows the workers that a phase needs: Ray Train workers of the kind `name`, and mixers for
+    the `chunks` that are missing.
+    """
+    if pool is not None:
+        session.ahead.close()
     placement = session.config.placement
-    checkpoints = session.out / "checkpoints"
-    # Ray's own reader of URIs refuses spaces and umlauts, so it gets the bucket and the path in it.
-    remote = None if checkpoints.is_local else filesystem(checkpoints.uri)[0]
-    trainer = ray.train.torch.TorchTrainer(
-        loop,
-        train_loop_config=settings,
-        # Logical GPUs are no devices: without an accelerator the workers talk through gloo.
-        torch_config=ray.train.torch.TorchConfig(
-            backend=None if cluster.has_accelerators() else "gloo"
-        ),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=placement.gpus_per_trainer > 0,
-            resources_per_worker={
-                "CPU": placement.cpus_per_trainer,
-                "GPU": placement.gpus_per_trainer,
-            },
-            label_selector=cluster.TRAIN_LABEL if placement.separate else None,
-        ),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=checkpoints.path,
-            storage_filesystem=remote,
-            failure_config=ray.train.FailureConfig(max_failures=placement.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-        ),
-        datasets=datasets,
-        dataset_config=_AsTheyCome(execution_options=execution_options(placement)),
-    )
-    with user_errors():
-        _in_a_thread(trainer.fit)
-
-
-def _in_a_thread(work: Callable[[], object]) -> None:
-    """Run Ray Train where it cannot take over Ctrl-C.
-
-    In the main thread it installs a handler that ends the process without a word. The handler stays
-    when training has ended: it holds the controller, and through it the GPUs of a stream that broke
-    off.
-    """
-    done: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-            done.set_result(None)
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, daemon=True, name="ray-train").start()
-    done.result()
-
-
-class _AsTheyCome(ray.train.DataConfig):
-    """Hands each block at once to the worker that has had the fewest rows.
-
-    Ray's own way gives workers equal shares and, with locality, prefers their nodes: it holds back
-    as many rows as could still make up for the last block, and drops what cannot be shared equally.
-    Here each worker's pool may differ in size.
-    """
-
-    def configure(
-        self, datasets: dict, world_size: int, *_: object, **__: object
-    ) -> list[dict[str, ray.data.DataIterator]]:
-        shards: list[dict[str, ray.data.DataIterator]] = [{} for _ in range(world_size)]
-        for name, data in datasets.items():
-            data = data.copy(data)
-            data.context.execution_options = self._resolve_execution_options(name)
-            parts = data.streaming_split(world_size, equal=False)
-            for shard, part in zip(shards, parts, strict=True):
-                shard[name] = part
-        return shards
-
-
-def _key(*identity: object) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    wanted = Wanted(placement=placement, has=session.capacity, workers=workers, pool=pool)
+    return Watch(session.telemetry, wanted, name, chunks, on_events)

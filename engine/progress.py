@@ -20,18 +20,23 @@ class Display:
 
     def on_events(self, events: list[dict]) -> None:
         for event in events:
-            self._note(event)
+            if event["event"] == "waiting":
+                self._print(event["text"] or "nothing is waited for any more")
+            elif event["event"] == "note":
+                self._print(f"Note: {event['text']}.")
+            else:
+                self._note(event)
         if self._state and time.monotonic() - self._last >= self.every_seconds:
             self._last = time.monotonic()
-            print(
-                f"[{time.time() - self._started:5.0f} s] " + " | ".join(self._state.values()),
-                file=sys.stderr,
-                flush=True,
-            )
+            self._print(" | ".join(self._state.values()))
             self._state.clear()
 
     def close(self) -> None:
         """Nothing is left to print: the command ends with a table of its own."""
+
+    def _print(self, text: str) -> None:
+        seconds = time.time() - self._started
+        print(f"[{seconds:5.0f} s] {text}", file=sys.stderr, flush=True)
 
     def _note(self, event: dict) -> None:
         kind = event["event"]

@@ -15,14 +15,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-import ray
-
 from diffmix.config import Config
+from diffmix.plan import MixPlan
 from engine import phases
 from engine.budget.budget import keeping_limits
 from engine.listeners import Listener
 from engine.mixing.filter import check_streaming
+from engine.mixing.part_check import repair
+from engine.mixing.tries import SetAside
 from engine.placement.calibrate import with_best_split
+from engine.placement.cluster import LABEL, TRAIN_LABEL
 from engine.results.summary import write_summary
 from engine.run_folder import find_concept
 from engine.session import Session, open_session
@@ -44,7 +46,7 @@ def run(config: Config, command: float | None = None, listeners: Sequence[Listen
     ):
         baseline = _Baseline(session)
         concept = phases.personalize(session)
-        session.source.open(session.config, concept)
+        _open_source(session, concept)
         job = phases.mix_job(session, concept)
         baseline.wait_if_started()
         makes_mixes = session.source.makes_mixes
@@ -75,7 +77,7 @@ def run_mixing(config: Config, listeners: Sequence[Listener] = ()) -> dict:
         keeping_limits(session),
     ):
         concept = phases.personalize(session)
-        session.source.open(session.config, concept)
+        _open_source(session, concept)
         phases.make_mixes(session, phases.mix_job(session, concept))
         session.source.settle(session.config)
         return write_summary(session, mixed=True)
@@ -93,11 +95,22 @@ def run_training(config: Config, listeners: Sequence[Listener] = ()) -> dict:
             concept = None
             if source.uses_concept(session.config):
                 concept = find_concept(session.config, session.out, session.data.train)
-            source.open(session.config, concept)
+            _open_source(session, concept)
             source.settle(session.config)
             job = phases.mix_job(session, concept)
         phases.train_classifier(session, job)
         return write_summary(session, mixed)
+
+
+def _open_source(session: Session, concept: str | None) -> None:
+    """Tie the mix store to this run, and with `run.repair` look through it first."""
+    source, config = session.source, session.config
+    source.open(config, concept)
+    phases.settle_made_with(session)
+    SetAside(source.store.folder).forget_tries()
+    if config.run.repair:
+        plan = source.plan(config)
+        repair(source.store, plan if isinstance(plan, MixPlan) else None)
 
 
 class _Baseline:
@@ -111,7 +124,8 @@ class _Baseline:
         self._thread: threading.Thread | None = None
         placement = session.config.placement
         workers = placement.personalizers + placement.trainers
-        room = ray.cluster_resources().get("GPU", 0.0) >= workers * placement.gpus_per_trainer
+        label = TRAIN_LABEL[LABEL] if placement.separate else None
+        room = session.capacity.total("GPU", label) >= workers * placement.gpus_per_trainer
         if session.config.train.baseline and room:
             self._thread = threading.Thread(target=self._train, daemon=True, name="baseline")
             self._thread.start()

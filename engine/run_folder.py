@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 
 import yaml
 
 from diffmix import strategies
-from diffmix.config import Config, to_dict
+from diffmix.config import Config, images_of, replace, to_dict
+from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.gates import make_rule
-from diffmix.generator.base_model import base_fingerprint, files_fingerprint
-from diffmix.generator.concept import Concept, concept_settings
+from diffmix.generator.base_model import base_fingerprint, files_fingerprint, text_widths
+from diffmix.generator.concept import Concept
+from diffmix.personalize.settings import all_square, concept_settings, differences
 from diffmix.plan import MixPlan, make_plan
 from diffmix.storage import Folder
 from engine.mixing.filter import Decision
@@ -77,24 +80,54 @@ def find_concept(config: Config, out: Folder, real: RealSet) -> str | None:
         return None
     concept = Concept.load(folder.fetch())
     concept.check_matches(real.class_names, base_fingerprint(config.model), folder.uri)
+    concept.check_vectors(text_widths(config.model))
     if not given:
-        _check_settings(config, concept, real, folder)
+        _check_settings(config, concept, concept_images(config, out, real), folder)
     return folder.uri
+
+
+def concept_images(config: Config, out: Folder, real: RealSet) -> RealSet:
+    """The images that a concept is trained on: the classifier's, `real`, or where
+    `personalize.data_seed` asks for another draw those of that seed, kept in the run folder's
+    `concept_data/`.
+    """
+    seed = config.personalize.data_seed
+    if seed is None or seed == config.data.seed:
+        return real
+    data = replace(images_of(config), seed=seed)
+    return prepare(data, (out / "concept_data").create().uri).train
+
+
+def leak(config: Config, out: Folder, data: Prepared) -> dict[str, int]:
+    """What a concept knows of images that the classifier is not given (`personalize.data_seed`):
+    the number of `unseen_images`, and how many of them are `test_images`. Empty where the concept
+    is trained on the classifier's images, or is not trained here.
+    """
+    if not uses_concept(config) or config.personalize.concept:
+        return {}
+    images = concept_images(config, out, data.train)
+    if images is data.train:
+        return {}
+    trained, tested = _originals(data.train), _originals(data.test)
+    seen = _originals(images) - trained
+    return {"unseen_images": len(seen), "test_images": len(seen & tested)}
+
+
+def _originals(images: RealSet) -> set[str]:
+    """The ids of the images. Few-shot sampling calls an image that it draws again `<id>#1`."""
+    return {re.sub(r"#\d+$", "", name) for name in images.image_ids}
 
 
 def _check_settings(config: Config, concept: Concept, real: RealSet, folder: Folder) -> None:
     """Raise `UserError` where the run folder's own concept was made with other settings."""
-    settings = concept_settings(config.personalize)
+    settings = concept_settings(config.personalize, all_square(real))
     wanted = {**settings, "seed": config.run.seed, "data": real.fingerprint}
     had = {**concept.settings, "seed": concept.seed, "data": concept.data_fingerprint}
-    differences = []
-    for name, value in wanted.items():
-        if had.get(name) != value:
-            differences.append(f"{name} was {had.get(name)} and is {value} now")
-    if differences:
+    found = differences(had, wanted, folder.uri)
+    if found:
         raise UserError(
             f"The concept in {folder.uri} was made with other settings "
-            f"({'; '.join(differences)}); choose another --out."
+            f"({'; '.join(found)}); choose another --out."
         )
 
 

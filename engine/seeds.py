@@ -1,7 +1,10 @@
-"""The whole job for several seeds, and the mean and standard deviation of what they reach."""
+"""The job for several seeds, whole or its last step, and the mean and standard deviation of what
+they reach.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,25 +17,38 @@ from diffmix.errors import UserError
 from diffmix.report.html import render_report
 from diffmix.storage import Folder
 from diffmix.versions import versions
+from engine import phases
 from engine.listeners import Listener
+from engine.mixing.job import MixJob
+from engine.placement.calibrate import with_best_split
+from engine.results.summary import write_summary
 from engine.run import run
-from engine.run_folder import config_yaml, write_config, write_json
+from engine.run_folder import config_yaml, read_json, write_config, write_json
+from engine.session import Session, open_session
 
 log = logging.getLogger(__name__)
 
 
 def run_seeds(config: Config, listeners: Sequence[Listener] = ()) -> dict:
-    """`run` for each of `run.seeds` in `OUT/seed-N`, on one cluster. Gives what `OUT/summary.json`
-    then holds (see `aggregate`), and `report`, the path of the report.
+    """The job for each of `run.seeds`, on one cluster. Gives what `OUT/summary.json` then holds
+    (see `aggregate`), and `report`, the path of the report.
 
-    Each seed personalizes, plans, mixes and trains anew: the deviation is that of the whole method
-    and not of its last step alone. Data splits have a seed of their own (`data.seed`), so all seeds
-    compare on the same images. To study the classifier's deviation with one generator, give all
-    seeds a finished one (`personalize.concept`). A second call resumes where the first was stopped.
+    As `run.seeds_vary` says, each seed is a run of its own in `OUT/seed-N`, or the run is one and
+    each seed trains a classifier on its mixes. Data splits have a seed of their own (`data.seed`),
+    so all seeds compare on the same images. A second call resumes where the first was stopped.
     """
     check(config)
     if not config.out:
         raise UserError("--out is not set: name the folder that the runs are to be kept in.")
+    if config.run.seeds_vary == "classifier":
+        return _run_classifiers(config, listeners)
+    return _run_everything(config, listeners)
+
+
+def _run_everything(config: Config, listeners: Sequence[Listener]) -> dict:
+    """Each seed personalizes, plans, mixes and trains anew: the deviation is that of the whole
+    method and not of its last step alone.
+    """
     out = Folder(config.out).create()
     write_config(out, config)
     summaries = {}
@@ -50,6 +66,55 @@ def run_seeds(config: Config, listeners: Sequence[Listener] = ()) -> dict:
     return {**summary, "report": f"{out.uri}/report.html"}
 
 
+def _run_classifiers(config: Config, listeners: Sequence[Listener]) -> dict:
+    """One concept and one set of mixes, by `run.seed`; then a classifier for each seed, and with
+    `train.baseline` one without mixes. `OUT/seed-N` has the classifiers of a seed.
+
+    All mixes are made before the first classifier trains, so that all train on the same ones.
+    """
+    from engine.results.report import write_report  # needs torch, timm and the plots
+
+    config = replace(config, **{"run.mode": "staged"})
+    with open_session(config, None, listeners, personalizes=True, mixes=True, trains=True) as whole:
+        concept = phases.personalize(whole)
+        whole.source.open(whole.config, concept)
+        job = phases.mix_job(whole, concept)
+        if whole.source.makes_mixes and config.placement.auto:
+            whole = with_best_split(whole, job)
+            job = phases.mix_job(whole, concept)
+        phases.make_mixes(whole, job)
+        whole.source.settle(whole.config)
+        results = {}
+        for seed in config.run.seeds:
+            log.info("classifier of seed %d of %s", seed, config.run.seeds)
+            results[seed] = _classifiers_of(whole, job, seed)
+        summary = {**write_summary(whole, mixed=True), **accuracies(results)}
+        summary.pop("report")
+        write_json(whole.out, "summary.json", summary)
+        events = whole.telemetry.events
+        report = write_report(whole.config, whole.out, whole.data, summary, events, whole.source)
+    return {**summary, "report": report}
+
+
+def _classifiers_of(whole: Session, job: MixJob, seed: int) -> dict:
+    """The results of one seed's classifiers, by arm: `accuracy`, and `baseline` where it is on."""
+    from engine.results.evaluate import with_class_sizes
+
+    config = replace(whole.config, **{"train.seed": seed})
+    folder = (whole.out / f"seed-{seed}").create()
+    session = dataclasses.replace(whole, config=config, out=folder)
+    phases.train_classifier(session, job)
+    arms = {"accuracy": "classifier"}
+    if config.train.baseline:
+        phases.train_classifier(session, None, baseline=True)
+        arms["baseline"] = "baseline"
+    results = {}
+    for arm, name in arms.items():
+        result = read_json(session.out / name, "result.json")
+        results[arm] = with_class_sizes(result, whole.data.train, config.evaluate)
+    return results
+
+
 def of_seed(config: Config, seed: int) -> Config:
     """The configuration of one seed's run."""
     out = f"{config.out.rstrip('/')}/seed-{seed}"
@@ -64,22 +129,32 @@ def aggregate(summaries: dict[int, dict]) -> dict:
     added up; the times to the first mix and step, `mixer`, `trainer` and `overlap` are means.
     """
     runs = list(summaries.values())
-    arms = [arm for arm in ("accuracy", "baseline") if all(arm in run for run in runs)]
-    figures = {arm: [_figures(run[arm]) for run in runs] for arm in arms}
     seconds = [run["seconds"] for run in runs]
+    leaks = [run["leak"] for run in runs if "leak" in run]
     return {
         "plan": _merge([run["plan"] for run in runs], sum),
+        **({"leak": _merge(leaks, sum)} if leaks else {}),
         "seconds": _merge(seconds, sum)
         | {key: value for key, value in _merge(seconds, _mean).items() if key.startswith("to_")},
         **{
             key: _merge([run[key] for run in runs], _mean)
             for key in ("mixer", "trainer", "overlap")
         },
+        **accuracies(summaries),
+    }
+
+
+def accuracies(results: dict[int, dict]) -> dict:
+    """`accuracy` and `baseline` of several seeds, `std` and `seeds`, as in `aggregate`."""
+    runs = list(results.values())
+    arms = [arm for arm in ("accuracy", "baseline") if all(arm in run for run in runs)]
+    figures = {arm: [_figures(run[arm]) for run in runs] for arm in arms}
+    return {
         **{arm: {**_merge(figures[arm], _mean), "chosen": _chosen(runs, arm)} for arm in arms},
         "std": {arm: _merge(figures[arm], _deviation) for arm in arms},
         "seeds": {
             str(seed): {arm: run[arm]["top1"] for arm in arms if "top1" in run[arm]}
-            for seed, run in summaries.items()
+            for seed, run in results.items()
         },
     }
 

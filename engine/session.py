@@ -13,15 +13,20 @@ from dataclasses import dataclass
 import ray
 
 from diffmix.config import Config
+from diffmix.config_check import check
 from diffmix.datasets.prepare import Prepared
 from diffmix.errors import reason
 from diffmix.storage import Folder
+from engine import lease
 from engine.listeners import Listener, make_listeners
 from engine.mixing.batch_size import with_measured_batch
 from engine.mixing.mix_source import MixSource
+from engine.nodes.ask_ahead import AskAhead
+from engine.nodes.shared_folder import Marker, mark
 from engine.placement import cluster
+from engine.placement.capacity import Capacity
 from engine.placement.preflight import check_inputs
-from engine.placement.room import check_room
+from engine.placement.room import wait_for_room
 from engine.run_folder import write_config
 from engine.telemetry import Telemetry
 
@@ -40,6 +45,12 @@ class Session:
     source: MixSource
     """Where the run's mixes come from."""
     telemetry: Telemetry
+    capacity: Capacity
+    """What the job may count on of the cluster."""
+    ahead: AskAhead
+    """The places of mixers that are asked for before personalization ends."""
+    marker: Marker | None
+    """By which workers know the run folder; None for a URI."""
 
 
 @contextlib.contextmanager
@@ -52,8 +63,8 @@ def open_session(
     mixes: bool = False,
     trains: bool = False,
 ) -> Iterator[Session]:
-    """Check everything cheap, connect to the cluster, check its size; then a session whose events
-    reach the listeners every second.
+    """Take the run folder's lease, check everything cheap, connect to the cluster, check its size;
+    then a session whose events reach the listeners every second.
 
     `command` is the moment at which the command was given, in seconds since 1970; None: now.
     `listeners` hear the run's events beside those of `run.listeners`. `personalizes`, `mixes` and
@@ -61,12 +72,35 @@ def open_session(
     configuration has the number that `mix.batch auto` means.
     """
     command = time.time() if command is None else command
+    with contextlib.ExitStack() as stack:
+        check(config)
+        if config.out:
+            stack.enter_context(lease.held(Folder(config.out).create()))
+        yield stack.enter_context(
+            _opened(
+                config, command, listeners, personalizes=personalizes, mixes=mixes, trains=trains
+            )
+        )
+
+
+@contextlib.contextmanager
+def _opened(
+    config: Config,
+    command: float,
+    listeners: Sequence[Listener],
+    *,
+    personalizes: bool,
+    mixes: bool,
+    trains: bool,
+) -> Iterator[Session]:
+    """`open_session`, in a run folder that this process holds."""
     inputs = check_inputs(config, trains)
     config, source = inputs.config, inputs.source
     cluster.connect(config)
     mixes = mixes and source.makes_mixes
     personalizes = personalizes and source.uses_concept(config)
-    check_room(config, personalizes=personalizes, mixes=mixes, trains=trains)
+    capacity = wait_for_room(config, personalizes=personalizes, mixes=mixes, trains=trains)
+    marker = mark(inputs.out)
     if mixes:
         image_bytes = float(inputs.data.train.sizes.mean())
         config = with_measured_batch(config, len(source.plan(config)), image_bytes)
@@ -74,13 +108,17 @@ def open_session(
     name = f"telemetry-{uuid.uuid4().hex[:8]}"
     listeners = [*make_listeners(config.run.listeners, inputs.out), *listeners]
     telemetry = Telemetry(inputs.out, name, command, listeners)
-    with _collecting(telemetry):
+    ahead = AskAhead(config.placement, capacity if mixes else Capacity(nodes=[], grows=False))
+    with _collecting(telemetry), contextlib.closing(ahead):
         yield Session(
             config=config,
             out=inputs.out,
             data=inputs.data,
             source=source,
             telemetry=telemetry,
+            capacity=capacity,
+            ahead=ahead,
+            marker=marker,
         )
 
 

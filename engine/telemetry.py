@@ -8,6 +8,7 @@ import logging
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from engine.listeners import METRICS_FILE, Listener, MetricsFile, metrics_files
 log = logging.getLogger(__name__)
 
 NAMESPACE = "diffmix"
+_ANSWER_SECONDS = 30.0
 _SHORT = 64
 
 
@@ -29,10 +31,16 @@ class _Collector:
 
     def __init__(self) -> None:
         self.events: list[dict] = []
+        self._failed_starts: Counter[str] = Counter()
         self._stopped = False
 
     def record(self, event: dict) -> None:
         self.events.append(event)
+        if event["event"] == "mixer_failed":
+            self._failed_starts[event["node"]] += 1
+
+    def failed_starts(self) -> dict[str, int]:
+        return dict(self._failed_starts)
 
     def drain(self) -> list[dict]:
         events, self.events = self.events, []
@@ -64,14 +72,21 @@ class Reporter:
         except (ValueError, ray.exceptions.RayError):
             self._actor = None
 
+    def failed_starts(self) -> dict[str, int]:
+        """Node ids -> how many mixers could not start there."""
+        return self._ask("failed_starts") or {}
+
     def is_stopped(self) -> bool:
         """Whether no more mixes are to be made (`Telemetry.stop_mixing`)."""
+        return bool(self._ask("is_stopped"))
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        """What the collector answers; None where it is lost."""
         try:
-            self._actor = self._actor or ray.get_actor(self.name, namespace=NAMESPACE)
-            return ray.get(self._actor.is_stopped.remote())
+            actor = ray.get_actor(self.name, namespace=NAMESPACE)
+            return ray.get(getattr(actor, method).remote(*arguments), timeout=_ANSWER_SECONDS)
         except (ValueError, ray.exceptions.RayError):
-            self._actor = None
-            return False
+            return None
 
 
 class Telemetry:

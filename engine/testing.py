@@ -34,6 +34,8 @@ from diffmix.storage import Folder
 from engine.mixing.job import ChunkMixer, MixJob
 from engine.mixing.mix_source import find_mix_source
 from engine.mixing.store import SCHEMA
+from engine.nodes.ask_ahead import AskAhead
+from engine.placement.capacity import live
 from engine.session import Session
 from engine.telemetry import Telemetry
 from engine.training.arrivals import Arrivals
@@ -92,6 +94,19 @@ class CopyingMixer:
 
     def mix(self, specs: list[MixSpec], sources: list[bytes | None]) -> list[Image.Image]:
         return [images.decode(source) for source in sources if source is not None]
+
+
+@dataclass(frozen=True)
+class OtherwiseMixer(CopyingMixer):
+    """A `CopyingMixer` that says how it makes mixes, and prepares sources beforehand."""
+
+    made_with: dict
+
+    def prepare(self, specs: list[MixSpec], sources: list[bytes | None]) -> list:
+        return [images.decode(source) for source in sources if source is not None]
+
+    def mix(self, specs: list[MixSpec], sources: list) -> list[Image.Image]:
+        return list(sources)
 
 
 @dataclass(frozen=True)
@@ -258,6 +273,9 @@ def temporary_session(config: Config, image_bytes: int, count: int = 500) -> Ite
             data=Prepared(real, None, real),
             source=find_mix_source(Folder(out), real),
             telemetry=telemetry,
+            capacity=live(),
+            ahead=AskAhead(config.placement, live()),
+            marker=None,
         )
         telemetry.close()
     finally:

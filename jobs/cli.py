@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 from diffmix.errors import UserError
+from jobs.own_modules import complaint
 
 
 class Command(NamedTuple):
@@ -86,8 +88,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code.
 
     0: done. 1: a defect, or `doctor` found something bad. 2: a user error, one sentence on standard
-    error. 130: interrupted. 141: nobody reads the output any more.
+    error. 130: interrupted. 141: nobody reads the output any more. 143: told to end, as by `ray job
+    stop` or a batch system.
     """
+    before = signal.signal(signal.SIGTERM, _told_to_end)
     try:
         code = _command(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -98,12 +102,26 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("diffmix: interrupted; the same command resumes from here.", file=sys.stderr)
         return 130
+    except _ToldToEnd:
+        print("diffmix: told to end; the same command resumes from here.", file=sys.stderr)
+        return 143
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
         # Python flushes what is left when it exits, and would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _ToldToEnd(BaseException):
+    """SIGTERM, on its way out of what runs: sessions close, and nothing takes it for an error."""
+
+
+def _told_to_end(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break what closes
+    raise _ToldToEnd
 
 
 def _command(arguments: list[str]) -> int:
@@ -116,6 +134,8 @@ def _command(arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         end = f"did you mean {close[0]}?" if close else "diffmix --help lists them."
         raise UserError(f"{name} is not a command of diffmix; {end}")
+    if wrong := complaint():
+        raise UserError(wrong)
     from jobs.help import HELP, help_text
     from jobs.options import parse
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
+from operator import attrgetter
 
 from diffmix.config import Config
 from diffmix.errors import UserError
+from jobs.options import OUTPUTS, is_submitted
 
 
 def run(config: Config) -> None:
@@ -106,13 +109,14 @@ def compose(config: Config) -> None:
         print(f"{taken} of {source['from']} ({source['format']})")
     print(
         f"{made['planned']} mixes of {len(made['class_names'])} classes are in {config.out}/mixes; "
-        f"diffmix train --out {config.out} trains on them."
+        f"diffmix train --out {shlex.quote(config.out)} trains on them."
     )
 
 
 def export(config: Config) -> None:
     from engine.results.export import export as run_export
 
+    _require_shared_out(config)
     written = run_export(config)
     print(f"{written} of {config.out} went to {config.export.to} as {config.export.format}.")
 
@@ -125,16 +129,11 @@ def plan(config: Config) -> None:
 
 
 def _require_shared_out(config: Config) -> None:
-    """Refuse a relative run folder in a submitted job, which runs in a copy of the working
-    directory that is deleted afterwards.
-    """
-    if (
-        "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        and config.out
-        and "://" not in config.out
-        and not os.path.isabs(config.out)
-    ):
-        raise UserError(
-            f"--out {config.out} is relative, but a submitted job's folder is deleted afterwards; "
-            "give an absolute path or a URI."
-        )
+    """Refuse a relative folder to write to in a submitted job."""
+    for option in OUTPUTS if is_submitted() else ():
+        given = attrgetter(option)(config)
+        if given and "://" not in given and not os.path.isabs(given):
+            raise UserError(
+                f"--{option} {given} is relative, but a submitted job's folder is deleted "
+                "afterwards; give an absolute path or a URI."
+            )

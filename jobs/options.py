@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import yaml
 
-from diffmix.config import Config, replace
+from diffmix.config import Config, replace, with_absolute_paths
 from diffmix.errors import UserError
 from diffmix.format_version import without_version
 from diffmix.options import Option, options
 from diffmix.options.phrases import is_list
+
+OUTPUTS = ("out", "export.to")
+"""Options that name what is written to. `parse` leaves them as they are in a submitted job, where a
+relative one is refused.
+"""
+_MOST_BYTES, _MOST_VALUES = 1_000_000, 100_000
+"""Of a recipe. A few lines of YAML can stand for billions of values."""
 
 
 def parse(arguments: list[str], command: str = "run") -> Config:
@@ -20,7 +29,8 @@ def parse(arguments: list[str], command: str = "run") -> Config:
 
     `--config FILE.yaml` may be given several times; later files win over earlier ones, and dotted
     options over files. An option is followed by its value, or by several words where it is a list:
-    `--mix.strength 0.3 0.5`. `None` is None where the option may be that. Raises `UserError`.
+    `--mix.strength 0.3 0.5`. `None` is None where the option may be that. Relative paths begin in
+    the current folder, those in files too, and are absolute afterwards. Raises `UserError`.
     """
     known = options(Config)
     config, changes = Config(), {}
@@ -35,7 +45,14 @@ def parse(arguments: list[str], command: str = "run") -> Config:
             raise UserError(f"--{name} is not an option of diffmix {command}{end}")
         else:
             changes[name] = _value(known[name], words)
-    return replace(config, **changes)
+    return with_absolute_paths(replace(config, **changes), but=OUTPUTS if is_submitted() else ())
+
+
+def is_submitted() -> bool:
+    """Whether this is a submitted job. It runs in a copy of the working directory that is deleted
+    afterwards.
+    """
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def _named(arguments: list[str], command: str) -> Iterable[tuple[str, list[str]]]:
@@ -87,10 +104,17 @@ def load(file: str, base: Config | None = None) -> Config:
 
 def _read(file: Path) -> dict:
     try:
+        if file.stat().st_size > _MOST_BYTES:
+            raise UserError(f"The configuration {file} is larger than {_MOST_BYTES // 1000} KB.")
         values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        if next(islice(_nodes(values), _MOST_VALUES, None), None) is not None:
+            raise UserError(
+                f"The configuration {file} has more than {_MOST_VALUES} values; its aliases repeat "
+                "others over and over."
+            )
     except OSError as error:
         raise UserError(f"The configuration {file} cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"The configuration {file} is not valid YAML ({reason}).") from error
     if not isinstance(values, dict):
@@ -99,6 +123,18 @@ def _read(file: Path) -> dict:
             f"but is a {type(values).__name__}."
         )
     return values
+
+
+def _nodes(value: object) -> Iterator[bool]:
+    """One item for each value of a nested one, as often as it is repeated."""
+    yield True
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _nodes(key)
+            yield from _nodes(item)
+    elif isinstance(value, (list, tuple, set)):
+        for item in value:
+            yield from _nodes(item)
 
 
 def _dotted(values: dict, file: str) -> Iterator[tuple[str, object]]:

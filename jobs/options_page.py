@@ -15,6 +15,12 @@ Every command accepts every option, in a YAML file (`--config FILE.yaml`) or on 
 (`--mix.strength 0.3 0.5`). `diffmix COMMAND --help` lists the usual options that the command reads;
 they are **bold** here. `diffmix COMMAND --help-all` lists every option.
 
+A relative path begins in the folder in which the command is given, also one in a YAML file, and is
+made absolute at once: the workers of a cluster have other current folders, and `config.yaml` in the
+run folder then works from anywhere. Only `inherit` is relative to its file. Where an option takes a
+name or a path, `--model.base models/sd15` is a folder where there is one, else a hub id. What
+begins with `./`, `../` or `~` is always a path.
+
 Source: {LEGEND}
 
 This page is made by `python -m jobs.options_page > docs/options.md`.

@@ -4,7 +4,18 @@
 
 import sys
 
-from jobs.cli import main
+from jobs.own_modules import complaint
+
+
+def main(arguments: list[str]) -> int:
+    """`diffmix run` with these options. Gives the exit code."""
+    if wrong := complaint():  # before the imports that it is about
+        print(f"diffmix: {wrong}", file=sys.stderr)
+        return 2
+    from jobs import cli
+
+    return cli.main(["run", *arguments])
+
 
 if __name__ == "__main__":
-    sys.exit(main(["run", *sys.argv[1:]]))
+    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,7 @@ def print_summary(summary: dict, config: Config) -> None:
     table = Table(show_header=False)
     for row in headline(summary):
         table.add_row(*row)
-    Console(soft_wrap=True).print(table)
+    _console().print(table)
     # Outside the table, which would cut long paths off.
     if "report" in summary:
         print(f"report: {summary['report']}")
@@ -27,7 +27,10 @@ def print_forecast(forecast: dict) -> None:
     for name, value in forecast.items():
         if not isinstance(value, list):
             table.add_row(name, str(value))
-    console = Console(soft_wrap=True)
+    console = _console()
+    # Outside the table, which would cut long lines, and as it is: names may look like markup.
+    for line in forecast.get("data", []):
+        print(line)
     console.print(table)
     if forecast.get("splits"):
         splits = Table(*forecast["splits"][0])
@@ -39,3 +42,8 @@ def print_forecast(forecast: dict) -> None:
                 )
             )
         console.print(splits)
+
+
+def _console() -> Console:
+    """One that prints names as they are, brackets and colons too."""
+    return Console(soft_wrap=True, markup=False, emoji=False)

@@ -62,11 +62,11 @@ def start(options: Options) -> dict:
             f"A local cluster is noted in {STATE} already; end it with "
             "`python -m clusters.local.stop`."
         )
-    before = _ray_processes()
+    before = ray_processes()
     for node in range(options.nodes):
         command = _start_command(options, node)
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-        STATE.write_text(json.dumps({"pids": sorted(_ray_processes() - before)}))
+        STATE.write_text(json.dumps({"pids": sorted(ray_processes() - before)}))
         if result.returncode:
             sys.stderr.write(result.stdout + result.stderr)
             stop()
@@ -101,7 +101,7 @@ def _start_command(options: Options, node: int) -> list[str]:
     ]
 
 
-def _ray_processes() -> set[int]:
+def ray_processes() -> set[int]:
     """Process ids of Ray's daemons on this machine."""
     found = set()
     for process in psutil.process_iter(["pid", "cmdline"]):

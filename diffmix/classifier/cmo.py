@@ -1,4 +1,4 @@
-"""CMO: pastes boxes of class-balanced real images into the images of a batch, for long tails.
+"""CMO: pastes boxes of class-balanced images into the images of a batch, for long tails.
 
 Park et al., "The Majority Can Help the Minority: Context-rich Minority Oversampling", CVPR 2022.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,7 +21,7 @@ class Paste:
     """What is pasted into one image, and where."""
 
     row: int
-    """Row of the real set that the box is cut from."""
+    """Row of the real set that the box is cut from, or number of the mix in the pool."""
     seed: int
     """Seed of the augmentation of that image."""
     kept: float
@@ -29,6 +30,24 @@ class Paste:
     """Center of the box as a share of the width, in [0, 1)."""
     y: float
     """Center of the box as a share of the height, in [0, 1)."""
+    synthetic: bool = False
+    """Whether the box is cut from a mix."""
+
+
+@runtime_checkable
+class Pastes(Protocol):
+    """What draws the pastes of an epoch: `PasteSampler` for CMO, `batch_mix.CutMixSampler`."""
+
+    mixes: bool
+    """Whether a box may be cut from a mix, as often as a sample is one."""
+
+    def epoch(self, epoch: int, steps: int, batch_size: int) -> list[Paste | None]:
+        """What is pasted at each of the `steps * batch_size` places of an epoch; None for nothing.
+
+        `batch_size` is that of the global batch, `epoch` counts from 0. Boxes are cut from real
+        images; the caller puts mixes in the place of some of them.
+        """
+        ...
 
 
 class PasteSampler:
@@ -41,16 +60,14 @@ class PasteSampler:
 
     def __init__(self, labels: Int[np.ndarray, " images"], config: TrainConfig, seed: int):
         self._config, self._seed = config, seed
+        self.mixes = config.cmo_mixes
         # An image's probability is 1 / (classes * images of its class), as in CMO's weighted
         # sampler.
         weights = 1.0 / np.bincount(labels)[labels]
         self._cumulative = np.cumsum(weights) / weights.sum()
 
     def epoch(self, epoch: int, steps: int, batch_size: int) -> list[Paste | None]:
-        """What is pasted at each of the `steps * batch_size` places of an epoch; None for nothing.
-
-        `batch_size` is that of the global batch, `epoch` counts from 0.
-        """
+        """See `Pastes.epoch`."""
         first, last = self._config.cmo_skip
         if not first <= epoch < self._config.epochs - last:
             return [None] * (steps * batch_size)

@@ -1,4 +1,6 @@
-"""A classifier's head: LDAM's cosine head, and training a head on a frozen backbone."""
+"""A classifier's head: LDAM's cosine head, and training a head, or it and the last stages, on
+frozen others.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ def use_cosine_head(model: torch.nn.Module, scale: float) -> torch.nn.Module:
     if not isinstance(head, torch.nn.Linear) or name is None:
         raise UserError(
             "--train.loss ldam needs a model with one linear head; "
-            "choose another --train.model_name or --train.loss."
+            "choose another --train.model_name or --train.loss, or --train.ldam_head plain."
         )
     model.set_submodule(name, CosineHead(head.in_features, head.out_features, scale))
     return model
@@ -67,6 +69,28 @@ def freeze_backbone(model: torch.nn.Module) -> None:
     model.requires_grad_(False)
     for head in _heads(model):
         head.requires_grad_(True)
+
+
+def freeze_stages(model: torch.nn.Module, trained: int) -> None:
+    """Freeze a timm model's stem and stages but for the last `trained` stages and the head. Stages
+    are what timm groups them by: the four of a ResNet, the blocks of a ViT.
+
+    Batch norms of frozen stages still follow the images, as in the paper's code. Raises `UserError`
+    for more stages than there are.
+    """
+    from timm.models import group_parameters
+
+    groups = group_parameters(model, model.group_matcher(coarse=True))  # type: ignore[operator]
+    _, *stages, _ = sorted(groups)
+    if trained > len(stages):
+        raise UserError(
+            f"--train.trained_stages is {trained}, but the model has {len(stages)} stages; choose "
+            "a smaller number, or None to train everything."
+        )
+    first = (len(groups) - 1) - trained
+    frozen = {name for group in sorted(groups)[:first] for name in groups[group]}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
 
 
 def train_mode(model: torch.nn.Module, frozen: bool) -> None:

@@ -1,4 +1,4 @@
-"""Losses of the classifier, for soft labels and for long tails, and its learning-rate schedule.
+"""Losses of the classifier, for soft labels and for long tails.
 
 Each loss is published as l_c(z), the loss of logits z for a hard label c. For a soft label y it is
 sum_c y_c l_c(z) here. It is therefore linear in the label: the loss of a mix is the mix of its
@@ -6,9 +6,6 @@ classes' losses, as in CutMix and CMO.
 """
 
 from __future__ import annotations
-
-import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -30,8 +27,11 @@ class Loss:
         config: TrainConfig,
         class_sizes: Int[np.ndarray, " classes"],
         device: torch.device | str = "cpu",
+        has_mixes: bool = True,
     ):
+        """`has_mixes` is whether labels are soft; see `train.reweight_mean`."""
         self.config = config
+        self._by_samples = config.reweight_mean == "torch" and has_mixes
 
         def tensor(values: Float64[np.ndarray, " classes"]) -> Float32[Tensor, " classes"]:
             return torch.tensor(values, dtype=torch.float32, device=device)
@@ -51,13 +51,17 @@ class Loss:
             self.config.reweight == "drw" and epoch >= self.config.drw_epoch
         )
         losses = self._of_classes(logits.float())
-        return soft_mean(losses, labels, self._weights if weighted else None)
+        weights = self._weights if weighted else None
+        return soft_mean(losses, labels, weights, self._by_samples)
 
     def _of_classes(
         self, logits: Float32[Tensor, "batch classes"]
     ) -> Float32[Tensor, "batch classes"]:
         if self.config.loss == "ldam":
-            return ldam(logits, self.config.ldam_scale * self._margins)
+            scale = self.config.ldam_scale
+            # The logits of a cosine head are scaled already.
+            scaled = logits if self.config.ldam_head == "cosine" else scale * logits
+            return ldam(scaled, scale * self._margins)
         if self.config.loss == "balanced-softmax":
             return cross_entropy(logits + self._log_prior)
         if self.config.loss == "focal":
@@ -69,17 +73,21 @@ def soft_mean(
     losses: Float[Tensor, "batch classes"],
     labels: Float[Tensor, "batch classes"],
     weights: Float[Tensor, " classes"] | None = None,
+    by_samples: bool = False,
 ) -> Float[Tensor, ""]:
     """Mean over the batch of `sum_c y_c l_c`, for labels y and losses l.
 
     With class weights w, the losses of class c count w_c times, and the sum is divided by the
-    weights of the samples instead of their number, as in torch's `cross_entropy(weight=w)`. The
-    weight of a soft label is the mean over its classes. A label that sums to less than 1 counts
-    less, with and without weights.
+    weights of the samples instead of their number, as torch's `cross_entropy(weight=w)` does for
+    hard labels. The weight of a soft label is the mean over its classes. A label that sums to less
+    than 1 counts less, with and without weights. With `by_samples` the sum is divided by the number
+    of samples in any case, as torch does for soft labels.
     """
     if weights is None:
         return (labels * losses).sum(1).mean()
     weighted = labels * weights
+    if by_samples:
+        return (weighted * losses).sum(1).mean()
     return (weighted * losses).sum() / (weighted.sum(1) / labels.sum(1)).sum()
 
 
@@ -131,20 +139,3 @@ def class_balanced_weights(
     """
     weights = (1 - beta) / (1 - beta ** class_sizes.astype(float))
     return weights / weights.mean()
-
-
-def learning_rate(
-    step: int, total_steps: int, peak: float, warmup_fraction: float, drops: Sequence[int] = ()
-) -> float:
-    """The learning rate at `step`, which counts from 0.
-
-    It rises linearly to `peak` over the first `warmup_fraction` of the steps, then follows a cosine
-    to 0. With `drops` (rising step numbers) there is no cosine: the rate is divided by 100 at each
-    of these steps.
-    """
-    warmup = int(total_steps * warmup_fraction)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    if drops:
-        return peak * 0.01 ** sum(step >= drop for drop in drops)
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))

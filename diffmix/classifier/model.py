@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import timm
 import torch
@@ -31,7 +32,9 @@ class Classifier:
     std: list[float]
     """Standard deviation of each channel, likewise."""
     resize: int | None = None
-    """Shorter side in pixels before the center crop. None: `resolution`."""
+    """Size in pixels before the center crop. None: `resolution`."""
+    resize_mode: Literal["shorter", "squash"] = "shorter"
+    """What is resized to `resize`: the shorter side, or both sides."""
     cosine_scale: float | None = None
     """Scale of the cosine head (`head.CosineHead`). None: timm's own head."""
     metrics: dict | None = None
@@ -59,7 +62,8 @@ def describe(config: TrainConfig, class_names: list[str]) -> Classifier:
         mean=list(default.mean if default else IMAGENET_DEFAULT_MEAN),
         std=list(default.std if default else IMAGENET_DEFAULT_STD),
         resize=config.resize or round(config.resolution / 0.875),
-        cosine_scale=config.ldam_scale if config.loss == "ldam" else None,
+        resize_mode=config.resize_mode,
+        cosine_scale=config.ldam_scale if _has_cosine_head(config) else None,
     )
 
 
@@ -127,7 +131,11 @@ def build_model(config: TrainConfig, num_classes: int) -> torch.nn.Module:
         ) from error
     if config.checkpoint_path:
         _load_start(model, config.checkpoint_path)
-    return use_cosine_head(model, config.ldam_scale) if config.loss == "ldam" else model
+    return use_cosine_head(model, config.ldam_scale) if _has_cosine_head(config) else model
+
+
+def _has_cosine_head(config: TrainConfig) -> bool:
+    return config.loss == "ldam" and config.ldam_head == "cosine"
 
 
 def input_layout(device: str) -> torch.memory_format:

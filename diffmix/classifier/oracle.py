@@ -8,9 +8,21 @@ import pyarrow as pa
 import torch
 
 from diffmix import images
-from diffmix.classifier.model import load_classifier, packaged_or_folder
+from diffmix.classifier.model import load_classifier, load_description, packaged_or_folder
 from diffmix.classifier.transforms import eval_transform
 from diffmix.errors import UserError
+
+
+def check_oracle(oracle: str, class_names: list[str]) -> None:
+    """Raise `UserError` where `oracle` is no classifier or does not know one of the classes, before
+    anything large is loaded.
+    """
+    known = load_description(packaged_or_folder(oracle)).class_names
+    missing = sorted(set(class_names) - set(known))
+    if missing:
+        raise UserError(
+            f"The oracle {oracle} does not know the class {missing[0]}; leave out --run.oracle."
+        )
 
 
 @torch.inference_mode()
@@ -23,12 +35,8 @@ def oracle_share(
     files) and `target_label` (indices into `class_names`). Raises `UserError` if the oracle does
     not know one of the classes.
     """
+    check_oracle(oracle, class_names)
     model, description = load_classifier(packaged_or_folder(oracle), device)
-    missing = sorted(set(class_names) - set(description.class_names))
-    if missing:
-        raise UserError(
-            f"The oracle {oracle} does not know the class {missing[0]}; leave out --run.oracle."
-        )
     own = torch.tensor([description.class_names.index(name) for name in class_names])
     transform = eval_transform(description)
     right = total = 0

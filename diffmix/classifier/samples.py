@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from diffmix import images, labels
-from diffmix.classifier.cmo import Paste, PasteSampler, paste
+from diffmix.classifier.cmo import Paste, Pastes, paste
 from diffmix.config import MixConfig, TrainConfig
 from diffmix.datasets.real import RealSet
 
@@ -38,16 +39,16 @@ class Draw(NamedTuple):
     seed: int
     """Seed of the sample's own augmentation."""
     paste: Paste | None = None
-    """What CMO pastes into the image; None for nothing."""
+    """What CMO or CutMix pastes into the image; None for nothing."""
 
 
 class MixedSampler(Sampler[Draw]):
     """The draws of one rank, epoch by epoch. Call `set_epoch` before each epoch.
 
     An epoch is as many full global batches as cover the real images once, so every rank runs the
-    same number of equal steps. A sample is a mix with probability `synthetic_p` (paper, section
-    3.4), if the pool holds any mix when the sample is drawn. Every draw is a function of (seed,
-    epoch, place in the epoch) and of the pool's size.
+    same number of equal steps; `samples` may give it another length (`schedule.Schedule`). A sample
+    is a mix with probability `synthetic_p` (paper, section 3.4), if the pool holds any mix when the
+    sample is drawn. Every draw is a function of (seed, epoch, place in the epoch) and of the pool.
     """
 
     def __init__(
@@ -59,14 +60,24 @@ class MixedSampler(Sampler[Draw]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        pastes: PasteSampler | None = None,
+        pastes: Pastes | None = None,
+        *,
+        samples: int | None = None,
+        pick: Callable[[float, float], int] | None = None,
     ):
-        """`batch_size` is the global batch's; `pool_size` gives the current number of mixes."""
+        """`batch_size` is the global batch's; `pool_size` gives the current number of mixes.
+
+        `samples` is the length of an epoch over all ranks, a multiple of their number. `pick`
+        chooses a mix by two numbers that are uniform in [0, 1) (`target_draw.TargetDraw`); None
+        chooses uniformly.
+        """
         self.real_size, self.synthetic_p, self.pool_size = real_size, synthetic_p, pool_size
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.pastes = pastes
+        self.pastes, self.pick = pastes, pick
         self.epoch = 0
-        self.steps = -(-real_size // batch_size)
+        self.samples = samples or batch_size * -(-real_size // batch_size)
+        """Samples in an epoch, over all ranks."""
+        self.steps = -(-self.samples // batch_size)
         """Steps in an epoch."""
 
     def set_epoch(self, epoch: int) -> None:
@@ -74,13 +85,13 @@ class MixedSampler(Sampler[Draw]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.steps * self.batch_size // self.world_size
+        return self.samples // self.world_size
 
     def __iter__(self) -> Iterator[Draw]:
         generator = np.random.Generator(
             np.random.Philox(key=self.seed, counter=[0, 0, 2, self.epoch])
         )
-        total = self.steps * self.batch_size
+        total = self.samples
         rounds = -(-total // self.real_size)
         order = np.concatenate([generator.permutation(self.real_size) for _ in range(rounds)])
         synthetic = generator.random(total) < self.synthetic_p
@@ -89,12 +100,27 @@ class MixedSampler(Sampler[Draw]):
         pastes: list[Paste | None] = [None] * total
         if self.pastes:
             pastes = self.pastes.epoch(self.epoch, self.steps, self.batch_size)
+        # What only some options need is drawn last, and leaves the rest as it is.
+        again = generator.random(total)
+        cut_synthetic = generator.random(total) < self.synthetic_p
+        cut_pick, cut_again = generator.random((2, total))
         # Rank r takes every world_size-th place, so that the batches of all ranks together are the
         # global batch.
         for place in range(self.rank, total, self.world_size):
-            size = self.pool_size() if synthetic[place] else 0
-            row = min(int(pick[place] * size), size - 1) if size else int(order[place])
-            yield Draw(size > 0, row, int(seeds[place]), pastes[place])
+            mix = self._mix(pick[place], again[place]) if synthetic[place] else None
+            row = int(order[place]) if mix is None else mix
+            how = pastes[place]
+            if how and self.pastes and self.pastes.mixes and cut_synthetic[place]:
+                cut = self._mix(cut_pick[place], cut_again[place])
+                how = how if cut is None else replace(how, row=cut, synthetic=True)
+            yield Draw(mix is not None, row, int(seeds[place]), how)
+
+    def _mix(self, share: float, other: float) -> int | None:
+        """The number of a mix in the pool; None while that is empty."""
+        size = self.pool_size()
+        if not size:
+            return None
+        return min(int(share * size), size - 1) if self.pick is None else self.pick(share, other)
 
 
 class _Truth(NamedTuple):
@@ -111,7 +137,7 @@ class MixedSamples(Dataset):
 
     Labels are made here, so that gamma and smoothing can change without making mixes again.
     `train.label_smoothing` smooths the labels of real images, and with `train.smooth_mixes` those
-    of mixes too. Where CMO pastes, the label is a weighted mean of both images' labels.
+    of mixes too. Where a box is pasted, the label is a weighted mean of both images' labels.
     """
 
     def __init__(
@@ -134,7 +160,8 @@ class MixedSamples(Dataset):
         The labels of a batch are made together: one by one they cost 15 % of the images per second.
         """
         read = [self._read(draw) for draw in draws]
-        pasted = [self._real(draw.paste.row, draw.paste.seed) for draw in draws if draw.paste]
+        pastes = [draw.paste for draw in draws if draw.paste]
+        pasted = [self._read(Draw(how.synthetic, how.row, how.seed)) for how in pastes]
         found = self._labels([truth for _, truth in read + pasted])
         others = zip(pasted, found[len(read) :], strict=True)
         samples = []
@@ -158,8 +185,9 @@ class MixedSamples(Dataset):
     def _labels(self, truths: list[_Truth]) -> Float32[np.ndarray, "samples classes"]:
         columns = [np.array(column) for column in zip(*truths, strict=True)]
         source, target, strength, synthetic = columns
-        num_classes, smoothing = len(self.real.class_names), self.train_config.label_smoothing
-        found = labels.smooth(labels.one_hot(source, num_classes), smoothing)
+        num_classes, train = len(self.real.class_names), self.train_config
+        smoothing, form = train.label_smoothing, train.smoothing_form
+        found = labels.smooth(labels.one_hot(source, num_classes), smoothing, form)
         if synthetic.any():
             soft = labels.soft_label(
                 source[synthetic],
@@ -169,8 +197,9 @@ class MixedSamples(Dataset):
                 num_classes,
                 self.mix_config.soft_scale,
             )
-            smooth_mixes = self.train_config.smooth_mixes
-            found[synthetic] = labels.smooth(soft, smoothing) if smooth_mixes else soft
+            if train.smooth_mixes:
+                soft = labels.smooth(soft, smoothing, form)
+            found[synthetic] = soft
         return found
 
     def _image(self, data: bytes, seed: int) -> Float32[Tensor, "3 side side"]:

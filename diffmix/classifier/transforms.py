@@ -6,6 +6,11 @@ model's mean and standard deviation.
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
 from torchvision import transforms as T
 
 from diffmix.classifier.model import Classifier
@@ -18,6 +23,8 @@ def train_transform(config: TrainConfig, model: Classifier) -> T.Compose:
     The order is that of the reference implementation. The crop is random, after padding; with
     `config.resized_crop` its size is random too.
     """
+    if config.rand_augment:
+        return paco_transform(model)
     steps: list = []
     if not config.resized_crop:
         steps.append(_resize(model))
@@ -39,17 +46,80 @@ def train_transform(config: TrainConfig, model: Classifier) -> T.Compose:
         steps.append(T.ColorJitter(jitter, jitter, jitter, hue))
     if config.invert:
         steps.append(T.RandomInvert(config.invert))
-    steps += [T.ToTensor(), T.Normalize(model.mean, model.std)]
+    steps += _to_tensor(model)
     if config.erase:
         steps.append(T.RandomErasing(config.erase))
     return T.Compose(steps)
 
 
+def paco_transform(model: Classifier) -> T.Compose:
+    """The training transform of PaCo (Cui et al., ICCV 2021), which the reference implementation
+    has as an option for long tails.
+
+    After a crop of random size, half of the images get two steps of RandAugment at magnitude 10,
+    the other half gray (20 %) and blur (50 %). All are flipped and get other colors.
+    """
+    from timm.data.auto_augment import rand_augment_transform
+
+    fill = tuple(min(255, round(255 * mean)) for mean in model.mean)
+    moves = {"translate_const": int(model.resolution * 0.45), "img_mean": fill}
+    crop = T.RandomResizedCrop(model.resolution, antialias=True)
+    colors = T.ColorJitter(0.4, 0.4, 0.4, 0.0)
+    augmented = [
+        crop,
+        T.RandomHorizontalFlip(),
+        colors,
+        rand_augment_transform("rand-n2-m10-mstd0.5", moves),
+    ]
+    blurred = [
+        crop,
+        colors,
+        T.RandomGrayscale(0.2),
+        T.RandomApply([_Blur(0.1, 2.0)], 0.5),
+        T.RandomHorizontalFlip(),
+    ]
+    either = T.RandomChoice([T.Compose(augmented), T.Compose(blurred)])
+    return T.Compose([_SeededByTorch(either), *_to_tensor(model)])
+
+
 def eval_transform(model: Classifier) -> T.Compose:
-    """Resize the shorter side, crop the center, normalize."""
-    normalize = T.Normalize(model.mean, model.std)
-    return T.Compose([_resize(model), T.CenterCrop(model.resolution), T.ToTensor(), normalize])
+    """Resize, crop the center, normalize."""
+    return T.Compose([_resize(model), T.CenterCrop(model.resolution), *_to_tensor(model)])
+
+
+def _to_tensor(model: Classifier) -> list:
+    return [T.ToTensor(), T.Normalize(model.mean, model.std)]
 
 
 def _resize(model: Classifier) -> T.Resize:
-    return T.Resize(model.resize or model.resolution, antialias=True)
+    side = model.resize or model.resolution
+    return T.Resize((side, side) if model.resize_mode == "squash" else side, antialias=True)
+
+
+class _SeededByTorch:
+    """A transform that draws from Python's and NumPy's generators, as a function of torch's."""
+
+    def __init__(self, transform: object):
+        self.transform = transform
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        seed = int(torch.randint(2**31, ()))
+        kept = random.getstate(), np.random.get_state()
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            return self.transform(image)  # type: ignore[operator]
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])
+
+
+class _Blur:
+    """A Gaussian blur whose radius is uniform over [`least`, `most`] pixels."""
+
+    def __init__(self, least: float, most: float):
+        self.least, self.most = least, most
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        radius = self.least + (self.most - self.least) * float(torch.rand(()))
+        return image.filter(ImageFilter.GaussianBlur(radius))

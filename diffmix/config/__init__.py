@@ -8,6 +8,7 @@ ends with the value in the paper [P] or in the paper's code [C].
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,7 +23,8 @@ from diffmix.config.personalize import PersonalizeConfig
 from diffmix.config.placement import PlacementConfig
 from diffmix.config.run import LimitsConfig, RunConfig
 from diffmix.config.train import TrainConfig
-from diffmix.options.markers import Usual
+from diffmix.options.markers import Path, Usual
+from diffmix.options.paths import absolute_paths
 
 T = TypeVar("T", bound=Any)
 
@@ -40,8 +42,10 @@ __all__ = [
     "PlacementConfig",
     "RunConfig",
     "TrainConfig",
+    "images_of",
     "replace",
     "to_dict",
+    "with_absolute_paths",
 ]
 
 
@@ -49,7 +53,7 @@ __all__ = [
 class Config:
     """All options. A change gives a new configuration: `replace`."""
 
-    out: Usual[str] = ""
+    out: Usual[Path] = ""
     """Run folder: a local path, s3:// or gs://. All nodes must reach it. A second run in it resumes
     the first.
     """
@@ -85,6 +89,22 @@ def replace(config: T, **changes: Any) -> T:
     for group, values in grouped.items():
         top[group] = dataclasses.replace(top.get(group, getattr(config, group)), **values)
     return dataclasses.replace(config, **top)
+
+
+def images_of(config: Config) -> DataConfig:
+    """The options that the images are read by: `data`, without a held-out part where
+    `train.protocol reference` trains on all of them.
+    """
+    if config.train.protocol == "reference":
+        return dataclasses.replace(config.data, val_fraction=0.0)
+    return config.data
+
+
+def with_absolute_paths(config: Config, but: Collection[str] = ()) -> Config:
+    """A copy whose relative paths begin in the current folder and are absolute. Hub ids, other
+    names and URIs stay as they are, and so do the options in `but`.
+    """
+    return replace(config, **absolute_paths(config, but))
 
 
 def to_dict(config: object) -> dict:

@@ -8,14 +8,14 @@ from typing import Annotated
 from annotated_types import Interval
 from pydantic import PositiveInt
 
-from diffmix.options.markers import Unit, Usual
+from diffmix.options.markers import Path, Unit, Usual
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComposeConfig:
     """Which mixes `diffmix compose` puts together."""
 
-    stores: Usual[tuple[str, ...]] = ()
+    stores: Usual[tuple[Path, ...]] = ()
     """Run folders, mix stores, and folders in a layout of `export.format`. Classes are matched by
     name to those of `data.train`; without it, to those of the first store.
     """

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Interval
 from pydantic import NonNegativeInt, PositiveInt
 
-from diffmix.options.markers import Placeholder, Unit, Usual
+from diffmix.options.markers import Place, Placeholder, Unit, Usual
 
 
 def published_names() -> Iterable[str]:
@@ -19,23 +19,35 @@ def published_names() -> Iterable[str]:
     return names()
 
 
+def _published(text: str) -> str:
+    """The `NAME:` of `NAME:FOLDER`."""
+    name, colon, _ = text.partition(":")
+    return name + colon if colon and name in published_names() else ""
+
+
+Images = Annotated[str, Place("path or name", _published)]
+"""A data set, in any of the forms of `data.train`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The labeled images."""
 
-    train: Usual[Annotated[str, Placeholder("NAME", published_names)]] = ""
+    train: Usual[Annotated[Images, Placeholder("NAME", published_names)]] = ""
     """Training images: class folders, NAME:FOLDER, Parquet, hub id, `nano`. Class folders are a
     folder with one sub-folder per class. `NAME:FOLDER`, such as `cub:/data/CUB_200_2011`, is a
     local copy of a published data set in its publisher's layout. Parquet is a file or a folder. A
     Hugging Face data set is a hub id or a saved folder. `nano` is the embedded data set. Folders
     and Parquet may be URIs, such as `s3://bucket/photos` or `cub:s3://bucket/CUB_200_2011`.
     """
-    test: Usual[str | None] = None
+    test: Usual[Images | None] = None
     """Test images, in any form of `data.train`. None: the data set's own test split; without one, a
     stratified part of `data.train`.
     """
     val_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.1
-    """Share of each class's training images that is held out to pick the checkpoint."""
+    """Share of each class's training images that is held out to pick the checkpoint. With shots or
+    a long tail it is at most what these leave.
+    """
     test_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.2
     """Share of each class that becomes the test set of a data set without one."""
     superclass: Usual[str | None] = None
@@ -43,12 +55,24 @@ class DataConfig:
     one, `object`.
     """
     shots: Usual[Annotated[PositiveInt | None, Unit("images")]] = None
-    """Training images per class. They are drawn with replacement where a class has fewer. None: all
-    images. [C] 1, 5, 10
+    """Training images per class, drawn before validation images are. They are drawn with
+    replacement where a class has fewer. None: all images. [C] 1, 5, 10
     """
     imbalance_factor: Usual[Annotated[float, Interval(gt=0, le=1)] | None] = None
-    """Long tail: class sizes fall from their mean to this share of it. None: sizes stay as they
-    are. [C] 0.01, 0.02, 0.1
+    """Long tail: class sizes fall from their mean to this share of it, before validation images are
+    held out. None: sizes stay as they are. [C] 0.01, 0.02, 0.1
+    """
+    drop_duplicates: bool = False
+    """Leave out test and validation images whose pixels are those of a training image. Off: they
+    are only reported.
+    """
+    unknown_classes: Literal["error", "leave_out"] = "error"
+    """What becomes of test and validation images of a class that no training image has: `error`
+    names the classes and stops; `leave_out` counts the images and leaves them out.
+    """
+    configuration: str | None = None
+    """Configuration of a Hugging Face data set or a Parquet folder that has several. None: the only
+    one.
     """
     image_column: str = "image"
     """Column of the images in a Parquet or Hugging Face data set."""

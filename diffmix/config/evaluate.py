@@ -7,7 +7,11 @@ from typing import Annotated
 
 from pydantic import NonNegativeInt
 
-from diffmix.options.markers import Unit
+from diffmix.options.markers import Place, Unit
+
+
+def _timm_folder(text: str) -> str:
+    return "local-dir:" if text.startswith("local-dir:") else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +22,7 @@ class EvaluateConfig:
     """Stored mixes whose faithfulness and diversity `diffmix evaluate` measures; 0 is none. They
     are drawn by `run.seed`. A Frechet distance needs some thousands.
     """
-    features: str = "clip"
+    features: Annotated[str, Place("name", _timm_folder)] = "clip"
     """What measures the distance between images: `clip` or a timm model. `clip` is the image tower
     of `gate.clip`. A timm model comes with its pre-trained weights, such as `inception_v3`,
     `hf-hub:ID` or `local-dir:FOLDER`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from diffmix.options.markers import Usual
+from diffmix.options.markers import Path, Usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class ExportConfig:
     other two are of the concept: the reference's files (LoRA in attention-processor naming), and
     peft's LoRA.
     """
-    to: Usual[str] = ""
+    to: Usual[Path] = ""
     """Empty or new folder to write to: a local path, s3:// or gs://."""
     rejected: Usual[bool] = False
     """Also export the mixes that the gate rejected."""

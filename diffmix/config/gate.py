@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,7 +11,7 @@ from typing import Annotated
 from annotated_types import Interval
 from pydantic import PositiveInt
 
-from diffmix.options.markers import OneOf, Share, Usual
+from diffmix.options.markers import OneOf, PathOrName, Place, Share, Usual
 from diffmix.options.registry import names_of
 
 
@@ -18,18 +20,25 @@ def gate_names() -> Iterable[str]:
     return names_of("diffmix.gates")
 
 
+def _open_clip(text: str) -> str:
+    """What stands before the path in `open_clip:local-dir:FOLDER` and `open_clip:NAME:FILE`."""
+    found = re.match("open_clip:(?!hf-hub:)(local-dir:|[^:]+:)", text)
+    certain = found and (found[1] == "local-dir:" or os.path.exists(text[found.end() :]))
+    return found[0] if found and certain else ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
     """Rejecting mixes by a score: of a CLIP, of a classifier, or of a gate of your own."""
 
     kind: Annotated[str, OneOf(gate_names, own=True)] | None = None
     """Which gate scores the mixes. None: the gate whose option is set, `clip` or `classifier`."""
-    clip: Usual[str | None] = None
+    clip: Usual[Annotated[str, Place("path or name", _open_clip)] | None] = None
     """CLIP model: a transformers folder, a hub id or `open_clip:NAME:WEIGHTS`. WEIGHTS is a tag or
     a file; `open_clip:hf-hub:ID` and `open_clip:local-dir:FOLDER` are read too. None: no gate. [C]
     openai/clip-vit-base-patch32
     """
-    classifier: str | None = None
+    classifier: PathOrName | None = None
     """Classifier of the accuracy gate: a finished run folder, a classifier's folder, or `nano`. The
     score of a mix is 1 / rank of its target or source class, whichever ranks better. SaSPA
     (arXiv 2406.14551) describes this gate. None: no accuracy gate.

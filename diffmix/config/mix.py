@@ -10,7 +10,7 @@ from annotated_types import Interval, MinLen
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from diffmix import strategies
-from diffmix.options.markers import OneOf, Share, Unit, Usual
+from diffmix.options.markers import OneOf, Path, Share, Unit, Usual
 
 
 def pair_weights() -> Iterable[str]:
@@ -46,9 +46,9 @@ class MixConfig:
     gamma: Usual[PositiveFloat] = 0.5
     """Soft label's exponent: the target gets strength ** gamma. [P] 0.5 or 0.8"""
     soft_scale: Annotated[float, Interval(gt=0, le=1)] = 1.0
-    """Factor on a mix's whole label. [C] 0.9 for CUB and Flowers, 1.0 for long-tailed CUB"""
+    """Factor on a mix's whole label. [C] 0.9; 1.0 for long-tailed CUB"""
     synthetic_p: Usual[Share] = 0.1
-    """Probability that a training sample is a mix. [C] 0.1; 0.3 for few shots and long tails"""
+    """Probability that a training sample is a mix. [C] 0.1; .5, .2, .1 for 1, 5, 10 shots"""
     guidance_scale: Usual[NonNegativeFloat] = 7.5
     """Classifier-free guidance; 1 is off. [C] 7.5"""
     num_inference_steps: Usual[Annotated[PositiveInt, Unit("steps")]] = 25
@@ -61,7 +61,7 @@ class MixConfig:
     """Sampler: DPM-Solver++ (`dpm`), or a few-step sampler. `lcm` and `tcd` need a base model or a
     `sampler_lora` that was distilled for them. [C] dpm
     """
-    sampler_lora: str | None = None
+    sampler_lora: Path | None = None
     """LoRA of a few-step sampler: a safetensors file, a folder with one, or the URI of either.
     LCM-LoRA, Hyper-SD and TCD are such. None: off.
     """
@@ -77,7 +77,12 @@ class MixConfig:
     """
     target_sampling: Annotated[str, OneOf(pair_weights)] = "uniform"
     """How target classes are drawn: uniformly, or rare classes more often. `inverse` draws with
-    probability proportional to 1 / (class size + 1) and is for long tails. [C]
+    probability proportional to 1 / (class size + 1) and is for long tails. [C] uniform
+    """
+    target_weighting: Literal["uniform", "inverse"] = "uniform"
+    """How training draws mixes from its pool: all alike, or rare target classes more often.
+    `inverse` draws a class with probability proportional to 1 / (class size + 1), then one of its
+    mixes. It is for long tails. [C]
     """
     batch: Annotated[PositiveInt | Literal["auto"], Unit("mixes")] = 16
     """Mixes in a chunk: the mixer's batch, and the unit of retry and resume. `auto` measures, when

@@ -7,16 +7,19 @@ from typing import Annotated, Literal
 
 from pydantic import PositiveInt
 
-from diffmix.options.markers import Unit, Usual
+from diffmix.options.markers import Path, PathOrName, Unit, Usual
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Kernels = Literal["sdpa", "cudnn", "xformers"]
+Layout = Literal["nhwc", "nchw"]
+Attention = Literal["auto", "sdpa", "cudnn", "xformers"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The text-to-image model."""
 
-    base: Usual[str] = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    base: Usual[PathOrName] = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """Base model: a diffusers folder, its URI, a hub id or `nano`, the embedded one."""
     revision: str | None = None
     """Revision of a hub model. None: the hub's default."""
@@ -26,13 +29,23 @@ class ModelConfig:
     """Number format of the diffusion model. `auto` is bf16 on GPUs that have it, fp16 on older
     GPUs, and fp32 on CPUs.
     """
-    attention: Literal["auto", "xformers", "sdpa"] = "auto"
-    """Attention kernels. `auto` times both once on the real shapes and keeps the faster."""
-    compile: bool = False
-    """Compile the UNet's blocks with torch.compile when a mixer starts. On a GPU this pays off
-    after a few hundred mixes.
+    attention: Attention = "auto"
+    """Attention kernels. `auto` is sdpa on CPUs. On GPUs it times all three once in a run, where
+    mixers will run, and all mixers use the fastest.
     """
-    tiny_vae: str | None = None
+    layout: Literal["auto", "nhwc", "nchw"] = "auto"
+    """Memory layout of the UNet and the VAE. `auto` is nchw on CPUs. On GPUs both are timed with
+    the attention kernels, and the faster one is used.
+    """
+    compile: bool = False
+    """Compile the UNet with torch.compile when a mixer starts. On a GPU this pays off after a few
+    hundred mixes.
+    """
+    compile_scope: Literal["blocks", "unet", "all"] = "blocks"
+    """What `compile` compiles: the UNet's transformer blocks, all of the UNet, or the UNet and the
+    VAE's decoder. More takes minutes longer to start.
+    """
+    tiny_vae: Path | None = None
     """Folder or URI of an AutoencoderTiny (TAESD) that replaces the base's VAE in mixers. It is
     faster, and details are softer. None: off.
     """

@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Len
 from pydantic import NonNegativeFloat, PositiveInt
 
-from diffmix.options.markers import Unit, Usual
+from diffmix.options.markers import Numbers, Path, Unit, Usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class PlacementConfig:
     """Choose `mixers` and `trainers` from measured rates. The split of the cluster's GPUs is the
     one that finishes the job soonest.
     """
-    measured: str | None = None
+    measured: Path | None = None
     """Run folder whose measured rates `placement.auto` and `diffmix plan` use. None: the run
     folder's own rates; without them, `placement.auto` makes a short calibration.
     """
@@ -45,3 +45,15 @@ class PlacementConfig:
     """
     max_failures: Annotated[int, Ge(-1)] = 3
     """How often a broken train worker group restarts from its last checkpoint; -1 is always."""
+    cluster_max: Numbers = ()
+    """GPUs that the cluster may grow to, for each value of the label `ray-subcluster`. The word
+    `any` is for nodes without a label. Empty: what the cluster's autoscaler says.
+    """
+    wait_minutes: Annotated[NonNegativeFloat | None, Unit("minutes")] = None
+    """How long the run waits for nodes that it needs. None: without limit on a cluster that grows,
+    and not at all on one that does not.
+    """
+    ask_ahead_minutes: Annotated[NonNegativeFloat, Unit("minutes")] = 5.0
+    """How long before personalization ends mixing nodes are asked for. For clusters that grow: the
+    time that a new node takes until it can work.
+    """

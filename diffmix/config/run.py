@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from diffmix.options.markers import Numbers, Share, Unit, Usual
+from diffmix.options.markers import Numbers, PathOrName, Share, Unit, Usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,10 @@ class RunConfig:
     """Seeds that `diffmix run` does the whole job for. Each gets a folder OUT/seed-N; the report
     has mean and standard deviation. Empty: `seed` alone.
     """
+    seeds_vary: Literal["everything", "classifier"] = "everything"
+    """What `seeds` are for: the whole job, or the classifier alone. `classifier` makes one concept
+    and one set of mixes by `seed`, and then trains on it once for each of `seeds`. [C] classifier
+    """
     address: Usual[str | None] = None
     """Ray cluster to join; `auto` is a running one. None: the cluster that the job was submitted
     to; without one, a new one on this machine.
@@ -29,11 +33,25 @@ class RunConfig:
     train_after: Share = 0.05
     """Share of the planned mixes that must be there before training starts. For overlapped mode.
     """
+    chunk_tries: PositiveInt = 3
+    """How often a chunk of mixes is tried before it is set aside, so that the run goes on without
+    it.
+    """
+    chunk_deadline: Annotated[PositiveFloat | None, Unit("seconds")] = None
+    """How long a mixer may take for a chunk before it is replaced. None: ten times its slowest
+    chunk, at least 600, and 3600 for its first.
+    """
+    max_set_aside: Share = 0.01
+    """Share of the chunks that may be set aside, at least one chunk; with more of them the run
+    ends.
+    """
+    repair: bool = False
+    """Check all stored mixes first, and make damaged ones and those that were set aside again."""
     listeners: tuple[str, ...] = ("progress",)
     """Who hears the run's events besides `metrics.jsonl`: names from `engine/listeners.py`. The
     name `progress` is the line every few seconds. Empty: nobody.
     """
-    oracle: str | None = None
+    oracle: PathOrName | None = None
     """Folder of a classifier that reports the share of mixes that show their target class. `nano`
     is the one for the embedded data set. None: off.
     """

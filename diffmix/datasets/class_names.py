@@ -54,3 +54,27 @@ def match(names: Iterable[str], class_names: list[str], where: str) -> dict[str,
             )
         found[name] = candidates[0]
     return found
+
+
+def labels_of(names: list[str], class_names: list[str]) -> list[int | None]:
+    """The index in `class_names` of each of `names`, by the name itself or else by its `plain`
+    form. None for a name that is no class or could be several.
+    """
+    exact = {name: label for label, name in enumerate(class_names)}
+    similar: defaultdict[str, list[int]] = defaultdict(list)
+    for label, name in enumerate(class_names):
+        similar[plain(name)].append(label)
+    found: list[int | None] = []
+    for name in names:
+        candidates = similar.get(plain(name), [])
+        only = candidates[0] if len(candidates) == 1 else None
+        found.append(exact.get(name, only))
+    return found
+
+
+def alike(class_names: list[str]) -> list[list[str]]:
+    """The classes whose names differ in case, spaces or a leading number alone."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name in class_names:
+        groups[plain(name)].append(name)
+    return [names for names in groups.values() if len(names) > 1]

@@ -5,24 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import NamedTuple
 
 from diffmix import images
 from diffmix.buckets.remote_tree import read_file
+from diffmix.datasets.duplicates import Digests, digests_of
 from diffmix.datasets.raw import Found
 
 _IN_FLIGHT = 64
 _THREADS = 16  # files come from disks and buckets, which answer late
 
-Decode = Callable[[Iterator[Found], int], Iterator[tuple[Found, bytes | str]]]
-"""(images as they were found, most pixels) -> each image, in the same order, with its file's bytes,
-or with the reason why it cannot be read.
+
+class Checked(NamedTuple):
+    """An image file that can be read."""
+
+    data: bytes
+    digests: Digests
+    """By which duplicates are found."""
+
+
+Decode = Callable[[Iterator[Found], int], Iterator[tuple[Found, Checked | str]]]
+"""(images as they were found, most pixels) -> each image, in the same order, as it was read, or
+with the reason why it cannot be.
 """
 
 
-def in_threads(examples: Iterator[Found], max_pixels: int) -> Iterator[tuple[Found, bytes | str]]:
+def in_threads(examples: Iterator[Found], max_pixels: int) -> Iterator[tuple[Found, Checked | str]]:
     """The usual `Decode`: threads of this process read and decode several files at once."""
 
-    def check(found: Found) -> bytes | str:
+    def check(found: Found) -> Checked | str:
         return checked(found.image, max_pixels)
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -30,15 +41,12 @@ def in_threads(examples: Iterator[Found], max_pixels: int) -> Iterator[tuple[Fou
             yield from zip(batch, pool.map(check, batch), strict=True)
 
 
-def checked(image: bytes | str | None, max_pixels: int) -> bytes | str:
-    """An image file's bytes, given as such or as its path or URI, or the reason why it cannot be
-    read.
-    """
+def checked(image: bytes | str | None, max_pixels: int) -> Checked | str:
+    """An image file, given as its bytes, path or URI, or the reason why it cannot be read."""
     try:
         data = read_file(image) if isinstance(image, str) else image or b""
-        images.decode(data, max_pixels)
-        return data
+        return Checked(data, digests_of(data, images.decode(data, max_pixels)))
     except images.BadImage as error:
         return str(error)
-    except OSError as error:
-        return f"cannot be opened: {error.strerror or error}"
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        return f"cannot be opened: {getattr(error, 'strerror', None) or error}"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffmix.datasets.raw import FewShot
 from diffmix.errors import UserError
 
 
@@ -45,6 +46,10 @@ class PublishedCopy:
     def has(self, path: str) -> bool:
         """Whether there is such a file or folder."""
         return os.path.exists(os.path.join(self.root, path))
+
+    def below(self, path: str) -> "PublishedCopy":
+        """The copy in a folder of this one. Raises `UserError` if it is missing."""
+        return PublishedCopy(self.title, self.source, self.folder(path), self.used)
 
     def folder(self, path: str) -> str:
         """A folder's absolute path. Raises `UserError` if it is missing."""
@@ -132,6 +137,8 @@ class Published:
     """
     splits: tuple[str, ...] = ("train", "test")
     """Of "train", "val" and "test", those that the publisher has."""
+    few_shot: FewShot | None = None
+    """How the publisher draws few shots. None: `splits.few_shot`."""
 
 
 def numbered_split(found: list[tuple[str, int]], names: dict[int, str]) -> Split:

@@ -172,6 +172,11 @@ class RealSet:
         """N groups. None: the image has no group."""
         return [group for batch in self._batches for group in batch.column("group").to_pylist()]
 
+    @property
+    def bytes_per_image(self) -> float:
+        """The mean size of an image's file and its row, in bytes."""
+        return sum(batch.nbytes for batch in self._batches) / max(1, len(self))
+
     @cached_property
     def _index(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.image_ids)}

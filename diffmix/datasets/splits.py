@@ -4,10 +4,17 @@ Each class draws from its own generator, so the outcome for one class does not d
 Returned indices are sorted.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int, Int64
+
+from diffmix.config import DataConfig
+from diffmix.datasets.account import some
+from diffmix.datasets.raw import FewShot
 
 
 def _shuffled_classes(
@@ -19,20 +26,37 @@ def _shuffled_classes(
 
 
 def stratified(
-    labels: Int[np.ndarray, " n"], fraction: float, seed: int
+    labels: Int[np.ndarray, " n"], fraction: float, seed: int, keep: int = 1
 ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
     """Indices (kept, held out), with `fraction` (0 to below 1) of each class held out, rounded.
 
-    A class of two or more images gives at least one and keeps at least one. A class of one image
-    keeps it. A fraction of 0 holds nothing out.
+    A class gives at least one image, but keeps at least `keep` images, or all that it has. A
+    fraction of 0 holds nothing out.
     """
     held_out: list[int] = []
     if fraction > 0:
         for members, _ in _shuffled_classes(labels, seed):
-            count = min(max(round(fraction * len(members)), 1), len(members) - 1)
-            held_out += members[:count].tolist()
+            count = min(max(round(fraction * len(members)), 1), len(members) - keep)
+            held_out += members[: max(count, 0)].tolist()
     held = np.sort(np.array(held_out, dtype=np.int64))
     return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+def left_over(
+    labels: Int[np.ndarray, " n"], drawn: Int64[np.ndarray, " drawn"], fraction: float, seed: int
+) -> Int64[np.ndarray, " held"]:
+    """Indices to hold out after others were drawn: `fraction` of each class's size, rounded and at
+    least one, but at most what is left.
+
+    They come from the end of the order in which shots are drawn, so that one and five shots of a
+    class have the same held-out images where there are enough.
+    """
+    held_out: list[int] = []
+    if fraction > 0:
+        for members, _ in _shuffled_classes(labels, seed):
+            left = members[~np.isin(members, drawn)][::-1]
+            held_out += left[: max(round(fraction * len(members)), 1)].tolist()
+    return np.sort(np.array(held_out, dtype=np.int64))
 
 
 def few_shot(labels: Int[np.ndarray, " n"], shots: int, seed: int) -> Int64[np.ndarray, " chosen"]:
@@ -67,3 +91,84 @@ def long_tail(
         size = mean * imbalance_factor ** (rank[int(labels[members[0]])] / max(len(classes) - 2, 1))
         chosen += members[: max(int(size), 1)].tolist()
     return np.sort(np.array(chosen, dtype=np.int64))
+
+
+@dataclass(kw_only=True)
+class Choice:
+    """Which images form each set, and what the user should know about it."""
+
+    chosen: dict[str, tuple[str, Int64[np.ndarray, " _"]]]
+    """For each set that is written: the split that it comes from, and its indices there."""
+    not_drawn: Int64[np.ndarray, " not_drawn"]
+    """Indices of training images that are in no set."""
+    notes: list[str]
+
+
+def choose(
+    config: DataConfig,
+    labels: dict[str, Int[np.ndarray, " _"]],
+    class_names: list[str],
+    draw: FewShot = few_shot,
+    held_out_first: bool = False,
+) -> Choice:
+    """The sets `train`, `val` and `test` from the labels of the splits that there are.
+
+    Without test images, a part of each class becomes the test set; it leaves `shots` images to each
+    class. Then shots or a long tail are drawn from all training images of a class, and validation
+    images from what is left. With neither, validation images come first.
+
+    `draw` draws shots. `held_out_first`: validation images always come first, as in run folders of
+    an older version.
+    """
+    notes: list[str] = []
+    rest = np.arange(len(labels["train"]))
+    chosen = {name: (name, np.arange(len(labels[name]))) for name in labels}
+    if "test" not in labels:
+        keep = 1 if held_out_first else config.shots or 1
+        kept, held = stratified(labels["train"], config.test_fraction, config.seed, keep)
+        chosen["test"], rest = ("train", held), kept
+        notes += _without(labels["train"][held], class_names, "test images")
+    all_training = rest
+    few = config.shots is not None or config.imbalance_factor is not None
+    draws_val = "val" not in labels and config.val_fraction > 0
+    if draws_val and (held_out_first or not few):
+        kept, held = stratified(labels["train"][rest], config.val_fraction, config.seed)
+        chosen["val"], rest = ("train", rest[held]), rest[kept]
+    train = rest
+    if config.imbalance_factor is not None:
+        train = rest[long_tail(labels["train"][rest], config.imbalance_factor, config.seed)]
+    elif config.shots is not None:
+        train = rest[draw(labels["train"][rest], config.shots, config.seed)]
+        notes += _repeated(labels["train"][rest], config.shots, class_names)
+    if draws_val and "val" not in chosen:
+        drawn = np.flatnonzero(np.isin(rest, train))
+        held = left_over(labels["train"][rest], drawn, config.val_fraction, config.seed)
+        chosen["val"] = ("train", rest[held])
+    if draws_val:
+        notes += _without(labels["train"][chosen["val"][1]], class_names, "validation images")
+    used = np.concatenate([train, chosen["val"][1]]) if draws_val else train
+    chosen["train"] = ("train", train)
+    return Choice(chosen=chosen, not_drawn=np.setdiff1d(all_training, used), notes=notes)
+
+
+def _without(held: Int[np.ndarray, " held"], class_names: list[str], what: str) -> list[str]:
+    """A sentence about the classes that have none of the held-out images."""
+    lacking = [name for label, name in enumerate(class_names) if label not in set(held.tolist())]
+    if not lacking:
+        return []
+    if len(lacking) == len(class_names):
+        return [f"no images are left for {what}, so there are none"]
+    return [f"no {what} are left for {len(lacking)} of {len(class_names)} classes: {some(lacking)}"]
+
+
+def _repeated(labels: Int[np.ndarray, " n"], shots: int, class_names: list[str]) -> list[str]:
+    """A sentence about the classes with fewer images than shots."""
+    counts = np.bincount(labels, minlength=len(class_names))
+    fewer = np.flatnonzero(counts < shots).tolist()
+    if not fewer:
+        return []
+    return [
+        f"fewer than {shots} images are there for {len(fewer)} of {len(class_names)} classes "
+        f"({some([class_names[label] for label in fewer])}): they are drawn with replacement, so "
+        "some are repeated"
+    ]

@@ -14,7 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from diffmix.errors import UserError
-from diffmix.formats.named_mix import NamedMix, batches, described, from_description, suffix
+from diffmix.formats.named_mix import (
+    NamedMix,
+    batches,
+    described,
+    from_description,
+    suffix,
+    table,
+)
 from diffmix.storage import Folder
 
 METADATA = "metadata.jsonl"
@@ -54,7 +61,7 @@ def read(folder: Folder) -> Iterator[NamedMix]:
 
     Raises `UserError` for a line that does not describe a mix.
     """
-    text = folder.read(METADATA).decode("utf-8", "replace").rstrip("\n")
+    text = table(folder, METADATA).rstrip("\n")
     # Not splitlines: it also splits at characters that JSON strings may contain.
     for number, line in enumerate(text.split("\n"), 1):
         where = f"Line {number} of {folder.uri}/{METADATA}"

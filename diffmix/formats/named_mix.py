@@ -11,7 +11,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from diffmix.errors import UserError
+from diffmix.errors import UserError, reason
+from diffmix.storage import Folder
 
 _Item = TypeVar("_Item")
 _SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -92,6 +93,16 @@ def suffix(image: bytes, where: str) -> str:
             f"The image of {where} cannot be read; delete its part and make it again."
         ) from error
     return _SUFFIXES.get(kind, kind.lower())
+
+
+def table(folder: Folder, name: str, encoding: str = "utf-8") -> str:
+    """The text of a layout's table. Raises `UserError` where it cannot be read."""
+    try:
+        return folder.read(name).decode(encoding, "replace")
+    except OSError as error:
+        raise UserError(
+            f"{folder.uri}/{name} cannot be read ({reason(error)}); export the mixes again."
+        ) from error
 
 
 def batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

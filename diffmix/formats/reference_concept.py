@@ -47,9 +47,10 @@ def description(folder: Path) -> dict:
 
 
 def embeds(folder: Path) -> dict[str, torch.Tensor]:
-    """Token -> vector, float32 [1, dim]. Raises `UserError` if the file cannot be read."""
-    stored = _read(folder)["learned_embeds_dict"]
-    return {token: row.float().reshape(-1, row.shape[-1]) for token, row in stored.items()}
+    """Token -> vector [dim] or [1, dim], as stored. Raises `UserError` if the file cannot be
+    read.
+    """
+    return dict(_read(folder)["learned_embeds_dict"])
 
 
 def write(

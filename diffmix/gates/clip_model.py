@@ -136,7 +136,9 @@ def _load_transformers(name: str, device: str) -> Clip:
 
     transformers.utils.logging.disable_progress_bar()
     path = _folder(name) or name
-    model = transformers.CLIPModel.from_pretrained(path).to(device).eval().requires_grad_(False)
+    safe = True if path == name else None  # nothing pickled from the hub
+    model = transformers.CLIPModel.from_pretrained(path, use_safetensors=safe)
+    model = model.to(device).eval().requires_grad_(False)
     processor = transformers.CLIPProcessor.from_pretrained(path)
     longest = model.config.text_config.max_position_embeddings
 

@@ -79,21 +79,43 @@ def check_base(model: ModelConfig) -> None:
     _index(model)
 
 
+def text_widths(model: ModelConfig) -> list[int]:
+    """How many values a token's vector has in each text encoder. Raises `UserError` as `check_base`
+    does.
+    """
+    widths = []
+    for part in _parts(model, _index(model)):
+        if part.startswith("text_encoder"):
+            config = small_file(model, f"{part}/config.json")
+            try:
+                widths.append(int(json.loads(config.read_text(encoding="utf-8"))["hidden_size"]))
+            except (OSError, ValueError, KeyError, TypeError):
+                raise UserError(
+                    f"The base model {model.base} has no readable {part}/config.json; copy it "
+                    "again or choose another --model.base."
+                ) from None
+    return widths
+
+
 def _index(model: ModelConfig) -> dict:
     """The base's model_index.json, checked."""
+    index = _read_index(model, small_file(model, "model_index.json"))
+    _parts(model, index)
+    return index
+
+
+def small_file(model: ModelConfig, name: str) -> Path:
+    """A small file of the base: its own, or from the hub or this machine's cache."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
     path = base_path(model)
     if Path(path).is_dir():
-        return _read_index(model, Path(path) / "model_index.json")
+        return Path(path) / name
     try:
-        file = hf_hub_download(path, "model_index.json", revision=model.revision)
+        return Path(hf_hub_download(path, name, revision=model.revision))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise _not_on_hub(model) from error
-    index = _read_index(model, Path(file))
-    _parts(model, index)
-    return index
 
 
 def _read_index(model: ModelConfig, file: Path) -> dict:
@@ -150,8 +172,15 @@ def load_base(model: ModelConfig, device: str, dtype: torch.dtype) -> Pipeline:
             {"image_encoder": None, "add_watermarker": False},
         )
     try:
+        # A folder may have pickled weights, which are read without running code; from the hub none
+        # are taken.
+        safe = None if Path(path).is_dir() else True
         pipe = kind.from_pretrained(
-            path, revision=model.revision, feature_extractor=None, **options
+            path,
+            revision=model.revision,
+            feature_extractor=None,
+            use_safetensors=safe,
+            **options,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if not Path(path).is_dir():
@@ -221,18 +250,19 @@ def native_resolution(pipe: Pipeline) -> int:
     return pipe.unet.config.sample_size * pipe.vae_scale_factor
 
 
-def resolution_of(model: ModelConfig, pipe: Pipeline) -> int:
-    """Side in pixels that images are resized to: `model.resolution`, or the model's own size.
+def resolution_of(model: ModelConfig, pipe: Pipeline, trained_at: int | None = None) -> int:
+    """Side in pixels of the images that the model works on: `trained_at`
+    (`personalize.resolution`), else `model.resolution`, else the model's own size.
 
     Raises `UserError` for a side that the model cannot work at.
     """
-    side = model.resolution or native_resolution(pipe)
-    # The UNet halves its latents between two levels, and they must fit together on the way up.
-    step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    side = trained_at or model.resolution or native_resolution(pipe)
+    # Latents of an odd side are fine: the UNet then says on its way up which size it had on its way
+    # down.
+    step = pipe.vae_scale_factor
     if side <= 0 or side % step:
-        raise UserError(
-            f"--model.resolution is {side}, but this base model needs a multiple of {step}."
-        )
+        option = "personalize.resolution" if trained_at else "model.resolution"
+        raise UserError(f"--{option} is {side}, but this base model needs a multiple of {step}.")
     return side
 
 

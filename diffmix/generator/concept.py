@@ -10,7 +10,9 @@ loads it too.
   text encoder. Each is loaded by itself, with the tokens' `spellings`, in order:
   `pipe.load_textual_inversion(rows["clip_l"], token=spellings, text_encoder=pipe.text_encoder,
   tokenizer=pipe.tokenizer)` and likewise `clip_g` with `text_encoder_2` and `tokenizer_2`;
-  `Concept.spellings` has that list.
+  `Concept.spellings` has that list. Then `pipe.text_encoder_2.text_model.eos_token_id =
+  pipe.tokenizer_2.eos_token_id`, or stock reads the embedding of the whole prompt at the class
+  token and makes other images (see `PromptEncoder`).
 - `concept.json`: which class has which token, and what the concept was made from.
 """
 
@@ -22,16 +24,22 @@ import json
 import os
 import shutil
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmix.config import PersonalizeConfig
 from diffmix.datasets.class_names import plain, spoken
 from diffmix.errors import UserError, reason
 from diffmix.format_version import with_version, without_version
 from diffmix.formats import lora, reference_concept
-from diffmix.generator.base_model import is_xl, text_parts
+from diffmix.generator.token_vectors import (
+    add_tokens,
+    check_width,
+    checked,
+    spell,
+    split_rows,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +51,18 @@ XL_KEYS = ("clip_l", "clip_g")
 LORA_FILE = "pytorch_lora_weights.safetensors"
 EMBEDS_FILE = "learned_embeds.safetensors"
 CONCEPT_FILE = "concept.json"
+
+
+def load_safetensors(file: Path) -> dict[str, torch.Tensor]:
+    """A file's tensors. Raises `ValueError` where it is no such file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file.name} is broken: {reason(error)}") from error
+
 
 _FIELDS = {"token", "class_name", "superclass"}
 
@@ -63,20 +83,6 @@ def prompt(template: str, token: str | None, class_name: str, superclass: str) -
     raise UserError(
         f"The prompt '{template}' cannot be used; write {{token}}, {{class_name}} or "
         f"{{superclass}} and no other braces."
-    )
-
-
-def concept_settings(personalize: PersonalizeConfig) -> dict:
-    """The options that a concept's weights depend on, as JSON values."""
-    options = dataclasses.asdict(personalize)
-    return json.loads(
-        json.dumps(
-            {
-                key: value
-                for key, value in options.items()
-                if key not in ("concept", "checkpoint_every", "compile")
-            }
-        )
     )
 
 
@@ -135,9 +141,16 @@ class Concept:
         """SHA-256 over description and weights, in hex, wherever the folder lies."""
         assert self.folder is not None
         digest = hashlib.sha256(json.dumps(self._stored(), sort_keys=True).encode())
-        for name in (EMBEDS_FILE, reference_concept.EMBEDS_FILE, *lora.FILES, lora.PEFT_CONFIG):
+        names = (EMBEDS_FILE, reference_concept.EMBEDS_FILE, *lora.FILES, lora.PEFT_CONFIG)
+        for name in names:
             file = self.folder / name
             digest.update(file.read_bytes() if file.exists() else b"")
+        found = lora.find(self.folder) if self.lora_rank else None
+        if found and found.name not in names:
+            digest.update(found.read_bytes())
+        if found:
+            # Up to version 0.1 the header was not heeded: such mixes are others.
+            digest.update(lora.header_scale(found).encode())
         return digest.hexdigest()
 
     def save(
@@ -225,15 +238,38 @@ class Concept:
         Empty without tokens.
         """
         assert self.folder is not None
-        if (self.folder / EMBEDS_FILE).exists():
-            from safetensors.torch import load_file
+        try:
+            if (self.folder / EMBEDS_FILE).exists():
+                stored = load_safetensors(self.folder / EMBEDS_FILE)
+                if set(stored) == set(XL_KEYS):
+                    rows = stored[XL_KEYS[encoder]]
+                    stored = split_rows(self.tokens, self.vectors_per_token, rows)
+                elif encoder:
+                    return {}
+            elif encoder or not self.tokens:
+                return {}
+            else:
+                stored = reference_concept.embeds(self.folder)
+            return checked(self.tokens, self.vectors_per_token, stored)
+        except ValueError as error:
+            raise UserError(
+                f"The token vectors in {self.folder} cannot be used ({error}); train them again or "
+                "choose another --personalize.concept."
+            ) from error
 
-            stored = load_file(self.folder / EMBEDS_FILE)
-            if set(stored) == set(XL_KEYS):
-                rows = stored[XL_KEYS[encoder]].split(self.vectors_per_token)
-                return dict(zip(self.tokens.values(), rows, strict=True))
-            return stored if encoder == 0 else {}
-        return reference_concept.embeds(self.folder) if encoder == 0 else {}
+    def check_vectors(self, widths: Sequence[int]) -> None:
+        """Raise `UserError` for token vectors that text encoders of these widths cannot read."""
+        try:
+            for encoder, width in enumerate(widths if self.tokens else ()):
+                table = self.embeds(encoder)
+                if not table or (len(widths) == 1 and self.embeds(1)):
+                    raise ValueError(
+                        f"token vectors for {1 if not table else 2} text encoders, where the base "
+                        f"has {len(widths)}"
+                    )
+                check_width(next(iter(table.values())).shape[1], width)
+        except ValueError as error:
+            raise self._does_not_fit(error) from error
 
     def lora_weights(self) -> dict[str, torch.Tensor]:
         """The UNet's LoRA in float32, in diffusers' naming with `unet.` in front. Empty for a
@@ -270,57 +306,20 @@ class Concept:
             if use_lora and self.lora_rank:
                 # `load_lora_weights` does the same, but warns that the text encoder gets nothing,
                 # and ignores keys without `unet.` in front, as the reference's are.
-                pipe.load_lora_into_unet(self.lora_weights(), None, pipe.unet)
+                weights = self.lora_weights()
+                lora.check_layers(weights, pipe.unet)
+                pipe.load_lora_into_unet(weights, None, pipe.unet)
                 if fuse:
                     pipe.unet.fuse_lora()
                     pipe.unet.unload_lora()
         except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"The concept in {self.folder} does not fit the base model ({reason(error)}); it "
-                f"was made on {self.base}."
-            ) from error
+            raise self._does_not_fit(error) from error
+
+    def _does_not_fit(self, error: Exception) -> UserError:
+        return UserError(
+            f"The concept in {self.folder} does not fit the base model ({reason(error)}); it was "
+            f"made on {self.base}."
+        )
 
     def _stored(self) -> dict:
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "folder"}
-
-
-def add_tokens(
-    pipe: Pipeline, embeds: dict[str, torch.Tensor], embeds_2: dict[str, torch.Tensor] | None = None
-) -> None:
-    """Add tokens with their vectors (float [vectors, dim]) to a pipeline, all at once and under the
-    names that diffusers gives them.
-
-    `embeds_2` are the vectors of an SDXL's second text encoder. The outcome is that of
-    `pipe.load_textual_inversion` for one token after another, which takes minutes for many classes.
-    Raises `ValueError` for a token that is there already, vectors of another size, or vectors for
-    another number of text encoders.
-    """
-    import torch
-
-    if bool(embeds_2) != is_xl(pipe):
-        raise ValueError(
-            f"token vectors for {2 if embeds_2 else 1} text encoders, where the base has "
-            f"{len(text_parts(pipe))}"
-        )
-    for (tokenizer, encoder), table in zip(text_parts(pipe), (embeds, embeds_2), strict=False):
-        assert table is not None
-        names = [spelled for token, rows in table.items() for spelled in spell(token, len(rows))]
-        vectors = torch.cat(list(table.values()))
-        size = encoder.get_input_embeddings().weight.shape[1]
-        if vectors.shape[1] != size:
-            raise ValueError(
-                f"token vectors of {vectors.shape[1]} values for a text encoder of {size}"
-            )
-        if tokenizer.add_tokens(names) != len(names):
-            raise ValueError("some of its tokens are in the tokenizer already")
-        encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        weight = encoder.get_input_embeddings().weight
-        with torch.no_grad():
-            weight[tokenizer.convert_tokens_to_ids(names)] = vectors.to(weight)
-
-
-def spell(token: str, vectors: int) -> list[str]:
-    """The tokenizer entries of a token of several vectors, as diffusers names them: `<a>`, `<a>_1`,
-    `<a>_2`.
-    """
-    return [token, *(f"{token}_{i}" for i in range(1, vectors))]

@@ -11,8 +11,7 @@ compute in half. Latents and noise stay fp32, so that a mix is the same image in
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from torch import Tensor
 from diffmix import strategies
 from diffmix.config import MixConfig, ModelConfig
 from diffmix.errors import UserError
-from diffmix.generator.attention import choose_attention
 from diffmix.generator.base_model import (
     base_fingerprint,
     device_and_dtype,
@@ -33,7 +31,12 @@ from diffmix.generator.base_model import (
     resolution_of,
 )
 from diffmix.generator.concept import Concept, prompt
-from diffmix.generator.latent_images import LatentImages, Source
+from diffmix.generator.device.attention import choose_attention, kernels
+from diffmix.generator.device.compiling import compile_parts, graphs
+from diffmix.generator.device.cores import one_core_each
+from diffmix.generator.device.layout import set_layout
+from diffmix.generator.device.memory import Parts, fitting
+from diffmix.generator.latent_images import LatentImages, Original, Prepared, Source
 from diffmix.generator.prompt_encoder import Conditioning, PromptEncoder
 from diffmix.generator.prompt_table import PromptTable
 from diffmix.generator.samplers import fuse_sampler_lora, make_scheduler
@@ -44,6 +47,7 @@ from diffmix.strategies import PromptContext
 log = logging.getLogger(__name__)
 
 _PART = 16  # rows of the UNet's batch from which a CPU core is busy with them alone
+_SMALLER = "use a GPU with more memory, a smaller --model.resolution or half a --model.precision"
 _USUAL_BATCH = 16  # outside of a run nobody has resolved `auto`
 
 
@@ -52,8 +56,10 @@ class Mixer:
 
     `class_names` are in the order of the plan's labels. `concept` is the concept's folder, needed
     by strategies that use one. `template` is the prompt's, with {token}, {class_name} and
-    {superclass}. Threads on a CPU are the caller's to set. Not thread-safe. Raises `UserError` for
-    a strategy, base, concept or prompt that cannot be used.
+    {superclass}. `made_with` is what the run has found `model.attention auto` and
+    `model.layout auto` to be; None: this mixer times attention itself. Threads on a CPU are the
+    caller's to set. Not thread-safe. Raises `UserError` for a strategy, base, concept or prompt
+    that cannot be used.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class Mixer:
         superclass: str,
         concept: str | Path | None = None,
         template: str = "a photo of a {token} {superclass}",
+        made_with: Mapping[str, object] | None = None,
     ):
         self.config = mix
         self.strategy = strategies.find(mix.strategy)
@@ -77,7 +84,8 @@ class Mixer:
             fuse_sampler_lora(self.pipe, mix.sampler_lora)
         if model.tiny_vae:
             use_tiny_vae(self.pipe, model.tiny_vae)
-        move(self.pipe, device, dtype)
+        with fitting(f"The base model {model.base}", _SMALLER):
+            move(self.pipe, device, dtype)
         self.device, self.dtype = torch.device(device), dtype
         self.resolution = resolution_of(model, self.pipe)
         self.pipe.scheduler = make_scheduler(mix.sampler, self.pipe)
@@ -98,20 +106,31 @@ class Mixer:
         side = self.resolution // self.pipe.vae_scale_factor
         self.latent_shape = (1, self.pipe.unet.config.in_channels, side, side)
         self.guided = mix.guidance_scale > 1
-        if device == "cuda":
-            self.pipe.unet.to(memory_format=torch.channels_last)
-            self.pipe.vae.to(memory_format=torch.channels_last)
+        found = made_with or {}
+        both = [self.pipe.unet, self.pipe.vae]
+        self.layout = set_layout(both, model.layout, found.get("layout"), device)
         self.batch = mix.batch if isinstance(mix.batch, int) else _USUAL_BATCH
         """Mixes that a call usually has. Fewer are filled up to it where the UNet is compiled; more
         are taken as they come.
         """
         self.attention = choose_attention(
-            self.pipe, model.attention, (self.batch * (1 + self.guided), *self.latent_shape[1:])
+            self.pipe.unet,
+            model.attention,
+            (self.batch * (1 + self.guided), *self.latent_shape[1:]),
+            found.get("attention"),
         )
         self.compiled = model.compile
+        self._scope, self._graphs_before = model.compile_scope, graphs() if model.compile else 0
         if model.compile:
-            self.pipe.unet.compile_repeated_blocks(dynamic=False)
-        self.images = LatentImages(self.pipe, self.resolution, self.device)
+            compile_parts(self.pipe, model.compile_scope)
+        self.images = LatentImages(
+            self.pipe,
+            self.resolution,
+            self.device,
+            self.batch if model.compile and model.compile_scope == "all" else None,
+        )
+        self.parts = Parts(f"One mix of {self.resolution} px", _SMALLER)
+        """How many mixes go through the UNet at once: a chunk, until memory runs out."""
         self._text = PromptTable(
             PromptEncoder(self.pipe, self.resolution), [*self.prompts, mix.negative_prompt]
         )
@@ -145,16 +164,53 @@ class Mixer:
             )
         return concept
 
+    @property
+    def made_with(self) -> dict[str, str | int]:
+        """How mixes are made here: what beside the plan may decide over their last bits."""
+        on_gpu = self.device.type == "cuda"
+        found: dict[str, str | int] = {
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else "cpu",
+            "precision": str(self.dtype).removeprefix("torch."),
+            "attention": self.attention,
+            "layout": self.layout,
+            "compile": self._scope if self.compiled else "off",
+        }
+        if self.parts.halved and self.parts.most:
+            found["mixes_at_once"] = self.parts.most
+        if self.images.parts.halved and self.images.parts.most:
+            found["decoded_at_once"] = self.images.parts.most
+        return found
+
+    @property
+    def graphs(self) -> int:
+        """Graphs that torch.compile has made since this mixer began; 0 where it is off."""
+        return graphs() - self._graphs_before if self.compiled else 0
+
+    def prepare(
+        self, specs: Sequence[MixSpec], sources: Sequence[Original | None]
+    ) -> list[Prepared | None]:
+        """The sources, decoded and resized, for `mix`. It uses no device: any thread may call it
+        while another one mixes.
+        """
+        if self.strategy.from_noise:
+            return [None] * len(specs)
+        return [
+            self.images.prepare(spec.source_id, source)
+            for spec, source in zip(specs, sources, strict=True)
+        ]
+
     @torch.inference_mode()
     def mix(
-        self, specs: Sequence[MixSpec], sources: Sequence[bytes | Image.Image | None]
+        self, specs: Sequence[MixSpec], sources: Sequence[Original | Prepared | None]
     ) -> list[Image.Image]:
         """One RGB image for each spec, in order, of its source's own size (of the model's size for
         mixes from noise).
 
-        `sources` are image files' bytes or PIL images, None for strategies from noise. All specs
-        must run the same number of denoising steps, as the specs of one chunk of a plan do. Raises
-        `ValueError` where they do not, or where a source is missing.
+        `sources` are image files' bytes, PIL images or what `prepare` gave; None for strategies
+        from noise. All specs must run the same number of denoising steps, as the specs of one chunk
+        of a plan do. Raises `ValueError` where they do not, or where a source is missing, and
+        `UserError` where memory is too small for a single mix. For fewer than all it is halved, now
+        and later: see `parts`.
         """
         if not specs:
             return []
@@ -164,14 +220,17 @@ class Mixer:
             raise ValueError(
                 f"one batch must run one number of denoising steps, 1 or more, not {sorted(steps)}"
             )
-        encoded: list[Source | None] = [None] * len(specs)
+        encoded: Sequence[Source | None] = [None] * len(specs)
         if not self.strategy.from_noise:
-            encoded = [
-                self.images.encode(spec.source_id, source)
-                for spec, source in zip(specs, sources, strict=True)
-            ]
-        denoise = self.strategy.denoise or Mixer.denoise
-        latents = denoise(self, specs, encoded, steps.pop())
+            encoded = self.images.encode_all([spec.source_id for spec in specs], sources)
+        denoise, run = self.strategy.denoise or Mixer.denoise, steps.pop()
+        latents = torch.cat(
+            list(
+                self.parts.of(
+                    len(specs), lambda rows: denoise(self, specs[rows], encoded[rows], run)
+                )
+            )
+        )
         decoded = (
             Image.fromarray(pixels) for part in self.images.decode(latents) for pixels in part
         )
@@ -204,7 +263,8 @@ class Mixer:
             latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(specs)))
         # A compiled UNet is compiled for each shape: a short call is filled up with copies of its
         # last mix.
-        missing = max(0, self.batch - len(specs)) if self.compiled else 0
+        full = min(self.batch, self.parts.most or self.batch)
+        missing = max(0, full - len(specs)) if self.compiled else 0
         conditional, both = self._conditioning([*specs, *[specs[-1]] * missing])
         low, high = (total * share for share in self.config.guidance_interval)
         on_device = timesteps.to(self.device)
@@ -212,9 +272,10 @@ class Mixer:
             guided = self.guided and low <= step < high
             inputs = torch.cat([latents, latents[-1:].expand(missing, -1, -1, -1)]).to(self.dtype)
             text = both if guided else conditional
-            predicted = self._predict(
-                torch.cat([inputs] * (1 + guided)), on_device[step - begin], text
-            ).float()
+            with kernels(self.attention):
+                predicted = self._predict(
+                    torch.cat([inputs] * (1 + guided)), on_device[step - begin], text
+                ).float()
             if guided:
                 unconditional, text_driven = predicted.chunk(2)
                 predicted = unconditional + guidance * (text_driven - unconditional)
@@ -250,7 +311,7 @@ class Mixer:
         if not shared or len(inputs) < _PART * threads:
             return self.pipe.unet(inputs, timestep, **text.unet_inputs(), return_dict=False)[0]
         if self._threads is None:
-            self._threads = _one_core_each(threads)
+            self._threads = one_core_each(threads)
 
         @torch.inference_mode()  # a thread does not inherit it
         def predict(rows: slice) -> Tensor:
@@ -283,22 +344,3 @@ class Mixer:
         if self.device.type == "cpu":
             return noise
         return noise.pin_memory().to(self.device, non_blocking=True)
-
-
-def _one_core_each(count: int) -> ThreadPoolExecutor:
-    """Threads in which torch uses one core each.
-
-    What a thread sets is also what torch gives to later threads, so it is set back.
-    """
-    all_there = threading.Barrier(count)
-
-    def begin(_: int) -> None:
-        # A thread takes the common number with its first question, even over one set before.
-        torch.get_num_threads()
-        torch.set_num_threads(1)
-        all_there.wait()
-
-    threads = ThreadPoolExecutor(count, "unet")
-    list(threads.map(begin, range(count)))
-    torch.set_num_threads(count)
-    return threads

@@ -7,6 +7,7 @@ All that differs between the two kinds of base is here. Callers of the UNet pass
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diffmix.generator.base_model import Pipeline, is_xl, text_parts
+from diffmix.config import ModelConfig
+from diffmix.errors import UserError
+from diffmix.generator.base_model import Pipeline, base_path, is_xl, small_file, text_parts
 
 _AT_ONCE = 64  # prompts in one call of the text encoders
 
@@ -59,6 +62,50 @@ def join(parts: Sequence[Conditioning]) -> Conditioning:
     )
 
 
+def end_positions(ids: Int[Tensor, "n length"], end: int) -> Int[Tensor, " n"]:
+    """Where each text ends: the place of its first token `end`. CLIP's embedding of the whole text
+    is read there.
+    """
+    return (ids == end).int().argmax(dim=-1)
+
+
+def check_lengths(model: ModelConfig, prompts: dict[str, str]) -> list[str]:
+    """The prompts that the base's text encoder does not read to their end. `prompts` is class name
+    -> prompt.
+
+    Raises `UserError` where two classes have the same prompt up to there.
+    """
+    settings = small_file(model, "tokenizer/tokenizer_config.json")
+    known = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    most = known.get("model_max_length", 77) - 2  # beside those of start and end
+    if all(len(text.encode()) <= most for text in prompts.values()):
+        return []  # a token is of at least one byte
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(
+        base_path(model), subfolder="tokenizer", revision=model.revision
+    )
+    owners: dict[tuple[int, ...], str] = {}
+    cut = []
+    for class_name, text in prompts.items():
+        ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        if len(ids) <= most:
+            continue
+        cut.append(text)
+        other = owners.setdefault(tuple(ids[:most]), class_name)
+        if other != class_name:
+            raise UserError(
+                f"The classes {_short(other)} and {_short(class_name)} have the same prompt in the "
+                f"{most} tokens that the base model reads; shorten their names, or choose a "
+                "--mix.strategy with class tokens."
+            )
+    return cut
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 60 else f"{name[:59]}…")
+
+
 class PromptEncoder(nn.Module):
     """A pipeline's tokenizers and text encoders. They stay the pipeline's: what is added to them
     later is used.
@@ -68,6 +115,10 @@ class PromptEncoder(nn.Module):
     prompt is what guidance leads away from. Where an SDXL base was made for zeros there
     (`force_zeros_for_empty_prompt`), it is encoded as zeros, as stock does without a negative
     prompt.
+
+    SDXL's embedding of the whole prompt is read at the end of the text. Where the text encoder's
+    `eos_token_id` is 2, as in SDXL's own files, transformers reads it at the largest id instead,
+    which is the class token: words behind it would have no part in it.
     """
 
     def __init__(self, pipe: Pipeline, side: int):
@@ -104,7 +155,9 @@ class PromptEncoder(nn.Module):
             for place, encoder in enumerate(self.text_encoders)
         ]
         hidden_states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-        pooled = outputs[-1][0]
+        ends = end_positions(ids[:, -1], self.tokenizers[-1].eos_token_id)
+        rows = torch.arange(len(ids), device=ids.device)
+        pooled = self.text_encoders[-1].text_projection(outputs[-1].last_hidden_state[rows, ends])
         if self.zero_empty:
             empty = (ids == self.empty_ids).all(dim=(1, 2))
             hidden_states = hidden_states.masked_fill(empty[:, None, None], 0.0)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffmix.errors import UserError, reason
+from diffmix.formats.lora import check_layers
 from diffmix.storage import local_version
 
 if TYPE_CHECKING:
@@ -49,10 +50,13 @@ def fuse_sampler_lora(pipe: StableDiffusionPipeline, path: str) -> None:
 
     check_sampler_lora(path)
     try:
-        state, alphas = pipe.lora_state_dict(local_version(path), unet_config=pipe.unet.config)
+        state, alphas, header = pipe.lora_state_dict(
+            local_version(path), unet_config=pipe.unet.config, return_lora_metadata=True
+        )
         if not any(key.startswith("unet.") for key in state):
             raise ValueError("it has no weights for a UNet")
-        pipe.load_lora_into_unet(state, alphas, pipe.unet)
+        check_layers({key: state[key] for key in state if key.startswith("unet.")}, pipe.unet)
+        pipe.load_lora_into_unet(state, alphas, pipe.unet, metadata=header)
         pipe.unet.fuse_lora()
         pipe.unet.unload_lora()
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Interval
 
@@ -62,6 +62,27 @@ class OneOf:
         if value not in self.names() and not (self.own and ":" in value):
             raise ValueError
         return value
+
+
+@dataclass(frozen=True)
+class Place:
+    """Marks a text that names a file or a folder. A relative one is made absolute where the command
+    is given (`diffmix.options.paths`), because Ray's workers have other current folders.
+    """
+
+    bare: Literal["path", "path or name", "name"] = "path"
+    """What a text without a prefix is. `path or name`: a path where something lies there, else a
+    name, such as a hub id.
+    """
+    prefix: Callable[[str], str] = lambda text: ""
+    """What stands before the path: `cub:` of `cub:/data/CUB_200_2011`, empty where nothing does."""
+
+
+Path = Annotated[str, Place()]
+"""A file or a folder: a path, or a URI."""
+
+PathOrName = Annotated[str, Place("path or name")]
+"""A path, a URI, or a name."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ see what one worker with batches of 4 sees.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,13 +17,15 @@ import torch
 from jaxtyping import Float32, Int, Int64
 from torch import Tensor
 
+from diffmix.personalize.crops import View
+
 if TYPE_CHECKING:
     from diffmix.config import PersonalizeConfig
-    from diffmix.personalize.latents import LatentCache
+    from diffmix.personalize.latents import LatentCache, Latents
 
 _STREAM = 0x636F6E63657074  # keeps these streams apart from the mix plan's under the same seed
 # The first counter after the 0 of each stream: what it is for.
-_REAL, _ORDER, _PRIOR = 0, 1, 2
+_REAL, _ORDER, _PRIOR, _CROP = 0, 1, 2, 3
 
 
 class Batch(NamedTuple):
@@ -40,21 +43,23 @@ class Batch(NamedTuple):
     """Each sample's loss is multiplied by its weight; the loss is their sum."""
 
 
-class _Sample(NamedTuple):
-    latent: Float32[np.ndarray, "channels height width"]
-    noise: Float32[np.ndarray, "channels height width"]
+class _Choice(NamedTuple):
+    """What is drawn for a sample, but for its noise, which `rng` draws next."""
+
+    view: View
     timestep: int
     prompt: int
+    rng: np.random.Generator
 
 
 class Batches:
-    """Draws the batches of a run. `labels` are the classes of the cached images; `prior` caches the
-    prior images.
+    """Draws the batches of a run. `labels` are the classes of the images of `latents`; `prior` has
+    the prior images.
     """
 
     def __init__(
         self,
-        cache: LatentCache,
+        latents: Latents,
         labels: Int[np.ndarray, " images"],
         config: PersonalizeConfig,
         num_timesteps: int,
@@ -62,7 +67,7 @@ class Batches:
         global_batch: int,
         prior: LatentCache | None = None,
     ):
-        self.cache = cache
+        self.latents = latents
         self.prior = prior
         self.labels = np.asarray(labels)
         self.config = config
@@ -72,17 +77,27 @@ class Batches:
         self._members = [np.flatnonzero(self.labels == label) for label in np.unique(self.labels)]
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
-    def draw(self, step: int, slots: range, num_classes: int) -> Batch:
+    def draw(
+        self, step: int, slots: range, num_classes: int, divisor: float | None = None
+    ) -> Batch:
         """The samples `slots` (some of 0..global_batch-1) of a step. The loss is their mean, plus
-        `prior_weight` times the mean of the prior images.
+        `prior_weight` times the mean of as many prior images; with `divisor` it is their sums
+        divided by that instead of their number.
         """
-        share = 1 / len(slots)
-        samples = [self._real_sample(step, slot, num_classes) for slot in slots]
-        weights = [share] * len(slots)
+        divisor = divisor or len(slots)
+
+        def real(step: int) -> list[_Choice]:
+            return [self._real_choice(step, slot, num_classes) for slot in slots]
+
+        def prior(step: int) -> list[_Choice]:
+            return [self._prior_choice(step, slot, num_classes) for slot in slots]
+
+        drawn = self._noised(self.latents, slots, step, real)
+        weights = [1 / divisor] * len(slots)
         if self.prior:
-            samples += [self._prior_sample(self.prior, step, slot, num_classes) for slot in slots]
-            weights += [self.config.prior_weight / len(slots)] * len(slots)
-        latents, noises, timesteps, prompts = zip(*samples, strict=True)
+            drawn += self._noised(self.prior, slots, step, prior)
+            weights += [self.config.prior_weight / divisor] * len(slots)
+        latents, noises, timesteps, prompts = zip(*drawn, strict=True)
         return Batch(
             latents=torch.from_numpy(np.stack(latents)),
             noise=torch.from_numpy(np.stack(noises)),
@@ -91,7 +106,7 @@ class Batches:
             weights=torch.tensor(weights),
         )
 
-    def _real_sample(self, step: int, slot: int, num_classes: int) -> _Sample:
+    def _real_choice(self, step: int, slot: int, num_classes: int) -> _Choice:
         templates = len(self.config.prompts)
         rng = self._generator(_REAL, slot, step)
         choose, within, flip, template, drop, time = rng.random(6)
@@ -99,31 +114,42 @@ class Batches:
         prompt = int(self.labels[index]) * templates + int(template * templates)
         if drop < self.config.prompt_dropout:
             prompt = num_classes * templates
-        latent, noise = self._noised(self.cache, index, flip, rng)
-        return _Sample(latent, noise, int(time * self.num_timesteps), prompt)
+        # A stream of its own: images without crops leave the other draws as they are.
+        place = self._generator(_CROP, slot, step).random() if self.latents.cropped else 0.0
+        view = View(index, bool(self.config.flip and flip < 0.5), place)
+        return _Choice(view, int(time * self.num_timesteps), prompt, rng)
 
-    def _prior_sample(self, prior: LatentCache, step: int, slot: int, num_classes: int) -> _Sample:
+    def _prior_choice(self, step: int, slot: int, num_classes: int) -> _Choice:
+        assert self.prior is not None
         rng = self._generator(_PRIOR, slot, step)
         choose, flip, time = rng.random(3)
         prompt = num_classes * len(self.config.prompts) + 1
-        latent, noise = self._noised(prior, int(choose * len(prior)), flip, rng)
-        return _Sample(latent, noise, int(time * self.num_timesteps), prompt)
+        index = int(choose * len(self.prior))
+        view = View(index, bool(self.config.flip and flip < 0.5), 0.0)
+        return _Choice(view, int(time * self.num_timesteps), prompt, rng)
 
     def _noised(
-        self, cache: LatentCache, index: int, flip: float, rng: np.random.Generator
-    ) -> tuple[
-        Float32[np.ndarray, "channels height width"], Float32[np.ndarray, "channels height width"]
-    ]:
-        """A latent of an image, and the noise to add to it."""
-        shape = cache.shape
-        posterior_noise = rng.standard_normal(shape, dtype=np.float32)
-        flipped = bool(self.config.flip and flip < 0.5)
-        latent = cache.sample(index, flipped, posterior_noise)
-        noise = rng.standard_normal(shape, dtype=np.float32)
-        if self.config.noise_offset:
-            offset = rng.standard_normal((shape[0], 1, 1), dtype=np.float32)
-            noise = noise + np.float32(self.config.noise_offset) * offset
-        return latent, noise
+        self, source: Latents, slots: range, step: int, choices: Callable[[int], list[_Choice]]
+    ) -> list[tuple[np.ndarray, np.ndarray, int, int]]:
+        """Of each sample: a draw from the posterior of its view, scaled for the UNet, and the noise
+        to add to it, both float32 [channels, height, width]; its timestep and its prompt.
+        """
+        chosen = choices(step)
+
+        def views(at: int) -> list[View]:
+            return [choice.view for choice in (chosen if at == step else choices(at))]
+
+        drawn = []
+        posteriors = source.posteriors(slots, step, views)
+        for choice, (mean, std) in zip(chosen, posteriors, strict=True):
+            shape, rng = mean.shape, choice.rng
+            latent = (mean + std * rng.standard_normal(shape, dtype=np.float32)) * source.scale
+            noise = rng.standard_normal(shape, dtype=np.float32)
+            if self.config.noise_offset:
+                offset = rng.standard_normal((shape[0], 1, 1), dtype=np.float32)
+                noise = noise + np.float32(self.config.noise_offset) * offset
+            drawn.append((latent, noise, choice.timestep, choice.prompt))
+        return drawn
 
     def _image(self, step: int, slot: int, choose: float, within: float) -> int:
         if self.config.class_balanced:

@@ -16,14 +16,16 @@ def folded(personalize: PersonalizeConfig) -> PersonalizeConfig:
     acts at each step in proportion to the learning rate. It is multiplied by sqrt(k) too, so that
     all steps together decay as much as before.
     """
-    k = personalize.large_batch
+    k, together = personalize.large_batch, personalize.global_batch_size
     return replace(
         personalize,
         large_batch=1,
         batch_size=personalize.batch_size * k,
+        global_batch_size=None if together is None else together * k,
         steps=ceil(personalize.steps / k),
         checkpoint_every=ceil(personalize.checkpoint_every / k),
         lora_lr=personalize.lora_lr * sqrt(k),
         token_lr=personalize.token_lr * sqrt(k),
         weight_decay=personalize.weight_decay * sqrt(k),
+        token_weight_decay=personalize.token_weight_decay * sqrt(k),
     )

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,11 +14,12 @@ from torch.nn import functional
 
 from diffmix.errors import UserError
 from diffmix.generator.base_model import text_parts
-from diffmix.generator.concept import spell
 from diffmix.generator.prompt_encoder import Conditioning, PromptEncoder
+from diffmix.generator.token_vectors import spell
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+    from transformers import CLIPTokenizer
 
     from diffmix.generator.base_model import Pipeline
 
@@ -45,23 +47,19 @@ class ConceptEmbedding(nn.Module):
         return torch.where(is_new[..., None], new, old)
 
 
-def add_rows(pipe: Pipeline, tokens: list[str], starts: list[str], vectors: int) -> None:
+def add_rows(pipe: Pipeline, tokens: list[str], starts: Sequence[str | int], vectors: int) -> None:
     """Add tokens to every text encoder, with `vectors` rows each. A token's rows start as the mean
-    embedding of its text in `starts`.
+    embedding of its text in `starts`, or as the embedding of the token with that number.
 
-    Raises `UserError` for an empty text, and for tokens that the tokenizer has already.
+    Raises `UserError` for an empty text, for a number that is no token's, and for tokens that the
+    tokenizer has already.
     """
     names = [name for token in tokens for name in spell(token, vectors)]
     for tokenizer, encoder in text_parts(pipe):
         embedding, first_id = encoder.get_input_embeddings(), len(tokenizer)
         rows = []
-        for text in starts:
-            ids = tokenizer(text, add_special_tokens=False).input_ids
-            if not ids:
-                raise UserError(
-                    "--personalize.initializer gives an empty text, so new tokens have nothing to "
-                    "start from; name a word."
-                )
+        for start in starts:
+            ids = _token_ids(tokenizer, start)
             rows += [embedding.weight[ids].float().mean(dim=0)] * vectors
         if tokenizer.add_tokens(names) != len(names):
             raise UserError(
@@ -71,6 +69,24 @@ def add_rows(pipe: Pipeline, tokens: list[str], starts: list[str], vectors: int)
         encoder.set_input_embeddings(
             ConceptEmbedding(embedding, nn.Parameter(torch.stack(rows)), first_id)
         )
+
+
+def _token_ids(tokenizer: CLIPTokenizer, start: str | int) -> list[int]:
+    """The tokens of a text, or the one with the number."""
+    if isinstance(start, int):
+        if start >= len(tokenizer):
+            raise UserError(
+                f"--personalize.initializer is {start}, but the base model has {len(tokenizer)} "
+                "tokens, counted from 0; choose a smaller number or a text."
+            )
+        return [start]
+    ids = tokenizer(start, add_special_tokens=False).input_ids
+    if not ids:
+        raise UserError(
+            "--personalize.initializer gives an empty text, so new tokens have nothing to start "
+            "from; name a word."
+        )
+    return ids
 
 
 def add_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> None:

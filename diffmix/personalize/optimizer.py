@@ -30,16 +30,16 @@ def make_optimizer(
     """AdamW with two learning rates: one for new embedding rows (names that end in `.rows`), one
     for LoRA matrices.
 
-    Only the LoRA decays: rows of classes with few images would shrink to nothing. Raises
+    By default only the LoRA decays: rows of classes with few images would shrink to nothing. Raises
     `UserError` as `check_optimizer` does.
     """
     import torch
 
     rows = [parameter for name, parameter in trained.items() if name.endswith(".rows")]
     lora = [parameter for name, parameter in trained.items() if not name.endswith(".rows")]
-    decay = personalize.weight_decay
+    decay, token_decay = personalize.weight_decay, personalize.token_weight_decay
     groups = [
-        {"params": rows, "lr": personalize.token_lr, "weight_decay": 0.0},
+        {"params": rows, "lr": personalize.token_lr, "weight_decay": token_decay},
         {"params": lora, "lr": personalize.lora_lr, "weight_decay": decay},
     ]
     groups = [group for group in groups if group["params"]]

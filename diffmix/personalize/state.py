@@ -26,12 +26,25 @@ class TrainingState(NamedTuple):
     scaler: torch.amp.GradScaler
     """Scales the loss in fp16, so that small gradients survive; it does nothing otherwise."""
 
-    def update(self, max_grad_norm: float) -> None:
-        """Take an optimizer step with the gradients, whose norm is clipped, and clear them."""
+    def update(self, max_grad_norm: float, clip_tokens: bool = True) -> None:
+        """Take an optimizer step with the gradients, whose norm is clipped, and clear them.
+
+        Without `clip_tokens` the new embedding rows (names that end in `.rows`) have no part in the
+        norm and are not scaled.
+        """
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.parameters.values(), max_grad_norm)
+        clipped = [
+            parameter
+            for name, parameter in self.parameters.items()
+            if clip_tokens or not name.endswith(".rows")
+        ]
+        nn.utils.clip_grad_norm_(clipped, max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def forget(self) -> None:
+        """Drop the gradients of a step that was broken off."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def save(self, folder: Path, identity: dict, step: int) -> None:

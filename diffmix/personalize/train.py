@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffmix.config import ModelConfig, PersonalizeConfig
+from diffmix.errors import UserError
 from diffmix.generator.base_model import (
     base_fingerprint,
     device_and_dtype,
@@ -23,13 +24,16 @@ from diffmix.generator.base_model import (
     resolution_of,
     text_parts,
 )
-from diffmix.generator.concept import Concept, concept_settings, prompt
+from diffmix.generator.concept import Concept, prompt
 from diffmix.personalize.batches import Batches
+from diffmix.personalize.crops import Images
 from diffmix.personalize.large_batch import folded
-from diffmix.personalize.latents import LatentCache
+from diffmix.personalize.latents import FreshLatents, LatentCache, Latents
 from diffmix.personalize.modules import DenoisingLoss, add_lora, add_rows
 from diffmix.personalize.optimizer import check_optimizer, make_optimizer
 from diffmix.personalize.prior import prior_images, prior_prompt
+from diffmix.personalize.rows import Rows
+from diffmix.personalize.settings import all_square, concept_settings
 from diffmix.personalize.state import TrainingState
 from diffmix.storage import Folder
 
@@ -59,6 +63,8 @@ class Attempt:
     fewer). `loss` is this rank's, a scalar on the device that may still be computing: reading it
     waits.
     """
+    on_note: Callable[[str], None] | None = None
+    """Called with a sentence for the user, on the rank that has something to say."""
     on_checkpoint: Callable[[Path | None, int], None] | None = None
     """Called as `on_checkpoint(folder, done)` on every rank after each `checkpoint_every` steps.
     `folder` is a temporary one that is deleted after the call; it is None on all ranks but 0.
@@ -105,23 +111,28 @@ class ConceptTraining:
         check_optimizer(personalize)
         self.model, self.real, self.seed, self.attempt = model, real, seed, attempt
         self.options = folded(personalize)
+        self.parts = attempt.world_size * self.options.gradient_accumulation_steps
+        """Batches of a step, over all workers."""
+        self.per_step = self.options.global_batch_size or self.options.batch_size * self.parts
+        """Images of a step, over all workers."""
+        self._check_batch()
+        square = all_square(real)
+        self.cropped = personalize.resize_mode == "shorter" and not square
         self.identity: dict[str, Any] = {
-            "settings": concept_settings(personalize),
+            "settings": concept_settings(personalize, square),
             "seed": seed,
             "data": real.fingerprint,
             "base": base_fingerprint(model),
         }
-        sets: list[Any] = [real]
-        if self.options.prior_weight:
-            sets.append(self._prior_images(prior))
+        prior_set = self._prior_images(prior) if self.options.prior_weight else None
         self.pipe = load_base(model, "cpu", self.dtype)
-        self.side = resolution_of(model, self.pipe)
+        self.side = resolution_of(model, self.pipe, self.options.resolution)
         self.tokens = self._add_what_is_trained()
         self._move_to_device()
         self.loss = self._loss()
-        self.batches = self._batches([self._encoded(images) for images in sets])
-        self.pipe.vae.to("cpu")  # not needed any more
+        self.batches = self._batches(prior_set)
         self.state = self._state()
+        self.rows = Rows(attempt.world_size == 1, attempt.on_note)
         resume_from = attempt.resume_from
         self.done = self.state.load(Path(resume_from), self.identity) if resume_from else 0
         self.parallel: nn.Module = self.loss
@@ -142,12 +153,17 @@ class ConceptTraining:
 
     def step(self, number: int) -> Float[Tensor, ""]:
         """Take step `number`, the first of which is 0. Gives this rank's loss on the device."""
+        loss = self.rows.retried(lambda: self._gradients(number), self.state.forget)
+        self.state.update(self.options.max_grad_norm, self.options.clip_tokens)
+        return loss
+
+    def _gradients(self, number: int) -> Float[Tensor, ""]:
+        """Add up the gradients of step `number`; gives this rank's loss."""
         accumulation = self.options.gradient_accumulation_steps
         loss = torch.zeros((), device=self.device)
         for micro in range(accumulation):
             with self._exchange(is_last=micro == accumulation - 1):
                 loss += self._backward(number, micro)
-        self.state.update(self.options.max_grad_norm)
         return loss
 
     def save(self, out: str | Path) -> Concept:
@@ -172,7 +188,16 @@ class ConceptTraining:
         embeds = self._embeds()
         return concept.save(out, embeds[0], self._lora(), *embeds[1:])
 
-    def _prior_images(self, folder: Folder) -> Any:
+    def _check_batch(self) -> None:
+        if self.per_step < self.parts:
+            raise UserError(
+                f"--personalize.global_batch_size is {self.per_step}, but each of "
+                f"{self.attempt.world_size} workers needs an image for each of "
+                f"{self.options.gradient_accumulation_steps} accumulated batches; choose at least "
+                f"{self.parts}."
+            )
+
+    def _prior_images(self, folder: Folder) -> Images:
         return prior_images(
             self.model,
             self.real.superclass,
@@ -193,8 +218,9 @@ class ConceptTraining:
         tokens: dict[str, str] = {}
         if options.tokens:
             tokens = {name: f"<class_{label}>" for label, name in enumerate(real.class_names)}
+            start = options.initializer
             starts = [
-                prompt(options.initializer, None, name, real.superclass)
+                start if isinstance(start, int) else prompt(start, None, name, real.superclass)
                 for name in real.class_names
             ]
             add_rows(self.pipe, list(tokens.values()), starts, options.vectors_per_token)
@@ -229,25 +255,39 @@ class ConceptTraining:
             self.pipe, texts, self.side, self.options.tokens, self.options.snr_gamma
         )
 
-    def _encoded(self, images: Any) -> LatentCache:
-        rank, world_size = self.attempt.rank, self.attempt.world_size
-        return LatentCache(self.pipe.vae, images, self.side, self.options.flip, rank, world_size)
-
-    def _batches(self, caches: list[LatentCache]) -> Batches:
-        """`caches` are of the real images and, with prior preservation, of the prior images."""
-        options = self.options
-        per_step = (
-            options.batch_size * options.gradient_accumulation_steps * self.attempt.world_size
+    def _batches(self, prior: Images | None) -> Batches:
+        """The images' latents, encoded now or later, and the draws from them. `prior` are the prior
+        images, which are square.
+        """
+        fresh = self.cropped and not self.options.cached_crops
+        latents: Latents = (
+            FreshLatents(self.pipe.vae, self.real, self.side) if fresh else self._cache(self.real)
         )
-        real, *prior = caches
+        prior_latents = None if prior is None else self._cache(prior, crops=0)
+        if not fresh:
+            self.pipe.vae.to("cpu")  # not needed any more
         return Batches(
-            real,
+            latents,
             self.real.labels,
-            options,
+            self.options,
             self.loss.num_timesteps,
             self.seed,
-            per_step,
-            *prior,
+            self.per_step,
+            prior_latents,
+        )
+
+    def _cache(self, images: Images, crops: int | None = None) -> LatentCache:
+        if crops is None:
+            crops = self.options.cached_crops if self.cropped else 0
+        return LatentCache(
+            self.pipe.vae,
+            images,
+            self.side,
+            self.options.flip,
+            self.attempt.rank,
+            self.attempt.world_size,
+            crops,
+            self.seed,
         )
 
     def _state(self) -> TrainingState:
@@ -267,15 +307,20 @@ class ConceptTraining:
 
     def _backward(self, step: int, micro: int) -> Float[Tensor, ""]:
         """Add the gradients of part `micro` of a step; gives its share of the loss."""
-        size, world_size = self.options.batch_size, self.attempt.world_size
-        first = (micro * world_size + self.attempt.rank) * size
-        slots = range(first, first + size)
-        batch = self.batches.draw(step, slots, len(self.real.class_names))
-        with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
-            on_device = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-            loss = self.parallel(*on_device) / self.options.gradient_accumulation_steps
-        self.state.scaler.scale(loss).backward()
-        return loss.detach()
+        part = micro * self.attempt.world_size + self.attempt.rank
+        edges = [self.per_step * each // self.parts for each in (part, part + 1)]
+        # Shares of the global batch may differ by one. All count alike: gradients are averaged.
+        divisor = self.per_step / self.parts
+        num_classes = len(self.real.class_names)
+        batch = self.batches.draw(step, range(*edges), num_classes, divisor)
+        total = torch.zeros((), device=self.device)
+        for rows in self.rows.of(batch):
+            with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
+                on_device = (tensor.to(self.device, non_blocking=True) for tensor in rows)
+                loss = self.parallel(*on_device) / self.options.gradient_accumulation_steps
+            self.state.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
 
     def _checkpoint(self, on_checkpoint: Callable[[Path | None, int], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="diffmix-") as folder:

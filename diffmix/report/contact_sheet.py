@@ -166,7 +166,7 @@ def _wrap(text: str, size: int, width: int, lines: int = 2) -> list[str]:
     """
     font = _font_for(text, size)
     found: list[str] = []
-    rest = text.strip()
+    rest = " ".join(text.split())  # a name may hold line breaks
     while rest:
         end = next((n for n in range(len(rest), 1, -1) if font.getlength(rest[:n]) <= width), 1)
         if end < len(rest) and len(found) == lines - 1:

@@ -20,6 +20,12 @@ def headline(summary: dict) -> list[tuple[str, str]]:
     if picked_on_test(summary):
         warning = "the test set, as the reference does: too good to compare with held-out figures"
         rows.append(("epoch picked on", warning))
+    if leak := summary.get("leak"):
+        warning = (
+            f"{leak['unseen_images']} images that the classifier is not given, "
+            f"{leak['test_images']} of them test images: too good to compare"
+        )
+        rows.append(("concept has seen", warning))
     return rows + _mix_rows(summary) + _seconds_rows(summary.get("seconds", {}))
 
 

@@ -7,6 +7,7 @@ Events are dicts with `event` (their kind) and `time` (seconds since 1970), as i
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 ARMS = {"baseline": ("without mixes", "#9a9a9a"), "train": ("with mixes", "#1f6fb4")}
 """Kind of training event -> its name and color in every plot."""
 
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MIX_COLOR, _PERSONALIZE_COLOR = "#e08a1e", "#7a5aa8"
 _MOST_MIXERS = 12  # more than these share one lane
 _MOST_CLASSES = 40  # of more classes, those that changed most are shown
@@ -166,12 +168,16 @@ def reliability(accuracy: dict, baseline: dict) -> Figure | None:
 def svg(figure: Figure) -> bytes:
     """The bytes of the figure's SVG file: the same for the same figure.
 
-    Text stays text, so that the reader's own fonts show every script.
+    Text stays text, so that the reader's own fonts show every script. Names with `$` are no
+    formulas.
     """
     import matplotlib
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     buffer = io.BytesIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "diffmix"}
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "diffmix", "text.parse_math": False}
     with warnings.catch_warnings(), matplotlib.rc_context(settings):
         # Glyphs are missing in the font that measures the text, not in the reader's.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -217,6 +223,8 @@ def _bars(names: list[str], arms: dict[str, list[float]]) -> Figure:
 
 
 def _cut(name: str, length: int) -> str:
+    """A name of at most `length` characters, all of which an SVG can hold."""
+    name = _NOT_IN_XML.sub("\ufffd", name)
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffmix import gates, images, strategies
-from diffmix.config import Config, MixConfig
+from diffmix.config import Config, MixConfig, images_of
 from diffmix.config_check import check
 from diffmix.datasets.prepare import prepare
 from diffmix.datasets.real import RealSet
@@ -60,7 +60,7 @@ def preview(config: Config) -> dict:
     if gate := gates.configured(config.gate, "superclass", ()):
         gate.check()
     concept = _concept(config, out)
-    real = prepare(config.data, out.uri).train
+    real = prepare(images_of(config), out.uri).train
     from diffmix.generator.mixer import Mixer
 
     mixer = Mixer(

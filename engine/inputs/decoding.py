@@ -13,7 +13,7 @@ import ray
 
 from diffmix.buckets.remote_tree import origin, read_file
 from diffmix.config import Config
-from diffmix.datasets.decode import checked, in_threads
+from diffmix.datasets.decode import Checked, checked, in_threads
 from diffmix.datasets.raw import Found
 from engine.placement import cluster
 
@@ -42,7 +42,7 @@ class DecodeOnCluster:
 
     def __call__(
         self, examples: Iterator[Found], max_pixels: int
-    ) -> Iterator[tuple[Found, bytes | str]]:
+    ) -> Iterator[tuple[Found, Checked | str]]:
         first = list(islice(examples, FEW))
         everything = chain(first, examples)
         if len(first) < FEW or not _names_a_cluster(self._config):
@@ -51,7 +51,7 @@ class DecodeOnCluster:
 
     def _on_cluster(
         self, examples: Iterator[Found], max_pixels: int
-    ) -> Iterator[tuple[Found, bytes | str]]:
+    ) -> Iterator[tuple[Found, Checked | str]]:
         cluster.connect(self._config)
         task = ray.remote(_decode).options(num_cpus=1, name="decode")
         batches = _batches(examples)
@@ -66,7 +66,9 @@ class DecodeOnCluster:
                     found, given, reference = running.popleft()
                     results = zip(found, given, ray.get(reference), strict=True)
                     for image, place, result in results:
-                        yield image, place if result is None else result  # type: ignore[misc]
+                        if isinstance(place, bytes) and not isinstance(result, str):
+                            result = result._replace(data=place)
+                        yield image, result
                 elif not batch:
                     return
 
@@ -89,7 +91,7 @@ def _size(image: Place) -> int:
     if isinstance(image, str):
         try:
             return os.path.getsize(image)  # of a tree of a bucket's names, too
-        except OSError:
+        except (OSError, ValueError):
             return 0
     return len(image or b"")
 
@@ -116,20 +118,21 @@ def _place(found: Found) -> Place:
         return uri
     try:
         return read_file(image)
-    except OSError as error:
-        return f"cannot be opened: {error.strerror}"
+    except (OSError, ValueError) as error:
+        return f"cannot be opened: {getattr(error, 'strerror', None) or error}"
 
 
-def _decode(places: list[Place], max_pixels: int) -> list[bytes | str | None]:
-    """Runs on any node. The bytes of each image, or why it cannot be read. None: the bytes that
-    were given are good.
+def _decode(places: list[Place], max_pixels: int) -> list[Checked | str]:
+    """Runs on any node. What is known of each image, or why it cannot be read. Bytes that were
+    given are not sent back.
     """
 
-    def check(place: Place) -> bytes | str | None:
+    def check(place: Place) -> Checked | str:
         if isinstance(place, str) and "://" not in place:
             return place  # the reason why the driver could not read it
         result = checked(place, max_pixels)
-        return None if isinstance(place, bytes) and isinstance(result, bytes) else result
+        given = isinstance(place, bytes) and isinstance(result, Checked)
+        return result._replace(data=b"") if given else result  # type: ignore[union-attr]
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(check, places))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import ray
 
 from diffmix.config import Config, replace
-from diffmix.devices import limit_threads
-from diffmix.generator.batch_size import LARGEST, saturating_batch
+from diffmix.devices import take_share
+from diffmix.generator.device.batch_size import LARGEST, saturating_batch
 from diffmix.storage import Folder
 from engine.failures import user_errors
 from engine.mixing.stages import TASK_BYTES
@@ -65,5 +65,5 @@ def measure_batch(config: Config, planned: int, image_bytes: float = 0.0) -> int
 
 
 def _measure(config: Config, largest: int) -> int:
-    limit_threads(config.placement.cpus_per_mixer)
+    take_share(config.placement.cpus_per_mixer, config.placement.gpus_per_mixer)
     return saturating_batch(config.model, config.mix, largest)

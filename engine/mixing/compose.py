@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffmix import images
-from diffmix.config import Config
+from diffmix.config import Config, images_of
 from diffmix.config_check import check
 from diffmix.datasets import class_names as names
 from diffmix.datasets.prepare import prepare
@@ -21,6 +21,7 @@ from diffmix.errors import UserError
 from diffmix.formats import FORMATS, detect
 from diffmix.formats.named_mix import NamedMix, batches
 from diffmix.storage import Folder
+from engine.lease import held
 from engine.mixing.store import SCHEMA, MixStore
 
 PART_MIXES = 64
@@ -60,20 +61,22 @@ def compose(config: Config) -> dict:
     chosen = [_choose(config, number, source) for number, source in enumerate(sources)]
     identity = _identity(config, sources, chosen, class_names)
     store = MixStore((Folder(config.out) / "mixes").uri)
-    store.bind(identity)
-    missing_parts = set(range(num_parts(identity["planned"]))) - store.stored_chunks()
-    mixes = (
-        (mix, source, label_of)
-        for source, label_of, taken in zip(sources, labels, chosen, strict=True)
-        for mix in itertools.compress(source.read(), taken)
-    )
-    max_pixels = itertools.repeat(config.data.max_pixels)
-    with ThreadPoolExecutor() as threads:
-        for part, found in enumerate(batches(mixes, PART_MIXES)):
-            if part in missing_parts:
-                mix_ids = itertools.count(part * PART_MIXES)
-                rows = list(threads.map(_row, mix_ids, found, max_pixels))
-                store.write(part, pa.Table.from_pylist(rows, schema=SCHEMA))
+    store.check(identity)
+    with held(Folder(config.out).create()):
+        store.bind(identity)
+        missing_parts = set(range(num_parts(identity["planned"]))) - store.stored_chunks()
+        mixes = (
+            (mix, source, label_of)
+            for source, label_of, taken in zip(sources, labels, chosen, strict=True)
+            for mix in itertools.compress(source.read(), taken)
+        )
+        max_pixels = itertools.repeat(config.data.max_pixels)
+        with ThreadPoolExecutor() as threads:
+            for part, found in enumerate(batches(mixes, PART_MIXES)):
+                if part in missing_parts:
+                    mix_ids = itertools.count(part * PART_MIXES)
+                    rows = list(threads.map(_row, mix_ids, found, max_pixels))
+                    store.write(part, pa.Table.from_pylist(rows, schema=SCHEMA))
     return identity
 
 
@@ -136,7 +139,7 @@ def _identity(
 def _class_names(config: Config, sources: list[Source]) -> list[str]:
     """The classes in the order of the new store's labels."""
     if config.data.train:
-        return prepare(config.data, Folder(config.out).create().uri).train.class_names
+        return prepare(images_of(config), Folder(config.out).create().uri).train.class_names
     for source in sources:
         if source.format == "store":
             return source.classes

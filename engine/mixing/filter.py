@@ -21,20 +21,21 @@ import ray.data
 import yaml
 
 from diffmix import gates, images
-from diffmix.config import Config, GateConfig
+from diffmix.config import Config, GateConfig, with_absolute_paths
 from diffmix.config_check import check
 from diffmix.datasets.real import RealSet
-from diffmix.devices import inference_device, limit_threads
+from diffmix.devices import inference_device, take_share
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.gates import GateRule, quantile_cut
 from diffmix.storage import Folder
 from diffmix.strategies.mix_spec import SPEC_COLUMNS, MixSpec
 from engine.failures import user_errors
+from engine.lease import held
 from engine.mixing.stages import configure_ray_data
 from engine.mixing.store import MixStore
 from engine.placement import cluster
-from engine.placement.room import check_room
+from engine.placement.room import wait_for_room
 from engine.progress import Display
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ def filter_store(config: Config) -> dict:
     (the lowest accepted score). A stopped call resumes; another threshold or quantile only decides
     again. Raises `UserError` where there are no mixes or no gate is known.
     """
+    config = with_absolute_paths(config)
     check(config)
     out = Folder(config.out)
     store = MixStore((out / "mixes").uri)
@@ -161,6 +163,11 @@ def filter_store(config: Config) -> dict:
             f"{config.out or 'The run folder'} holds no mixes; set --out to a folder that diffmix "
             "synthesize or run has filled."
         )
+    with held(out):
+        return _filter(config, out, store)
+
+
+def _filter(config: Config, out: Folder, store: MixStore) -> dict:
     result = apply_gate(config, store, _asked(config, out, store))
     if out.exists("summary.json"):
         summary = without_version(json.loads(out.read("summary.json")), f"{out.uri}/summary.json")
@@ -232,7 +239,9 @@ def apply_gate(config: Config, store: MixStore, rule: GateRule) -> dict:
     if unscored:
         total = sum(len(parts[chunk].score) for chunk in unscored)
         display = Display()
-        arguments = {"store": store, "rule": rule, "cpus": config.placement.cpus_per_mixer}
+        place = config.placement
+        share = {"cpus": place.cpus_per_mixer, "gpus": place.gpus_per_mixer}
+        arguments = {"store": store, "rule": rule, **share}
         for rows in _over_parts(config, unscored, _ScorePart, arguments):
             scored += sum(rows)
             display.on_events([{"event": "score", "scored": scored, "mixes": total}])
@@ -262,7 +271,7 @@ def _over_parts(
     place = config.placement
     options: dict[str, Any] = {"num_cpus": 0.25, "fn_kwargs": arguments}
     if isinstance(work, type):
-        check_room(config, mixes=True)
+        wait_for_room(config, mixes=True)
         least, most = place.mixers[0], place.mixers[-1]
         actors = ray.data.ActorPoolStrategy(
             min_size=least, max_size=most, initial_size=least, max_tasks_in_flight_per_actor=2
@@ -284,8 +293,8 @@ class _ScorePart:
     again. Closed with Ray's actor pool.
     """
 
-    def __init__(self, store: MixStore, rule: GateRule, cpus: float):
-        limit_threads(cpus)
+    def __init__(self, store: MixStore, rule: GateRule, cpus: float, gpus: float):
+        take_share(cpus, gpus)
         self.store, self.rule = store, rule
         self.scorer = rule.load(inference_device())
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from PIL.Image import Image
 
 from diffmix.config import Config
 from diffmix.datasets.real import classes_of
-from diffmix.devices import limit_threads
+from diffmix.devices import take_share
 from diffmix.gates import GateRule
 from diffmix.plan import MixSpec
 from diffmix.storage import Folder
+from engine.nodes.shared_folder import Marker
+from engine.placement.pool import MixerPool
 from engine.telemetry import Reporter
 
 
@@ -30,16 +32,25 @@ class ChunkMixer(Protocol):
         ...
 
 
+@runtime_checkable
+class Preparing(Protocol):
+    """A mixer that can do a part of a chunk's work beforehand, without the device."""
+
+    def prepare(self, specs: list[MixSpec], sources: list[bytes | None]) -> list:
+        """What `mix` then takes as `sources`. Any thread calls it, also while another one mixes."""
+        ...
+
+
 def build_mixer(job: MixJob) -> ChunkMixer:
     """The usual `MixJob.build`: a personalized pipeline on this actor's device."""
     from diffmix.generator.mixer import Mixer
 
     config = job.config
-    limit_threads(config.placement.cpus_per_mixer)
+    take_share(config.placement.cpus_per_mixer, config.placement.gpus_per_mixer)
     classes = classes_of(job.real_path)
     concept = Folder(job.concept).fetch() if job.concept else None
     template = config.personalize.prompts[0]
-    return Mixer(config.model, config.mix, *classes, concept, template)
+    return Mixer(config.model, config.mix, *classes, concept, template, job.made_with)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +73,16 @@ class MixJob:
     """Whether mixing may be stopped early: then each chunk asks."""
     build: Callable[[MixJob], ChunkMixer] = build_mixer
     """Called on the actor's node; makes what the actor holds."""
+    pool: MixerPool | None = None
+    """How many mixers; None: as `placement.mixers` says."""
+    marker: Marker | None = None
+    """By which a mixer knows the run folder; None where nothing is to be looked for."""
+    made_with: dict = field(default_factory=dict)
+    """How the run's mixes are made (`engine.mixing.made_with`). A mixer that makes them in another
+    way notes that in its parts.
+    """
+    most_set_aside: int = 1
+    """How many chunks may be set aside before the run ends."""
     gate: GateRule | None = None
     """Scores each chunk in the actor that made it, and accepts or rejects its mixes. None accepts
     all.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
+from dataclasses import asdict
 
 import pyarrow as pa
 import ray
@@ -13,8 +16,10 @@ from diffmix import images
 from diffmix.devices import inference_device
 from diffmix.errors import UserError
 from diffmix.plan import MixSpec
-from engine.mixing.job import MixJob
+from engine.mixing.job import MixJob, Preparing
+from engine.mixing.start import start
 from engine.mixing.store import SCHEMA, MixStore
+from engine.mixing.tries import Deadline, SetAside, check_number, short
 
 _NUMBERS = pa.schema([("chunk", pa.int64())])
 
@@ -30,14 +35,19 @@ class MixActor:
     def __init__(self, job: MixJob, pass_on: bool):
         self.job, self.pass_on = job, pass_on
         self.store = MixStore(job.store)
+        self.aside = SetAside(self.store.folder)
+        self.deadline = Deadline(job.config.run.chunk_deadline)
         self.device = threading.Lock()
         context = ray.get_runtime_context()
-        self.name = f"mixer-{context.get_actor_id()[:12]}"
         self.restarted = context.was_current_actor_reconstructed
+        self.name = f"mixer-{context.get_actor_id()[:12]}"
         self.startup_error: UserError | None = None
-        started = time.time()
+        self.said: dict | None = None
+        began = time.time()
         try:
-            self.mixer = job.build(job)
+            if job.marker is not None:
+                job.marker.check()
+            self.mixer = start(lambda: job.build(job), job.reporter)
             self.scorer = job.gate.load(inference_device()) if job.gate else None
         except UserError as error:
             # Ray drops the exception when an actor dies in `__init__`: the first call raises it.
@@ -46,7 +56,8 @@ class MixActor:
             "mixer_ready",
             actor=self.name,
             node=context.get_node_id(),
-            start=started,
+            pid=os.getpid(),
+            start=began,
             end=time.time(),
         )
 
@@ -59,28 +70,119 @@ class MixActor:
         if not len(row) or (self.job.is_limited and self.job.reporter.is_stopped()):
             return (SCHEMA if self.pass_on else _NUMBERS).empty_table()
         chunk, specs, sources = (row[name][0].as_py() for name in ("chunk", "specs", "sources"))
-        # After an actor's death Ray repeats its whole task, of which some chunks may be stored.
-        if self.restarted and self.store.holds(chunk):
+        if ray.get_runtime_context().is_canceled():
+            # Ray only marks the tasks of a stream that was given up. A newer one makes its chunks.
+            raise RuntimeError("This stream of mixes was given up.")
+        # After an actor's death Ray repeats its whole task, of which some chunks may be stored, and
+        # mixers of a stream that was given up store the chunk that they had begun.
+        if self.store.holds(chunk):
             return self._passed(chunk, self.store.read(chunk).replace_schema_metadata())
-        with self.device:
-            start = time.time()
-            made = self.mixer.mix([MixSpec(**spec) for spec in specs], sources)
-            end = time.time()
-        mixes = self._table(specs, made)
-        self.store.write(chunk, mixes, self.job.gate.scorer if self.job.gate else None)
+        if self.restarted and self.aside.holds(chunk):
+            return self._passed(chunk, SCHEMA.empty_table())
+        made = self._tried(chunk, [MixSpec(**spec) for spec in specs], sources)
+        if made is None:
+            return self._passed(chunk, SCHEMA.empty_table())
+        mixes, unlike, start, end = made
+        scorer = self.job.gate.scorer if self.job.gate else None
+        self.store.write(chunk, mixes, scorer, unlike)
         self.job.reporter.send(
-            "mix", actor=self.name, start=start, end=end, mixes=len(made), chunk=chunk
+            "mix",
+            actor=self.name,
+            start=start,
+            end=end,
+            mixes=len(mixes),
+            chunk=chunk,
+            **self._graphs(),
         )
         return self._passed(chunk, mixes)
 
-    def _table(self, specs: list[dict], made: list[Image]) -> pa.Table:
+    def _graphs(self) -> dict[str, int]:
+        """How many graphs torch.compile has made here; nothing where it is off."""
+        graphs = getattr(self.mixer, "graphs", 0)
+        return {"graphs": graphs} if graphs else {}
+
+    def _unlike(self) -> dict | None:
+        """How this mixer makes mixes, where that is not how the store says; it is said once."""
+        usual, here = self.job.made_with, getattr(self.mixer, "made_with", self.job.made_with)
+        if here == usual or not usual:
+            return None
+        if here != self.said:
+            self.said = here
+            text = ", ".join(
+                f"{name} {value}" for name, value in here.items() if usual.get(name) != value
+            )
+            self.job.reporter.send(
+                "note",
+                text=f"{self.name} makes mixes with {text}, unlike the store's first ones; "
+                "their last bits may differ, and its parts say so",
+            )
+        return here
+
+    def _tried(
+        self, chunk: int, specs: list[MixSpec], sources: list[bytes | None]
+    ) -> tuple[pa.Table, dict | None, float, float] | None:
+        """What `_made` gives. None: it failed `run.chunk_tries` times and was set aside.
+
+        A mixer that replaces a dead one notes what it begins: it may be this chunk that kills them.
+        """
+        run = self.job.config.run
+        while True:
+            whys = self.aside.tries(chunk) if self.restarted else []
+            note = self.aside.beginning(chunk) if self.restarted else ""
+            if len(whys) < run.chunk_tries:
+                try:
+                    return self._made(chunk, specs, sources)
+                except UserError:
+                    raise
+                except Exception as error:
+                    self.aside.failed(chunk, short(error))
+                    self.job.reporter.send(
+                        "mix_failed", actor=self.name, chunk=chunk, reason=short(error)
+                    )
+                    if "CUDA error" in str(error):
+                        # The device is unusable in this process for good: a new one goes on.
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    whys = self.aside.tries(chunk)
+                finally:
+                    if note:
+                        self.aside.withdraw(note)
+            if len(whys) >= run.chunk_tries:
+                self.aside.put(chunk, len(specs), whys[-1])
+                self.job.reporter.send(
+                    "set_aside", chunk=chunk, mixes=len(specs), reason=whys[-1], tries=len(whys)
+                )
+                check_number(self.store.folder, self.job.most_set_aside)
+                return None
+
+    def _made(
+        self, chunk: int, specs: list[MixSpec], sources: list[bytes | None]
+    ) -> tuple[pa.Table, dict | None, float, float]:
+        """One try: the chunk's mixes as the store keeps them, what `_unlike` gives, and from when
+        to when the device was at work on them.
+        """
+        # Files are decoded while the chunk before this one is still on the device.
+        if isinstance(self.mixer, Preparing):
+            sources = self.mixer.prepare(specs, sources)
+        with self.device, self.deadline.watching(lambda why: self._hangs(chunk, why)):
+            start = time.time()
+            made = self.mixer.mix(specs, sources)
+            end = time.time()
+            unlike = self._unlike()
+        self.deadline.took(end - start)
+        return self._table(specs, made), unlike, start, end
+
+    def _hangs(self, chunk: int, why: str) -> None:
+        self.aside.failed(chunk, why)
+        self.job.reporter.send("mix_failed", actor=self.name, chunk=chunk, reason=why)
+
+    def _table(self, specs: list[MixSpec], made: list[Image]) -> pa.Table:
         """The chunk's mixes as the store keeps them."""
         mix = self.job.config.mix
-        scores, accepted = self._judge(made, [MixSpec(**spec) for spec in specs])
+        scores, accepted = self._judge(made, specs)
         rows = []
         for spec, image, score, accept in zip(specs, made, scores, accepted, strict=True):
             file = images.encode(image, mix.image_format, mix.image_quality)
-            rows.append({**spec, "image": file, "score": score, "accepted": accept})
+            rows.append({**asdict(spec), "image": file, "score": score, "accepted": accept})
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     def _judge(

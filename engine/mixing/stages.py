@@ -6,7 +6,6 @@ stores one by one.
 
 from __future__ import annotations
 
-import logging
 import pickle
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -26,8 +25,11 @@ from diffmix.plan import MixPlan, make_plan
 from diffmix.strategies.mix_spec import SPEC_COLUMNS
 from engine.mixing.job import MixJob
 from engine.mixing.mixer_actor import MixActor
+from engine.mixing.start import GoodNodes
 from engine.mixing.store import SCHEMA
 from engine.placement.cluster import MIX_LABEL
+from engine.placement.pool import MixerPool, mixer_pool
+from engine.placement.ray_internals import silence_raised_errors
 
 MAX_CHUNKS = 16
 """The most chunks in one task. It bounds how many mixes training waits for at once
@@ -58,19 +60,19 @@ def stream(
     the column `chunk`. Blocks come in the order in which mixers finish. Consume it once.
     """
     placement = job.config.placement
-    least, most = placement.mixers[0], placement.mixers[-1]
+    pool = job.pool or mixer_pool(placement)
     actors = ray.data.ActorPoolStrategy(
-        min_size=least,
-        max_size=most,
-        initial_size=least,
+        min_size=pool.least,
+        max_size=pool.most,
+        initial_size=pool.first,
         # Three are of use: one chunk on the device, one that is being stored, one that has arrived.
         # The fourth lets the pool grow: Ray asks for 1.75 tasks for each call that can run.
         max_tasks_in_flight_per_actor=4,
         max_concurrent_calls_per_actor=2,
         enable_true_multi_threading=True,
     )
-    configure_ray_data(placement)
-    groups = group_chunks(chunks, most, _chunk_bytes(job))
+    configure_ray_data(placement, pool)
+    groups = group_chunks(chunks, placement.mixers[-1], _chunk_bytes(job))
     numbers = ray.put(groups)
     whole = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     return (
@@ -83,6 +85,7 @@ def stream(
             compute=actors,
             num_gpus=placement.gpus_per_mixer,
             num_cpus=placement.cpus_per_mixer,
+            ray_remote_args_fn=GoodNodes(job.reporter, MIX_LABEL if placement.separate else {}),
             **{**whole, "batch_size": 1},
         )
     )
@@ -185,22 +188,33 @@ def _plan(real_path: str, config: bytes, sizes: tuple[int, ...]) -> MixPlan:
     return make_plan(pickle.loads(config), _real(real_path), sizes=sizes)
 
 
-def configure_ray_data(placement: PlacementConfig) -> None:
+def configure_ray_data(placement: PlacementConfig, pool: MixerPool | None = None) -> None:
     """Set what Ray Data does in this process, for the data sets that start next."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.execution_options = execution_options(placement)
+    context.execution_options = execution_options(placement, pool)
     # By default one crash at an actor's start ends the job, which a spot node's death must not do.
-    # Few, because an error of the settings comes back each time.
+    # Each of these starts has been tried several times on its node (`MixActor`).
     context.max_consecutive_actor_init_deaths = 3
     context.raise_original_map_exception = True  # else Ray Data wraps it, and its type is lost
-    for name in ("exceptions", "_internal.execution.streaming_executor_state"):
-        # These loggers print what is raised too, and ask the user to report it to Ray.
-        logging.getLogger(f"ray.data.{name}").disabled = True
+    # By default a stream without progress for 30 minutes ends the job: one that waits for spot
+    # nodes, or whose only mixer is slow. `engine.nodes.waiting` says what is waited for.
+    context.execution_no_progress_timeout_s = -1
+    # A mixer that has just started has no work yet. By default Ray ends it for that.
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = -1
+    silence_raised_errors()
 
 
-def execution_options(placement: PlacementConfig) -> ray.data.ExecutionOptions:
-    """Where the stream runs. The label is the whole stream's and not a stage's, because Ray Data
-    counts only the resources of the nodes that carry the stream's label.
+def execution_options(
+    placement: PlacementConfig, pool: MixerPool | None = None
+) -> ray.data.ExecutionOptions:
+    """Where the stream runs, and the most that it asks for. The label is the whole stream's and not
+    a stage's, because Ray Data counts only the resources of the nodes that carry the stream's
+    label.
     """
-    return ray.data.ExecutionOptions(label_selector=MIX_LABEL if placement.separate else None)
+    limits = None
+    if pool is not None and pool.gpus is not None:
+        limits = ray.data.ExecutionResources(gpu=pool.gpus, cpu=pool.cpus)
+    return ray.data.ExecutionOptions(
+        label_selector=MIX_LABEL if placement.separate else None, resource_limits=limits
+    )

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from functools import cached_property, partial
-from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int
 
-from diffmix.errors import UserError
+from diffmix.buckets.read_ahead import read_ahead
+from diffmix.errors import UserError, reason
 from diffmix.format_version import with_version, without_version
 from diffmix.formats.named_mix import NamedMix
 from diffmix.storage import Folder
-
-T = TypeVar("T")
 
 SCHEMA = pa.schema(
     [
@@ -40,8 +37,9 @@ SCHEMA = pa.schema(
 )
 """Columns of a part. `image` is an encoded file; `score` is the gate's, null without a gate."""
 
-_SCORER = b"scorer"
-_READERS = 16
+REPAIR = "delete it, or give the same command with --run.repair True, and it is made again"
+"""What to do about a bad part."""
+_SCORER, _MADE_WITH = b"scorer", b"made_with"
 _PART = re.compile(r"part-(\d{8})\.parquet")
 
 
@@ -63,6 +61,7 @@ class MixStore:
 
     def __init__(self, uri: str):
         self.folder = Folder(uri)
+        self._checksums = self.folder / "checksums"
 
     def bind(self, identity: dict) -> None:
         """Tie the folder to a plan: a new folder keeps `identity` as `plan.json`.
@@ -73,12 +72,27 @@ class MixStore:
         """
         self.check(identity)
         if not self.identity:
-            self.rewrite(identity)
+            self._write_plan(identity)
 
     def rewrite(self, identity: dict) -> None:
-        """Keep `identity` as `plan.json` in place of what is there."""
-        text = json.dumps(with_version(identity), indent=2, sort_keys=True)
+        """Keep `identity` in place of the one that is there."""
+        made_with = {"made_with": self.made_with} if self.made_with else {}
+        self._write_plan({**identity, **made_with})
+
+    def _write_plan(self, values: dict) -> None:
+        text = json.dumps(with_version(values), indent=2, sort_keys=True)
         self.folder.create().write("plan.json", text.encode())
+
+    @property
+    def made_with(self) -> dict:
+        """How the first run on this store made its mixes (`engine.mixing.made_with`); empty where
+        that was not kept. It is no part of the identity.
+        """
+        return self._plan().get("made_with", {})
+
+    def keep_made_with(self, made_with: dict) -> None:
+        """Write that down in a store that is bound and does not have it."""
+        self._write_plan({**self._plan(), "made_with": made_with})
 
     def check(self, identity: dict) -> None:
         """Raise the `UserError` that `bind` would raise, and write nothing."""
@@ -96,6 +110,9 @@ class MixStore:
         """What `bind` keeps; empty for a folder without a store. `UserError` where it is damaged,
         and where there are parts without it.
         """
+        return {key: value for key, value in self._plan().items() if key != "made_with"}
+
+    def _plan(self) -> dict:
         if not self.folder.exists("plan.json"):
             if self.stored_chunks():
                 raise UserError(
@@ -127,19 +144,42 @@ class MixStore:
             )
         return names
 
-    def write(self, chunk: int, mixes: pa.Table, scorer: str | None = None) -> None:
+    def write(
+        self,
+        chunk: int,
+        mixes: pa.Table,
+        scorer: str | None = None,
+        made_with: dict | None = None,
+    ) -> None:
         """Store a chunk's mixes (columns of `SCHEMA`), and the name of what gave their scores. The
         same mixes always give the same bytes.
+
+        `made_with` is for a part that was made otherwise than the store says. A part that was read
+        and is written again keeps it.
         """
-        metadata = {_SCORER: scorer} if scorer else None
-        table = mixes.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(metadata)
+        metadata: dict[bytes, str | bytes] = {_SCORER: scorer} if scorer else {}
+        kept = (mixes.schema.metadata or {}).get(_MADE_WITH)
+        if made_with:
+            metadata[_MADE_WITH] = json.dumps(made_with, sort_keys=True)
+        elif kept:
+            metadata[_MADE_WITH] = kept
+        table = mixes.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(metadata or None)
         sink = pa.BufferOutputStream()
         # Images are compressed already. With a fixed layout the file's bytes depend on the rows
         # alone.
         pq.write_table(
             table, sink, compression="none", use_dictionary=False, write_statistics=False
         )
+        # First the checksum: a part that is there has one. It is of what never changes, so that a
+        # filter that is killed between the two leaves no part that looks damaged.
+        self._checksums.write(part_name(chunk), checksum(table).encode())
         self.folder.write(part_name(chunk), sink.getvalue())
+
+    def put_away(self, chunk: int) -> None:
+        """Move a part into the folder `damaged`, so that its chunk counts as missing."""
+        name = part_name(chunk)
+        (self.folder / "damaged").write(name, self.folder.read(name))
+        self.folder.delete(name)
 
     def stored_chunks(self) -> set[int]:
         """The numbers of the stored chunks (one listing of the folder)."""
@@ -165,16 +205,36 @@ class MixStore:
         return self.folder.exists(part_name(chunk))
 
     def read(self, chunk: int, columns: list[str] | None = None) -> pa.Table:
-        """A chunk's mixes, in the plan's order. `UserError` where the part is damaged."""
+        """A chunk's mixes, in the plan's order. `UserError` where the part is damaged; whether the
+        images are those that were stored is known where all columns are read.
+        """
         name = part_name(chunk)
         try:
             with self.folder.open(name) as file:
-                return pq.read_table(file, columns=columns)
-        except (pa.ArrowException, OSError) as error:
+                table = pq.read_table(file, columns=columns)
+            if columns is None:
+                self._verify(name, table)
+            return table
+        except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
-                f"The part {self.folder.uri}/{name} cannot be read ({error}); "
-                "delete it and it is made again."
+                f"The part {self.folder.uri}/{name} cannot be read ({reason(error)}); {REPAIR}."
             ) from error
+
+    def _verify(self, name: str, table: pa.Table) -> None:
+        """Raise `UserError` where the part's content is not what was stored."""
+        if set(SCHEMA.names) - set(table.column_names):
+            raise UserError(
+                f"The part {self.folder.uri}/{name} lacks columns of a mix store; {REPAIR}."
+            )
+        try:
+            stored = self._checksums.read(name).decode(errors="replace")
+        except FileNotFoundError:
+            return  # written before parts had checksums
+        if stored != checksum(table):
+            raise UserError(
+                f"The part {self.folder.uri}/{name} is damaged (its checksum is not the stored "
+                f"one); {REPAIR}."
+            )
 
     def scores(self, chunks: Iterable[int]) -> dict[int, Scores]:
         """The chunks' scores and decisions, read without their images."""
@@ -187,6 +247,11 @@ class MixStore:
         score = np.array(table["score"].to_pylist(), dtype=np.float32)  # None becomes NaN
         accepted = np.array(table["accepted"].to_pylist(), dtype=bool)
         return Scores(scorer.decode() if scorer else None, score, accepted)
+
+    def part_made_with(self, chunk: int) -> dict:
+        """How a chunk was made; what the store says, unless the part says something else."""
+        metadata = self.read(chunk, ["mix_id"]).schema.metadata or {}
+        return json.loads(metadata[_MADE_WITH]) if _MADE_WITH in metadata else self.made_with
 
     def tables(
         self, columns: list[str] | None = None, chunks: set[int] | None = None
@@ -235,26 +300,26 @@ class _Images:
         return self._column[number].as_py()
 
 
-def read_ahead(read: Callable[[int], T], chunks: Iterable[int]) -> Iterator[T]:
-    """`read` of each chunk, in order. Threads read the next few meanwhile, because an object store
-    takes tens of milliseconds to answer, for each part.
-    """
-    left = iter(chunks)
-    with ThreadPoolExecutor(_READERS) as threads:
-        ahead = deque(threads.submit(read, chunk) for chunk in islice(left, 2 * _READERS))
-        try:
-            while ahead:
-                result = ahead.popleft().result()
-                ahead.extend(threads.submit(read, chunk) for chunk in islice(left, 1))
-                yield result
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
 def part_name(chunk: int) -> str:
     """The file of a chunk."""
     return f"part-{chunk:08d}.parquet"
+
+
+def checksum(mixes: pa.Table) -> str:
+    """SHA-256 of what never changes of a part's mixes: all but the gate's score and decision."""
+    digest = hashlib.sha256()
+    for name in SCHEMA.names:
+        if name in ("score", "accepted"):
+            continue
+        column = mixes[name]
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+            digest.update(np.ascontiguousarray(column.to_numpy()).tobytes())
+            continue
+        for value in column:
+            data = value.as_buffer() or b""
+            digest.update(len(data).to_bytes(8, "big"))
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def describe_differences(stored: dict, wanted: dict, prefix: str = "") -> list[str]:

@@ -13,12 +13,12 @@ import ray
 
 from diffmix.config import Config, replace
 from diffmix.datasets.real import open_rows
-from diffmix.devices import inference_device, limit_threads
+from diffmix.devices import inference_device, take_share
 from diffmix.errors import UserError
 from diffmix.plan import make_plan
 from engine.failures import user_errors
 from engine.mixing.job import MixJob
-from engine.placement import cluster
+from engine.placement.capacity import Capacity
 from engine.placement.split import Rates, choose, from_calibration, measured
 from engine.session import Session
 
@@ -41,7 +41,7 @@ def with_best_split(session: Session, job: MixJob, time_steps: StepTimer | None 
     if rates is None:
         rates = calibrate(session, job, time_steps or time_train_steps)
     planned = len(session.source.plan(config))
-    share = choose(config, rates, planned, cluster.available_gpus())
+    share = choose(config, rates, planned, session.capacity.total("GPU"))
     session.telemetry.record("split", rates=rates.source, **vars(share))
     print(
         f"Rates {rates.source}: {share.mixers} mixers and {share.trainers} train workers on "
@@ -67,7 +67,7 @@ def calibrate(session: Session, job: MixJob, time_steps: StepTimer) -> Rates:
     trainer = ray.remote(max_calls=1)(_call).options(
         num_gpus=placement.gpus_per_trainer, num_cpus=placement.cpus_per_trainer
     )
-    workers = _possible_workers(config)
+    workers = _possible_workers(config, session.capacity)
     mixing = mixer.remote(job)
     training = trainer.remote(time_steps, config, len(real.class_names), workers)
     with user_errors():
@@ -77,12 +77,12 @@ def calibrate(session: Session, job: MixJob, time_steps: StepTimer) -> Rates:
     return from_calibration(config, session.telemetry.events[-1], len(real))
 
 
-def _possible_workers(config: Config) -> list[int]:
+def _possible_workers(config: Config, has: Capacity) -> list[int]:
     """Numbers of train workers that the cluster has GPUs for and that divide the batch; MixUp and
     CutMix mix pairs, so each worker's share has to be even with them.
     """
     pairs = config.train.mixup_alpha or config.train.cutmix_alpha
-    most = int(cluster.available_gpus())
+    most = int(has.total("GPU"))
     unit = 2 if pairs else 1
     return [n for n in range(1, most + 1) if config.train.batch_size % (unit * n) == 0]
 
@@ -125,7 +125,7 @@ def time_train_steps(config: Config, num_classes: int, workers: list[int]) -> di
     from diffmix.classifier.model import build_model, input_layout
     from engine.training.deepspeed_config import build_optimizer, training_dtype
 
-    limit_threads(config.placement.cpus_per_trainer)
+    take_share(config.placement.cpus_per_trainer, config.placement.gpus_per_trainer)
     device = inference_device()
     recipe = config.train
     dtype = training_dtype(recipe)

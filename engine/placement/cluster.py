@@ -1,8 +1,7 @@
-"""Connecting to Ray, and what the cluster has."""
+"""Connecting to Ray."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
@@ -13,6 +12,8 @@ import ray.job_config
 from diffmix.config import Config
 from diffmix.errors import UserError, reason
 from engine.placement.demand import Demand, demand
+from engine.placement.ray_internals import FEW_WORKERS_AT_START, search_only_the_drivers_path
+from engine.sockets import ray_folder
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,9 @@ def connect(config: Config) -> None:
         num_gpus=torch.cuda.device_count() or size["GPU"],
         num_cpus=max(os.cpu_count() or 1, size["CPU"] + 2),
         include_dashboard=False,
+        _temp_dir=ray_folder(),
         object_store_memory=_object_store_bytes(),
-        # Ray would start an idle worker for each logical CPU, and a laptop has fewer real ones.
-        _system_config={"prestart_worker_first_driver": False},
+        _system_config=FEW_WORKERS_AT_START,
         **common,
     )
 
@@ -74,9 +75,7 @@ def _job_config() -> ray.job_config.JobConfig:
     job_config = ray.job_config.JobConfig()
     here = os.path.realpath(os.curdir)
     if here not in {os.path.realpath(folder) for folder in sys.path}:
-        # Ray adds no folder for jobs of Ray Client. Without a runtime environment of `init`'s own,
-        # the mark does nothing else.
-        job_config._client_job = True
+        search_only_the_drivers_path(job_config)
     return job_config
 
 
@@ -109,25 +108,20 @@ def _object_store_bytes() -> int:
     return int(min(4e9, max(2e8, psutil.virtual_memory().total * 0.1)))
 
 
-def resources() -> dict[str, float]:
-    """Ray's resources that the cluster has, or may grow to where an autoscaler says so."""
-    found = dict(ray.cluster_resources())
-    # A private call: without it the cluster counts as it stands.
-    with contextlib.suppress(Exception):
-        from ray._private.state import state
-
-        for name, most in (state.get_max_resources_from_cluster_config() or {}).items():
-            found[name] = max(found.get(name, 0.0), most)
-    return found
-
-
-def available_gpus() -> float:
-    """The cluster's GPUs, or those that it may grow to."""
-    return resources().get("GPU", 0.0)
-
-
 def has_accelerators() -> bool:
     """Whether the cluster's GPUs are devices and not only numbers: Ray adds an `accelerator_type`
     resource where it found one.
     """
     return any(name.startswith("accelerator_type:") for name in ray.cluster_resources())
+
+
+def check_shared_gpus(config: Config, workers: int) -> None:
+    """Raise `UserError` where `workers` of one group would share a GPU. NCCL refuses two ranks on a
+    device, and does so hours later. Logical GPUs may be shared.
+    """
+    each = config.placement.gpus_per_trainer
+    if workers > 1 and 0 < each < 1 and has_accelerators():
+        raise UserError(
+            f"--placement.gpus_per_trainer is {each:g} with {workers} workers, but the workers of "
+            "one group cannot share a GPU; set it to 1, or use one worker."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diffmix.classifier.schedule import Schedule
 from diffmix.config import Config
 from diffmix.errors import UserError
 from diffmix.plan import total_steps
@@ -12,14 +13,16 @@ from engine.placement.split import Rates, choose, measured
 CLUSTERS = (2, 4, 8, 16, 32, 64, 128)
 """Numbers of GPUs that a forecast is made for, besides what the configuration asks for."""
 
+_NOT_COUNTED = "images used, ignored, unreadable: not counted by the version that prepared them"
+
 
 def forecast(config: Config) -> dict:
     """Counts of the plan, what the cluster is asked for, and for several numbers of GPUs the best
     split and its expected time.
 
-    Times need rates. They come from `placement.measured` or from an earlier run in the run folder,
-    and are left out where there is none. Checks and decodes the data, which a later run then
-    reuses, and raises what that raises.
+    `data` says in lines what became of the files of the data set. Times need rates. They come from
+    `placement.measured` or from an earlier run in the run folder, and are left out where there is
+    none. Checks and decodes the data, which a later run then reuses, and raises what that raises.
     """
     inputs = check_inputs(config)
     config, data = inputs.config, inputs.data
@@ -40,9 +43,10 @@ def forecast(config: Config) -> dict:
         "mixes planned": len(plan),
         "chunks (stored already)": f"{chunks} ({stored})",
         "denoising steps": steps,
-        "classifier steps": config.train.epochs * -(-len(data.train) // config.train.batch_size),
+        "classifier steps": config.train.epochs * Schedule(config.train, len(data.train)).steps,
         "GPUs asked for": f"{need.gpus:g} ({shares}; {config.run.mode})",
         "CPUs asked for": f"{need.cpus:g}",
+        "data": data.account.lines() if data.account else [_NOT_COUNTED],
     }
     rates = measured(config, inputs.out, len(data.train))
     if rates is None:

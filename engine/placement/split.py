@@ -7,9 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from diffmix.classifier.schedule import Schedule
 from diffmix.config import Config
 from diffmix.errors import UserError
 from diffmix.storage import Folder
+from engine.listeners import METRICS_FILE
 from engine.run_folder import read_json
 from engine.telemetry import read_events
 
@@ -98,18 +100,22 @@ def choose(config: Config, rates: Rates, planned: int, gpus: float) -> GpuShare:
 
 
 def train_images(config: Config, real: int) -> int:
-    """Samples that the whole training draws: full batches that cover the `real` images once an
-    epoch.
-    """
-    return config.train.epochs * -(-real // config.train.batch_size) * config.train.batch_size
+    """Samples that the whole training draws for `real` images, on one worker."""
+    return config.train.epochs * Schedule(config.train, real).samples
 
 
 def measured(config: Config, out: Folder, real: int) -> Rates | None:
     """The rates of the last run in `placement.measured`, else in the run folder `out`: from its
     `summary.json`, else from its calibration. None where it has neither. `real` is the number of
-    training images.
+    training images. Raises `UserError` where `placement.measured` is no run folder.
     """
-    folder = Folder(config.placement.measured) if config.placement.measured else out
+    given = config.placement.measured
+    folder = Folder(given) if given else out
+    if given and not (folder.exists("summary.json") or folder.exists(METRICS_FILE)):
+        raise UserError(
+            f"--placement.measured {given} holds no measured rates (neither summary.json nor "
+            f"{METRICS_FILE}); set it to a folder that diffmix run has filled."
+        )
     if folder.exists("summary.json"):
         summary = read_json(folder, "summary.json")
         mixer, trainer = summary["mixer"].get("images_per_busy_second"), summary["trainer"]

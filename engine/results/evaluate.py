@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 
 from diffmix.classifier.metrics import by_class_size
-from diffmix.config import Config, EvaluateConfig
+from diffmix.config import Config, EvaluateConfig, images_of
 from diffmix.config_check import check
 from diffmix.datasets.prepare import prepare
 from diffmix.datasets.real import RealSet
@@ -36,7 +36,7 @@ def evaluate_run(config: Config) -> dict:
             "`diffmix run` or `diffmix train` has finished."
         )
     device = inference_device()
-    data = prepare(config.data, out.uri)
+    data = prepare(images_of(config), out.uri)
     result: dict = {}
     if tested:
         result, _ = evaluate_folder((out / "classifier").uri, data.test.path, device)

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 
 from diffmix import images
-from diffmix.config import Config
+from diffmix.config import Config, images_of
 from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
@@ -79,7 +79,7 @@ def report(config: Config) -> str:
             f"{config.out or 'The run folder'} holds no finished run (no summary.json); set --out "
             "to one, or finish it with diffmix run."
         )
-    summary, data = read_json(out, "summary.json"), prepare(config.data, out.uri)
+    summary, data = read_json(out, "summary.json"), prepare(images_of(config), out.uri)
     source = find_mix_source(out, data.train) if out.exists("mixes") else None
     return write_report(config, out, data, summary, read_events(out), source)
 

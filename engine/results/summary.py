@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 
 from diffmix.versions import versions
 from engine.budget.budget import is_limited
 from engine.budget.spending import spent_before
 from engine.mixing.store import MixStore
+from engine.mixing.tries import SetAside
 from engine.results.figures import figures
-from engine.run_folder import read_json, write_json
+from engine.run_folder import leak, read_json, write_json
 from engine.session import Session
+
+log = logging.getLogger(__name__)
 
 
 def write_summary(session: Session, mixed: bool) -> dict:
@@ -28,12 +32,21 @@ def write_summary(session: Session, mixed: bool) -> dict:
     source = session.source if mixed else None
     stored, rejected = source.counts(config) if source else (0, 0)
     planned = len(source.plan(config)) if source else 0
+    aside = SetAside(source.store.folder).mixes() if source else 0
+    if aside:
+        log.warning(
+            "%d of %d mixes could not be made and were set aside; %s/set-aside says why, and "
+            "--run.repair True tries them again.",
+            aside,
+            planned,
+            session.source.store.folder.uri,
+        )
     summary = {
-        "plan": {"planned": planned, "stored": stored, "rejected": rejected},
+        "plan": {"planned": planned, "stored": stored, "rejected": rejected, "set_aside": aside},
         **figures(session.telemetry.events),
         "versions": versions(),
     }
-    cut = planned - stored - rejected
+    cut = planned - stored - rejected - aside
     if cut and session.telemetry.stopped:
         summary["plan"]["cut"] = cut
     if is_limited(config):
@@ -46,6 +59,8 @@ def write_summary(session: Session, mixed: bool) -> dict:
         summary["mixer"]["oracle_share"] = _oracle_share(
             config.run.oracle, source.store, train_images.class_names
         )
+    if mixed and (leaked := leak(config, out, session.data)):
+        summary["leak"] = leaked
     write_json(out, "summary.json", summary)
     events = session.telemetry.events
     report = write_report(config, out, session.data, summary, events, source)

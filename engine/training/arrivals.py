@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pyarrow as pa
 import ray.data
 import ray.train
 
+from diffmix.buckets.read_ahead import read_ahead
 from engine.failures import user_error
-from engine.mixing.store import MixStore, read_ahead
+from engine.mixing.store import MixStore
+from engine.training.attempt import Chunks, share
 from engine.training.pool import PoolWriter
 
 
@@ -21,23 +24,35 @@ class Arrivals:
     One train worker owns it. `finish` is called once, at the end.
     """
 
-    def __init__(self, store: str | None, pool: PoolWriter, streaming: bool):
+    def __init__(
+        self,
+        store: str | None,
+        pool: PoolWriter,
+        streaming: bool,
+        stored: Chunks | None = None,
+        read: Callable[[int], pa.Table] | None = None,
+    ):
         """`store` is the path or URI of the mix store, None without mixes. With `streaming` the
-        worker's shard `mix` of Ray Train is the stream.
+        worker's shard `mix` of Ray Train is the stream, and has this rank's share of the stored
+        chunks. Without it `stored` are the chunks that all ranks share; None: what the store holds.
+        `read` gives a stored chunk's mixes; None: as they are.
         """
         self._pool = pool
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
         self._running = 0
-        chunks = _my_share(MixStore(store)) if store else []  # before the stream adds to the store
-        if streaming:
-            shard = ray.train.get_dataset_shard("mix")
+        shard = ray.train.get_dataset_shard("mix") if streaming else None
+        take: Callable[[], None] | None = None
+        if store:
+            mine = shard.stored if shard is not None else _my_share(MixStore(store), stored)
+            take = partial(self._take_stored, read or MixStore(store).read, mine)
+        if shard is not None:
             self._start("mix-stream", lambda: self._consume(shard))
-        if store and streaming:
-            self._start("stored-mixes", lambda: self._take_stored(MixStore(store), chunks))
-        elif store:
-            self._take_stored(MixStore(store), chunks)
+            if take is not None:
+                self._start("stored-mixes", take)
+        elif take is not None:
+            take()
         pool.flush()
 
     def wait_for(self, mixes: int) -> None:
@@ -90,8 +105,8 @@ class Arrivals:
         with self._changed:
             self._changed.notify_all()
 
-    def _take_stored(self, store: MixStore, chunks: list[int]) -> None:
-        for table in read_ahead(store.read, chunks):
+    def _take_stored(self, read: Callable[[int], pa.Table], chunks: Chunks) -> None:
+        for table in read_ahead(read, (int(chunk) for chunk in chunks)):
             self._add(table)
 
     def _consume(self, shard: ray.data.DataIterator) -> None:
@@ -110,8 +125,7 @@ class Arrivals:
         return len(self._pool)
 
 
-def _my_share(store: MixStore) -> list[int]:
-    """The stored chunks that this rank reads."""
+def _my_share(store: MixStore, stored: Chunks | None) -> Chunks:
     context = ray.train.get_context()
-    chunks = store.stored_numbers().tolist()
-    return chunks[context.get_world_rank() :: context.get_world_size()]
+    chunks = store.stored_numbers() if stored is None else stored
+    return share(chunks, context.get_world_rank(), context.get_world_size())

@@ -5,9 +5,9 @@ mixes.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffmix.classifier import metrics
-from diffmix.classifier.batch_mix import BatchMix
-from diffmix.classifier.cmo import PasteSampler
+from diffmix.classifier.batch_mix import BatchMix, CutMixSampler, uses_pasted_cutmix
+from diffmix.classifier.cmo import Pastes, PasteSampler
 from diffmix.classifier.head import train_mode, unit_rows
-from diffmix.classifier.loss import Loss, learning_rate
+from diffmix.classifier.loss import Loss
 from diffmix.classifier.model import (
     Classifier,
     bare_model,
@@ -36,17 +36,22 @@ from diffmix.classifier.model import (
     save_classifier,
 )
 from diffmix.classifier.samples import MixedSampler, MixedSamples
+from diffmix.classifier.schedule import Schedule
+from diffmix.classifier.target_draw import TargetDraw, inverse_weights
 from diffmix.classifier.transforms import train_transform
+from diffmix.config import replace
 from diffmix.datasets.real import RealSet
-from diffmix.devices import limit_threads
+from diffmix.devices import take_share
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder
+from engine.sockets import shorten_listeners
 from engine.training.arrivals import Arrivals
 from engine.training.deepspeed_config import prepare_environment, training_dtype
 from engine.training.deepspeed_engine import full_weights, start_engine, thaw
 from engine.training.job import TrainJob
 from engine.training.pool import PoolReader, PoolWriter
+from engine.training.position import CheckpointClock, Position, Resumed, random_state, timed
 
 
 class ClassifierLoop:
@@ -56,54 +61,70 @@ class ClassifierLoop:
     """
 
     def __init__(self, job: TrainJob, pool: PoolWriter, arrivals: Arrivals):
+        placement = job.config.placement
+        take_share(placement.cpus_per_trainer, placement.gpus_per_trainer)
         prepare_environment()
-        limit_threads(job.config.placement.cpus_per_trainer)
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.job, self.arrivals, self.options = job, arrivals, job.config.train
+        self.job, self.arrivals = job, arrivals
         self.real = RealSet.open(job.train_path)
+        self.schedule = Schedule(job.config.train, len(self.real), self.world_size)
+        self.options = replace(job.config.train, batch_size=self.schedule.batch_size)
+        self.seed = job.config.run.seed if self.options.seed is None else self.options.seed
         self.on_test = self.options.protocol == "reference"
         picks_epoch = job.test_path if self.on_test else job.val_path
         self.val = RealSet.open(picks_epoch) if picks_epoch else None
         self.classifier: Classifier = describe(self.options, self.real.class_names)
-        torch.manual_seed(job.config.run.seed)
+        torch.manual_seed(self.seed)
         self.dtype = training_dtype(self.options)
         self.best = -1.0
-        self.first_epoch = 0
+        self.start = Position()
         self.frozen = self.options.freeze_epochs > 0
         self.engine = self._start()
         num_classes = len(self.real.class_names)
-        class_sizes = np.bincount(self.real.labels, minlength=num_classes)
-        self.loss = Loss(self.options, class_sizes, self.engine.device)
+        self.class_sizes = np.bincount(self.real.labels, minlength=num_classes)
+        has_mixes = job.store is not None
+        self.loss = Loss(self.options, self.class_sizes, self.engine.device, has_mixes)
         self.batch_mix = BatchMix(self.options, num_classes)
         self.sampler = self._sampler(pool)
+        self.resumed = Resumed(self.sampler)
+        minutes = self.options.checkpoint_minutes
+        self.clock = CheckpointClock(minutes, self.world_size, self.engine.device)
         self.loader = self._loader(pool)
-        self.total_steps = self.options.epochs * self.sampler.steps
-        self.lr_drops = [epoch * self.sampler.steps for epoch in self.options.lr_drop_epochs]
 
     def _sampler(self, pool: PoolWriter) -> MixedSampler:
-        seed = self.job.config.run.seed
-        pastes = PasteSampler(self.real.labels, self.options, seed) if self.options.cmo else None
+        mix = self.job.config.mix
+        weighted = mix.target_weighting == "inverse"
         return MixedSampler(
             len(self.real),
-            self.job.config.mix.synthetic_p if self.job.store else 0.0,
+            mix.synthetic_p if self.job.store else 0.0,
             pool.__len__,
             self.options.batch_size,
-            seed,
+            self.seed,
             self.rank,
             self.world_size,
-            pastes,
+            self._pastes(),
+            samples=self.schedule.samples,
+            pick=TargetDraw(inverse_weights(self.class_sizes), pool.targets) if weighted else None,
         )
+
+    def _pastes(self) -> Pastes | None:
+        if self.options.cmo:
+            return PasteSampler(self.real.labels, self.options, self.seed)
+        if uses_pasted_cutmix(self.options):
+            return CutMixSampler(len(self.real), self.options, self.seed)
+        return None
 
     def _loader(self, pool: PoolWriter) -> DataLoader:
         transform = train_transform(self.options, self.classifier)
         mixes = PoolReader(pool.folder)
         samples = MixedSamples(self.real, mixes, transform, self.job.config.mix, self.options)
         workers = self.options.loader_workers
+        shorten_listeners()
         return DataLoader(
             samples,
             batch_size=self.options.batch_size // self.world_size,
-            sampler=self.sampler,
+            sampler=self.resumed,
             num_workers=workers,
             # Not fork: a Ray worker has many threads, and fork copies their locks as they are.
             multiprocessing_context="forkserver" if workers else None,
@@ -115,13 +136,16 @@ class ClassifierLoop:
         """Train from the first epoch, or from the last checkpoint, to the last epoch; then test."""
         first_mixes = self.job.config.run.train_after * self.job.planned / self.world_size
         self.arrivals.wait_for(int(first_mixes) if self.job.store else 0)
-        for epoch in range(self.first_epoch, self.options.epochs):
+        if not self.start.step:
+            self.start.restore_random()
+        for epoch in range(self.start.epoch, self.options.epochs):
             self.arrivals.check()
             if self.frozen and epoch == self.options.freeze_epochs:
                 self._thaw()
             seen = self._epoch(epoch)
-            done = epoch + 1
-            if done % self.options.eval_every == 0 or done == self.options.epochs:
+            # Without images that pick the epoch the last one is kept.
+            last = self.val is None and epoch + 1 == self.options.epochs
+            if self.schedule.validates(epoch) or last:
                 self._validate_and_save(epoch, seen)
         self.arrivals.finish()
         self._test()
@@ -138,22 +162,38 @@ class ClassifierLoop:
         start = time.time()
         train_mode(self.engine.module, self.frozen)
         self.sampler.set_epoch(epoch)
-        seen: dict[str, Any] = {"images": 0, "synthetic": 0, "wait": 0.0, "loss": 0.0}
+        first = self.start if self.start.epoch == epoch else Position(epoch)
+        counts = first.seen
+        self.resumed.skip = first.step * self.options.batch_size // self.world_size
+        begun = epoch * self.sampler.steps + first.step
+        first_step: float | None = None
 
         def waited(seconds: float) -> None:
-            seen["wait"] += seconds
+            counts.wait += seconds
 
-        batches = _timed(self.loader, waited)
-        for step, (images, labels, synthetic) in enumerate(batches, epoch * self.sampler.steps):
+        def began() -> None:
+            if first.step:  # a new iterator draws from the generator whose state was kept
+                first.restore_random()
+
+        batches = timed(self.loader, waited, began)
+        for step, (images, labels, synthetic) in enumerate(batches, begun):
             loss = self._step(images, labels, step, epoch)
-            seen.setdefault("first_step", time.time())
-            seen["images"] += len(images)
-            seen["synthetic"] += int(synthetic.sum())
-            seen["loss"] += loss
-        seen["loss"] = float(seen["loss"]) / self.sampler.steps
+            first_step = first_step or time.time()
+            counts.add(len(images), int(synthetic.sum()), loss)
+            done = step + 1 - epoch * self.sampler.steps
+            if self.clock.due() and done < self.sampler.steps:
+                self._save(Position(epoch, done, counts, random_state()), {})
+        seen = {
+            "images": counts.images,
+            "synthetic": counts.synthetic,
+            "wait": counts.wait,
+            "loss": float(counts.loss) / max(1, counts.steps),
+            "first_step": first_step or start,
+        }
         self.job.reporter.send(
             self.job.name,
             node=ray.get_runtime_context().get_node_id(),
+            pid=os.getpid(),
             start=start,
             end=time.time(),
             rank=self.rank,
@@ -173,16 +213,13 @@ class ClassifierLoop:
         """One train step on this rank's share of a batch; gives its loss, which may still be
         computing. `step` counts from the first epoch's start.
         """
-        options, device = self.options, self.engine.device
-        rate = learning_rate(
-            step, self.total_steps, options.lr, options.warmup_fraction, self.lr_drops
-        )
+        device, rate = self.engine.device, self.schedule.rate(step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         layout = input_layout(device.type)
         images = images.to(device, self.dtype, non_blocking=True, memory_format=layout)
         labels = labels.to(device, non_blocking=True)
-        images, labels = self.batch_mix(images, labels, self.job.config.run.seed, self.rank, step)
+        images, labels = self.batch_mix(images, labels, self.seed, self.rank, step)
         loss = self.loss(self.engine(images), labels, epoch)
         self.engine.backward(loss)
         self.engine.step()
@@ -195,14 +232,25 @@ class ClassifierLoop:
         # Without a validation set nothing says which epoch is best: the last one is kept.
         if accuracy is None or accuracy > self.best:
             self._save_best(epoch, accuracy)
+        self._save(
+            Position(epoch + 1, 0, random=random_state()),
+            {"loss": seen["loss"], "validation_top1": accuracy},
+        )
+
+    def _save(self, position: Position, shown: dict) -> None:
+        """Keep a checkpoint at this position. Every rank adds its part."""
         with tempfile.TemporaryDirectory(prefix="diffmix-checkpoint-") as folder:
-            state = {"epoch": epoch + 1, "best": self.best}
+            state = {"epoch": position.epoch, "step": position.step, "best": self.best}
             self.engine.save_checkpoint(folder, tag="state", client_state=state)
+            position.save(folder, self.rank)
             if self.rank == 0:
                 text = json.dumps(with_version({**state, "workers": self.world_size}))
                 Path(folder, "epoch.json").write_text(text)
-            shown = {"epoch": epoch + 1, "loss": seen["loss"], "validation_top1": accuracy}
-            ray.train.report(shown, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            ray.train.report(
+                {"epoch": position.epoch, "step": position.step, **shown},
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
+            )
+        self.clock.kept()
 
     def _save_best(self, epoch: int, accuracy: float | None) -> None:
         weights = full_weights(self.engine, self.options.zero_stage)
@@ -240,16 +288,20 @@ class ClassifierLoop:
     def _start(self) -> Any:
         """The DeepSpeed engine, with its starting weights or with the last checkpoint's state."""
         checkpoint = ray.train.get_checkpoint()
-        # A checkpoint is of no use without the best weights, which may be older than it.
-        if checkpoint is None or not Folder(self.job.classifier).exists("model.json"):
+        engine = self._resume(checkpoint) if checkpoint else None
+        if engine is None:
             model = build_model(self.options, len(self.real.class_names))
             return start_engine(model, self.options, self.world_size, self.dtype, self.frozen)
-        return self._resume(checkpoint)
+        return engine
 
     def _resume(self, checkpoint: ray.train.Checkpoint) -> Any:
+        """The engine as the checkpoint has it; None for one that is of no use."""
         with checkpoint.as_directory() as folder:
             text = Path(folder, "epoch.json").read_text()
             state = without_version(json.loads(text), f"{folder}/epoch.json")
+            validated = state["best"] > -1
+            if validated and not Folder(self.job.classifier).exists("model.json"):
+                return None  # the best weights, which may be older than it, are gone
             if self.options.zero_stage and state["workers"] != self.world_size:
                 raise UserError(
                     f"The classifier was trained on {state['workers']} workers up to epoch "
@@ -257,13 +309,15 @@ class ClassifierLoop:
                     f"optimizer's state for that number; resume with --placement.trainers "
                     f"{state['workers']}, or choose another --out."
                 )
-            self.first_epoch, self.best = state["epoch"], state["best"]
+            self.best, step = state["best"], state.get("step", 0)
+            self.start = Position.load(folder, self.rank, state["epoch"], step)
             # Up to the thaw, checkpoints are of an engine that trains the head alone.
-            self.frozen = 0 < self.first_epoch <= self.options.freeze_epochs
+            trained = self.start.epoch if not step else self.start.epoch + 1
+            self.frozen = 0 < trained <= self.options.freeze_epochs
             model = bare_model(self.classifier)
             engine = start_engine(model, self.options, self.world_size, self.dtype, self.frozen)
             engine.load_checkpoint(folder, tag="state")
-        if self.val is not None:
+        if self.val is not None and Folder(self.job.classifier).exists("model.json"):
             # The best weights may be younger than the checkpoint: compare with what is stored.
             stored = load_description(Folder(self.job.classifier)).metrics or {}
             self.best = max(self.best, stored.get("top1") or -1.0)
@@ -306,16 +360,3 @@ def evaluate_folder(
     result = {"chosen": description.metrics, **metrics.accuracy(logits, real.labels, real.groups)}
     result |= {"calibration": metrics.calibration(logits, real.labels), "images": len(real)}
     return result, metrics.confusion(logits, real.labels)
-
-
-def _timed(batches: DataLoader, waited: Callable[[float], None]) -> Iterator:
-    """The batches. `waited` is called for each with the seconds until it came."""
-    iterator = iter(batches)
-    while True:
-        start = time.perf_counter()
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        waited(time.perf_counter() - start)
-        yield batch

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from diffmix.classifier.head import freeze_backbone
+from diffmix.classifier.head import freeze_backbone, freeze_stages
 from diffmix.config import TrainConfig
 from engine.training.deepspeed_config import build_optimizer, deepspeed_config
 
@@ -15,7 +15,8 @@ from engine.training.deepspeed_config import build_optimizer, deepspeed_config
 def start_engine(
     model: torch.nn.Module, options: TrainConfig, world_size: int, dtype: torch.dtype, frozen: bool
 ) -> Any:
-    """A DeepSpeed engine around a timm model. With `frozen` it trains the head alone.
+    """A DeepSpeed engine around a timm model. With `frozen` it trains the head alone, otherwise
+    what `train.trained_stages` says.
 
     Frozen weights are left out of the optimizer, so they cost no gradients, no weight decay and no
     memory of ZeRO's. An engine therefore stays frozen: see `thaw`.
@@ -24,6 +25,8 @@ def start_engine(
 
     if frozen:
         freeze_backbone(model)
+    elif options.trained_stages is not None:
+        freeze_stages(model, options.trained_stages)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=build_optimizer(model, options),
@@ -36,7 +39,7 @@ def start_engine(
 def thaw(
     engine: Any, model: torch.nn.Module, options: TrainConfig, world_size: int, dtype: torch.dtype
 ) -> Any:
-    """A new engine that trains all weights, starting from those of `engine`, which it destroys.
+    """A new engine that is not `frozen`, starting from those of `engine`, which it destroys.
     `model` is a new model of the same architecture; its weights are replaced.
 
     DeepSpeed decides once which weights ZeRO splits and steps, so a second engine is needed. Its

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from diffmix.config import Config
+from engine.nodes.shared_folder import Marker
 from engine.telemetry import Reporter
 from engine.training.arrivals import Arrivals
 from engine.training.pool import PoolWriter
@@ -38,9 +39,13 @@ class TrainJob:
     """Path or URI of the mix store; None trains without mixes."""
     planned: int
     """Number of mixes in the whole plan."""
+    pool_bytes: int = 0
+    """About how large the pools of all workers together become; 0 where that is not known."""
     classifier: str
     """Path or URI of the folder for the best weights."""
     reporter: Reporter
+    marker: Marker | None = None
+    """By which a worker knows the run folder; None where nothing is to be looked for."""
     name: str = "train"
     """Kind of the events that the worker sends: `train` or `baseline`."""
     build: Callable[[TrainJob, PoolWriter, Arrivals], Loop]

@@ -15,9 +15,12 @@ import ray.train
 
 from diffmix.config import Config
 from diffmix.datasets.real import RealSet
-from diffmix.devices import limit_threads
+from diffmix.devices import take_share
 from diffmix.storage import Folder
+from engine.failures import fitting_in_memory
+from engine.nodes.shared_folder import Marker
 from engine.telemetry import Reporter
+from engine.training.start import begin
 
 if TYPE_CHECKING:
     import torch
@@ -37,18 +40,21 @@ class PersonalizeJob:
     prior: str
     """Path or URI of the folder for prior preservation's images, which outlive an attempt."""
     reporter: Reporter
+    marker: Marker | None = None
+    """By which a worker knows the run folder; None where nothing is to be looked for."""
 
 
 def personalize_loop(settings: dict) -> None:
     """Ray Train runs this on every worker. `settings["job"]` is a `PersonalizeJob`. Rank 0 writes
     the concept folder at the end.
     """
+    job: PersonalizeJob = settings["job"]
+    begin("personalize", job)
     from diffmix.personalize.large_batch import folded
     from diffmix.personalize.train import Attempt, train_concept
 
-    job: PersonalizeJob = settings["job"]
     config = job.config
-    limit_threads(config.placement.cpus_per_trainer)
+    take_share(config.placement.cpus_per_trainer, config.placement.gpus_per_trainer)
     context = ray.train.get_context()
     rank = context.get_world_rank()
     steps = folded(config.personalize).steps
@@ -64,6 +70,9 @@ def personalize_loop(settings: dict) -> None:
         kept = ray.train.Checkpoint.from_directory(folder) if folder else None
         ray.train.report({"step": done}, checkpoint=kept)
 
+    def on_note(text: str) -> None:
+        job.reporter.send("note", text=text)
+
     out = Folder(job.concept)
     local = out.path if out.is_local else tempfile.mkdtemp(prefix="diffmix-concept-") + "/concept"
     checkpoint = ray.train.get_checkpoint()
@@ -75,9 +84,11 @@ def personalize_loop(settings: dict) -> None:
             resume_from=resume_from,
             on_checkpoint=on_checkpoint,
             on_step=on_step,
+            on_note=on_note,
         )
         real = RealSet.open(job.real_path)
-        train_concept(config.model, config.personalize, real, local, config.run.seed, attempt)
+        with fitting_in_memory("Personalization", "lower --personalize.batch_size or large_batch"):
+            train_concept(config.model, config.personalize, real, local, config.run.seed, attempt)
     if rank == 0 and not out.is_local:
         _upload(local, out)
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import cub_cost, mixer_throughput, profiles, record, strategies, training_input
+from benchmarks import (
+    cub_cost,
+    leak,
+    mixer_throughput,
+    profiles,
+    record,
+    strategies,
+    training_input,
+)
 from diffmix.config import MixConfig, replace
 from jobs.options import load
 
@@ -173,6 +181,24 @@ def test_arms_are_compared_in_pairs():
     assert figures["diff_mix_over_diff_aug"] == pytest.approx(6)
     assert figures["diff_mix_oracle_share"] == pytest.approx(80)
     assert figures["no_mixes_worst_group"] == pytest.approx(30)
+
+
+def test_leaky_and_honest_runs_differ_in_the_concepts_images_alone():
+    recipe = load(str(leak.RECIPE))
+    honest, leaky = (leak.config(arm, 7, "out", recipe) for arm in ("honest", "leaky"))
+    assert leaky.data.seed == honest.data.seed == leaky.run.seed == 7
+    assert (honest.personalize.data_seed, leaky.personalize.data_seed) == (None, 1007)
+    same = {"out": "", "personalize.data_seed": None, "train.baseline": False}
+    assert replace(honest, **same) == replace(leaky, **same)
+    assert honest.train.baseline, "it has the classifier without mixes"
+
+
+def test_leaks_are_compared_in_pairs():
+    top1 = {"no_mixes": [60.0, 50.0], "honest": [64.0, 58.0], "leaky": [65.0, 60.0]}
+    figures = leak.figures_of(top1)
+    assert (figures["leak"], figures["honest_gain"], figures["leaky_gain"]) == (1.5, 6.0, 7.5)
+    # Of two values the deviation is their distance / sqrt(2), Student's t is 12.706.
+    assert figures["leak_ci"] == pytest.approx(12.706 * 0.5, abs=1e-3)
 
 
 def test_profiles_change_what_they_say():

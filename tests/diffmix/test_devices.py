@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from diffmix.devices import inference_device, limit_threads
+from diffmix.devices import inference_device, limit_threads, take_share
 
 
 @pytest.mark.parametrize("available", [True, False])
@@ -19,3 +19,31 @@ def test_threads_are_the_reserved_cpus_within_the_machine(monkeypatch, cpus, thr
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     limit_threads(cpus)
     assert chosen == [threads]
+
+
+def shares(monkeypatch) -> list[float]:
+    """The memory fractions that are set, on a machine that seems to have a GPU."""
+    taken = []
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", taken.append)
+    monkeypatch.setattr(
+        torch.cuda, "is_available", lambda: os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    )
+    return taken
+
+
+def test_who_has_reserved_no_gpu_takes_the_cpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # as Ray leaves it
+    taken = shares(monkeypatch)
+    take_share(cpus=1, gpus=0)
+    assert inference_device() == "cpu"
+    assert taken == []
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0.25, [0.25]), (1.0, []), (2.0, [])])
+def test_a_part_of_a_gpu_is_a_part_of_its_memory(monkeypatch, gpus, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    taken = shares(monkeypatch)
+    take_share(cpus=1, gpus=gpus)
+    assert inference_device() == "cuda"
+    assert taken == expected

@@ -1,13 +1,16 @@
 """Every kind of image file, against pixel values computed without Pillow's conversions."""
 
 import io
+import struct
+import sys
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from diffmix.config import DataConfig
-from diffmix.images import BadImage, decode, encode
+from diffmix.images import BadImage, _plugged, decode, encode, kind, pages
 
 # Height 6, width 5: a swapped axis is noticed.
 RGB = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3) * 2
@@ -180,9 +183,235 @@ def test_exif_orientation_of_16_bit_gray():
     assert (pixels(data) == TURNED[6](as_rgb(GRAY))).all()
 
 
+XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF
+ xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description %s
+ xmlns:tiff="http://ns.adobe.com/tiff/1.0/">%s</rdf:Description></rdf:RDF></x:xmpmeta>"""
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "JPEG", "AVIF"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_orientation_that_stands_in_xmp_alone(orientation, format):
+    xmp = XMP % ("", f"<tiff:Orientation>{orientation}</tiff:Orientation>")
+    options = {"xmp": xmp.encode()}
+    if format == "PNG":
+        texts = PngImagePlugin.PngInfo()
+        texts.add_itxt("XML:com.adobe.xmp", xmp)
+        options = {"pnginfo": texts}
+    if format == "TIFF":
+        options = {"tiffinfo": {700: xmp.encode()}}
+    wide = np.kron(RGB[:, :, ::-1] // 60 * 60, np.ones((8, 8, 1), dtype=np.uint8))
+    data = file_of(Image.fromarray(wide), format, **options)
+    theirs = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    assert (pixels(data) == theirs).all()
+    assert abs(pixels(data) - TURNED[orientation](wide)).mean() < 12
+    assert theirs.shape == TURNED[orientation](wide).shape
+
+
+@pytest.mark.parametrize("spelling", ['tiff:Orientation="6"', "tiff:Orientation = '6'"])
+def test_orientation_as_an_attribute_in_xmp(spelling):
+    data = file_of(Image.fromarray(RGB), "WEBP", lossless=True, xmp=(XMP % (spelling, "")).encode())
+    assert (pixels(data) == TURNED[6](RGB)).all()
+
+
+def test_exif_wins_over_xmp():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    xmp = (XMP % ('tiff:Orientation="6"', "")).encode()
+    data = file_of(Image.fromarray(RGB), "WEBP", lossless=True, exif=exif, xmp=xmp)
+    assert (pixels(data) == TURNED[3](RGB)).all()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("after", [True, False])
+def test_large_texts_in_a_png(zipped, after):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("workflow", "x" * 3_000_000, zip=zipped)
+    texts.add_itxt("prompt", "y" * 3_000_000, zip=zipped)
+    data = file_of(Image.fromarray(RGB), "PNG", pnginfo=texts)
+    if after:  # the texts after the pixels, where other programs put them
+        plain, end = file_of(Image.fromarray(RGB), "PNG"), len(b"....IEND....")
+        data = plain[:-end] + data[33 : data.index(b"IDAT") - 4] + plain[-end:]
+    assert (pixels(data) == RGB).all()
+
+
+def test_a_large_history_in_a_pngs_xmp_and_its_color_profile():
+    texts = PngImagePlugin.PngInfo()
+    history = "<history>" + "x" * 2_000_000 + "</history>"
+    texts.add_itxt("XML:com.adobe.xmp", XMP % ('tiff:Orientation="6"', history), zip=True)
+    data = file_of(Image.fromarray(RGB), "PNG", pnginfo=texts, icc_profile=bytes(3_000_000))
+    assert (pixels(data) == TURNED[6](RGB)).all()
+
+
 def test_broken_exif_does_not_cost_the_image():
     data = file_of(Image.fromarray(RGB), "PNG", exif=b"Exif\x00\x00nonsense that is no TIFF header")
     assert (pixels(data) == RGB).all()
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + bytes(4)
+
+
+def png(depth: int, color: int, row: bytes, **chunks: bytes) -> bytes:
+    """A PNG of 2 x 1 pixels, written by hand."""
+    found = [(b"IHDR", struct.pack(">2I5B", 2, 1, depth, color, 0, 0, 0))]
+    found += [(name.encode(), content) for name, content in chunks.items()]
+    found += [(b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
+    summed = [
+        chunk(name, content)[:-4] + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in found
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(summed)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (png(16, 2, struct.pack(">6H", 65535, 0, 0, 0, 32896, 0)), [[255, 0, 0], [0, 128, 0]]),
+        (png(16, 4, struct.pack(">4H", 9, 0, 40092, 65535)), [[255] * 3, [156] * 3]),
+        (
+            png(16, 6, struct.pack(">8H", 9, 9, 9, 0, 65535, 0, 0, 32896)),
+            [[255] * 3, [255, 127, 127]],
+        ),
+        (
+            png(8, 3, bytes([1, 0]), PLTE=bytes([100, 0, 0, 10, 20, 30]), tRNS=bytes([128, 0])),
+            [[255] * 3, [177, 127, 127]],
+        ),
+        (png(1, 3, b"\x40", PLTE=bytes([1, 2, 3, 4, 5, 6])), [[1, 2, 3], [4, 5, 6]]),
+        (png(2, 0, b"\x60"), [[85] * 3, [170] * 3]),
+    ],
+    ids=["color", "gray, alpha", "color, alpha", "palette, alpha", "1-bit palette", "2-bit gray"],
+)
+def test_pngs_of_any_depth(data, expected):
+    """Half transparent over white: 255 + (value - 255) * 128 / 255."""
+    assert pixels(data)[0].tolist() == expected
+
+
+def test_a_phones_jpeg_with_a_second_picture():
+    flat, other = np.full((16, 16, 3), 200, np.uint8), np.full((16, 16, 3), 9, np.uint8)
+    options = {"save_all": True, "append_images": [Image.fromarray(other)]}
+    data = file_of(Image.fromarray(flat), "MPO", **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    assert (kind(data[:64]), pages(data)) == ("JPEG", 1)
+    assert abs(pixels(data) - flat).max() <= 3
+
+
+def test_transparent_gray_of_16_bits_is_white():
+    gray = np.array([[514, 40_000]], dtype=np.uint16)
+    data = file_of(Image.fromarray(gray), "PNG")
+    transparent = chunk(b"tRNS", struct.pack(">H", 514))
+    transparent = transparent[:-4] + struct.pack(">I", zlib.crc32(transparent[4:-4]))
+    at = data.index(b"IDAT") - 4
+    assert pixels(data[:at] + transparent + data[at:])[0, :, 0].tolist() == [255, 156]
+
+
+def tiff(bits: list[int], photometric: int, content: bytes, *pages: int, **tags: int) -> bytes:
+    """A TIFF of 2 x 1 pixels, written by hand. `pages` are the subfile types of its pages, which
+    all have the same content.
+    """
+    data, offset = b"II*\0" + struct.pack("<I", 8 + len(content)) + content, 8 + len(content)
+    for number, subfile in enumerate(pages or (0,)):
+        shorts = {254: subfile, 256: 2, 257: 1, 259: 1, 262: photometric, 273: 8, 277: len(bits)}
+        shorts |= {278: 1, 279: len(content), **{int(name[1:]): tags[name] for name in tags}}
+        entries = {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in shorts.items()}
+        after = offset + 2 + 12 * (len(entries) + 1) + 4
+        where = struct.pack("<I", after) if len(bits) > 2 else struct.pack("<2H", *bits, 0)[:4]
+        entries[258] = struct.pack("<HHI", 258, 3, len(bits)) + where
+        data += struct.pack("<H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries))
+        offset = after + (2 * len(bits) if len(bits) > 2 else 0)
+        data += struct.pack("<I", offset if number + 1 < len(pages) else 0)
+        data += struct.pack(f"<{len(bits)}H", *bits) if len(bits) > 2 else b""
+    return data
+
+
+def test_a_tiff_in_which_0_is_white():
+    assert pixels(tiff([16], 0, struct.pack("<2H", 0, 65535)))[0, :, 0].tolist() == [255, 0]
+    assert pixels(tiff([8], 0, bytes([0, 255])))[0, :, 0].tolist() == [255, 0]
+
+
+def test_a_tiff_of_12_bits_uses_their_range():
+    data = tiff([12], 1, bytes([0xFF, 0xF8, 0x00]))  # 4095 and 2048
+    assert pixels(data)[0, :, 0].tolist() == [255, 128]
+
+
+def test_color_of_16_bits_and_cmyk_of_16_bits():
+    red = tiff([16] * 3, 2, struct.pack("<6H", 65535, 0, 0, 0, 32896, 0))
+    assert pixels(red)[0].tolist() == [[255, 0, 0], [0, 128, 0]]
+    red = tiff([16] * 4, 5, struct.pack("<8H", 0, 65535, 65535, 0, 0, 0, 0, 65535))
+    assert pixels(red)[0].tolist() == [[255, 0, 0], [0, 0, 0]]
+
+
+def test_of_several_pages_the_first_is_read_that_is_no_preview():
+    first, second = Image.fromarray(RGB), Image.fromarray(RGB[::-1].copy())
+    for format in ("TIFF", "GIF", "WEBP", "PNG", "AVIF"):
+        data = file_of(first, format, save_all=True, append_images=[second])
+        assert pages(data) == 2
+        assert abs(pixels(data) - RGB).mean() < 8
+        assert pages(file_of(first, format)) == 1
+    assert pages(file_of(first, "JPEG")) == 1
+    data = tiff([8], 1, bytes([9, 200]), 1, 0)
+    assert pages(data) == 2
+    assert pixels(data)[0, :, 0].tolist() == [9, 200]
+    with pytest.raises(BadImage, match="holds only a preview"):
+        decode(tiff([8], 1, bytes([9, 200]), 1))
+
+
+def test_a_tiff_that_pillow_cannot_read_is_not_called_another_file():
+    with pytest.raises(BadImage, match="a TIFF file that is broken, or of a kind unknown here"):
+        decode(tiff([32] * 3, 2, struct.pack("<6f", 1, 0, 0, 0, 1, 0), t339=3))
+
+
+def plugged(format: str) -> None:
+    """Skip the test where what writes and reads a format is missing."""
+    found = {"HEIF": "HEIC", "JXL": "JPEG XL"}.get(format, format)
+    try:
+        _plugged(found)
+    except BadImage as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("format", ["AVIF", "HEIF", "JXL"])
+def test_newer_formats(format):
+    plugged(format)
+    flat = np.kron(RGB // 90 * 90, np.ones((16, 16, 1), dtype=np.uint8))
+    data = file_of(Image.fromarray(flat), format, quality=95)
+    assert kind(data[:64]) == {"HEIF": "HEIC", "JXL": "JPEG XL"}.get(format, format)
+    assert abs(pixels(data) - flat).mean() < 4
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = file_of(Image.fromarray(flat), format, quality=95, exif=exif.tobytes())
+    assert abs(pixels(data) - TURNED[6](flat)).mean() < 4
+    with pytest.raises(BadImage, match="broken"):
+        decode(data[:40])
+    with pytest.raises(BadImage, match="more than 10"):
+        decode(data, max_pixels=10)
+
+
+@pytest.mark.parametrize(
+    ("head", "name", "module"),
+    [
+        (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "HEIC", "pillow_heif"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "HEIC", "pillow_heif"),
+        (b"\xff\x0a\x07\x07", "JPEG XL", "pillow_jxl"),
+        (b"\0\0\0\x20ftypmif1\0\0\0\0mif1avif", "AVIF", "pillow_avif"),
+    ],
+)
+def test_a_format_whose_plug_in_is_missing(monkeypatch, head, name, module):
+    _plugged.cache_clear()
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("diffmix.images.features.check", lambda feature: False)
+    with pytest.raises(BadImage, match=f"{name} needs a plug-in; run pip install pillow-"):
+        decode(head + bytes(64))
+    _plugged.cache_clear()
+
+
+def test_kinds_by_the_first_bytes():
+    image = Image.fromarray(RGB)
+    for format in ("JPEG", "PNG", "BMP", "TIFF", "GIF", "AVIF"):
+        assert kind(file_of(image, format)[:64]) == format
+    assert kind(file_of(image, "WEBP")[:64]) == "WebP"
+    assert kind(b"\0\0\0\x18ftypmp42\0\0\0\0isommp42") is None
+    assert kind(b"") is None
+    assert kind(b"text") is None
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

@@ -54,3 +54,14 @@ def test_smoothing_worked_by_hand_keeps_the_sum():
     rows = soft_label([0, 1], [2, 2], 0.5, 0.8, 4, scale=0.9)
     np.testing.assert_allclose(smooth(rows, 0.1), 0.9 * rows + 0.1 * 0.9 / 4, rtol=1e-6)
     assert smooth(rows, 0.1).dtype == np.float32
+
+
+def test_smoothing_as_if_the_own_class_were_left_out():
+    """The reference implementation's: C = 4, s = 0.7, gamma = 0.5, scale 0.9."""
+    mix = soft_label(0, 1, 0.7, 0.5, 4, scale=0.9)
+    np.testing.assert_allclose(
+        smooth(mix, 0.1, "others"), [0.1656, 0.7110, 0.0333, 0.0333], atol=5e-5
+    )
+    real = smooth(one_hot([2], 4), 0.1, "others")
+    np.testing.assert_allclose(real, [[0.1 / 3, 0.1 / 3, 0.9 + 0.1 / 3, 0.1 / 3]], rtol=1e-6)
+    assert real.dtype == np.float32

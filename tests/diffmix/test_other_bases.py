@@ -63,6 +63,7 @@ def load_concept(pipe, folder) -> None:
             text_encoder=pipe.text_encoder_2,
             tokenizer=pipe.tokenizer_2,
         )
+        pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id
     else:
         pipe.load_textual_inversion([{token: vectors} for token, vectors in rows.items()])
     pipe.load_lora_weights(folder)

@@ -18,6 +18,16 @@ def test_write_read_and_list(tmp_path):
     assert Folder(str(tmp_path / "none")).names() == []
 
 
+def test_folders_are_told_from_files(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "c").write_text("")
+    assert Folder(str(tmp_path)).folders() == ["a", "b"]
+    for found in (Folder(str(tmp_path / "c")).names, Folder(str(tmp_path / "c")).folders):
+        with pytest.raises(UserError, match="c is a file, but a folder is needed here"):
+            found()
+
+
 def test_append(tmp_path):
     folder = Folder(str(tmp_path))
     folder.append("log", b"a\n")

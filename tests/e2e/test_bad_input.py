@@ -177,6 +177,10 @@ def test_starting_weights_that_cannot_be_had(refuse, tmp_path):
     )
 
 
+def test_more_trained_stages_than_there_are(refuse):
+    refuse("trained_stages is 9, but the model has 4 stages", **{"train.trained_stages": 9})
+
+
 def test_prompt_with_an_unknown_placeholder(refuse):
     refuse("cannot be used", **{"personalize.prompts": ("a {species}",)})
 

@@ -48,9 +48,8 @@ def test_validation_images_pick_the_epoch(staged, events):
 def test_another_recipe_in_between_leaves_the_first_ones_classifier(
     copy_of_staged, small_config, events
 ):
-    """The other recipe's epoch is picked by the test images."""
     out = copy_of_staged
-    recipe = {"train.protocol": "reference", "train.epochs": 2, "train.eval_every": 1}
+    recipe = {"train.epochs": 2, "train.eval_every": 1}
 
     def trained(**changes) -> tuple[dict, bytes, bytes]:
         summary = run_training(small_config(out, **{"run.mode": "staged", **changes}))
@@ -67,19 +66,22 @@ def test_another_recipe_in_between_leaves_the_first_ones_classifier(
     validated = len(events(out, "validation"))
     second = trained(**recipe)
     assert first[1] != second[1]
-    check_protocol(out, events(out, "validation")[validated:], on_test_set=True)
+    check_protocol(out, events(out, "validation")[validated:], on_test_set=False)
     assert trained() == first
     assert trained(**recipe) == second
     assert len(events(out, "train")) == 4 + 2, "a recipe was trained again"
 
 
-def test_long_tail_training_on_mixes(tmp_path, small_config):
-    """LDAM, DRW, CMO and learning rate drops together, on a growing pool, with groups by class
-    size.
+def test_long_tail_training_on_mixes(tmp_path, small_config, events):
+    """LDAM, DRW, CMO, weighted draws and learning rate drops together, on a growing pool, with
+    groups by class size. The epoch is picked by the test images.
     """
     changes = {
         "data.imbalance_factor": 0.2,
-        "data.val_fraction": 0.0,
+        "mix.target_weighting": "inverse",
+        "train.protocol": "reference",
+        "train.last_batch": "short",
+        "train.lr_per": "epoch",
         "train.loss": "ldam",
         "train.reweight": "drw",
         "train.drw_epoch": 2,
@@ -94,6 +96,9 @@ def test_long_tail_training_on_mixes(tmp_path, small_config):
     summary = run(config)
     assert summary["plan"]["stored"] == 40
     assert summary["trainer"]["synthetic_share"] > 0
+    validated = events(tmp_path, "validation")
+    assert [event["epoch"] for event in validated] == [0, 2]
+    check_protocol(tmp_path, validated, on_test_set=True)
     accuracy = summary["accuracy"]
     assert len(accuracy["per_size"]) > 1
     sizes = torch.bincount(

@@ -57,7 +57,7 @@ def trained(tmp_path_factory, options):
 
 def test_a_classifier_of_the_references_mixes(trained):
     summary = json.loads((trained / "summary.json").read_text())
-    assert summary["plan"] == {"planned": 32, "stored": 32, "rejected": 0}
+    assert summary["plan"] == {"planned": 32, "stored": 32, "rejected": 0, "set_aside": 0}
     assert 0.3 < summary["trainer"]["synthetic_share"] < 0.7
     timm.create_model("resnet10t", num_classes=4).load_state_dict(
         load_file(trained / "classifier" / "model.safetensors")
@@ -69,14 +69,19 @@ def test_a_classifier_of_the_references_mixes(trained):
 def test_all_is_done(trained, options):
     before = (trained / "classifier" / "model.safetensors").stat().st_mtime_ns
     for command in (run, run_mixing):
-        assert command(options(trained))["plan"] == {"planned": 32, "stored": 32, "rejected": 0}
+        assert command(options(trained))["plan"] == {
+            "planned": 32,
+            "stored": 32,
+            "rejected": 0,
+            "set_aside": 0,
+        }
     assert (trained / "classifier" / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_run_trains_on_another_composition(tmp_path, trained, options):
     config = options(tmp_path / "out", **{"compose.count": (3,)})
     compose(config)
-    assert run(config)["plan"] == {"planned": 3, "stored": 3, "rejected": 0}
+    assert run(config)["plan"] == {"planned": 3, "stored": 3, "rejected": 0, "set_aside": 0}
     one, other = (
         load_file(out / "classifier" / "model.safetensors") for out in (trained, tmp_path / "out")
     )

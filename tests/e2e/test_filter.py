@@ -133,7 +133,7 @@ def test_filter_by_quantile_then_the_run_goes_on(gated, capsys, caplog):
     assert {file: file.stat().st_mtime_ns for file in times} == times, (
         "nothing is written or made again"
     )
-    assert again["plan"] == {"planned": 40, "stored": 30, "rejected": 10}
+    assert again["plan"] == {"planned": 40, "stored": 30, "rejected": 10, "set_aside": 0}
     assert pool_of_last_epoch(out) == 30, "the classifier is trained anew on what is accepted now"
     assert "stays as diffmix filter decided (quantile 0.25)" in caplog.text
 
@@ -169,7 +169,12 @@ def test_a_quantile_is_decided_when_all_mixes_are_there(tmp_path, small_config, 
     with pytest.raises(UserError, match=r"--gate\.quantile 0\.3 needs the scores of all mixes"):
         run(config)
     assert not (tmp_path / "out" / "mixes").exists()
-    assert run_mixing(config)["plan"] == {"planned": 40, "stored": 28, "rejected": 12}
+    assert run_mixing(config)["plan"] == {
+        "planned": 40,
+        "stored": 28,
+        "rejected": 12,
+        "set_aside": 0,
+    }
     found = columns(tmp_path / "out")
     assert (
         found["accepted"].tolist()

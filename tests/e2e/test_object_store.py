@@ -36,7 +36,7 @@ def test_a_run_in_a_bucket_resumes_there(bucket, cluster, small_config):
     changes = {"mix.strategy": "diff-mix", "mix.count": 24}
     out = f"s3://{BUCKET}/Vögel/run 1"
     summary = run(small_config(out, **changes))
-    assert summary["plan"] == {"planned": 24, "stored": 24, "rejected": 0}
+    assert summary["plan"] == {"planned": 24, "stored": 24, "rejected": 0, "set_aside": 0}
     kept = objects(bucket, "Vögel/run 1/")
     names = {key.removeprefix("Vögel/run 1/") for key in kept}
     for name in ("config.yaml", "summary.json", "metrics.jsonl", "report.html", "data/train.arrow"):

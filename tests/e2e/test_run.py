@@ -82,7 +82,7 @@ def finished(tmp_path_factory, tiny_base, write_images, thirty_names):
 
 def test_summary(finished):
     summary = json.loads((finished / "summary.json").read_text())
-    assert summary["plan"] == {"planned": 64, "stored": 64, "rejected": 0}
+    assert summary["plan"] == {"planned": 64, "stored": 64, "rejected": 0, "set_aside": 0}
     assert 0 <= summary["accuracy"]["top1"] <= summary["accuracy"]["top5"] <= 1
     for name in ("personalize", "generate", "train", "wall"):
         assert summary["seconds"][name] > 0

@@ -5,68 +5,25 @@ Covers `jobs/run.py` too.
 """
 
 import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 import yaml
 
 from diffmix.config import to_dict
 
-ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
 
 @pytest.fixture(scope="module")
-def dashboard(own_clusters):
+def dashboard(own_clusters, local_cluster):
     """Address of a cluster of two local nodes that the project's commands start and stop. The
     shared cluster must not run: its agent has the port that this one's needs to take jobs.
     """
-    # Ray's sockets are below it, and their paths may have 107 bytes.
-    folder = tempfile.mkdtemp(prefix="dm")
-    environment = {**os.environ, "TMPDIR": folder}
-    ports = ["--port", str(free_port()), "--dashboard_port", str(free_port())]
-    command = [sys.executable, "-m", "clusters.local.start", "--nodes", "2", "--gpus", "1", *ports]
-    started = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert started.returncode == 0, started.stdout + started.stderr
-    yield f"http://127.0.0.1:{ports[3]}"
-    stopped = subprocess.run(
-        [sys.executable, "-m", "clusters.local.stop"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-    shutil.rmtree(folder, ignore_errors=True)
+    with local_cluster("clusters.local.start", "--nodes", "2", "--gpus", "1") as (address, _):
+        yield address
 
 
-def submit(dashboard: str, *arguments: str) -> subprocess.Popen:
-    ray = str(Path(sys.executable).with_name("ray"))
-    command = [ray, "job", "submit", "--address", dashboard, "--working-dir", "."]
-    return subprocess.Popen(
-        [*command, "--", sys.executable, "-m", "jobs.run", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def test_good_job_makes_a_run_folder_and_bad_jobs_say_why(dashboard, tmp_path, small_config):
+def test_good_job_makes_a_run_folder_and_bad_jobs_say_why(
+    dashboard, submit, tmp_path, small_config
+):
     """All three at the same time."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

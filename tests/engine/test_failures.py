@@ -2,10 +2,12 @@
 
 import pytest
 import ray
+import torch
 from ray.train import TrainingFailedError
+from ray.train.v2.api.exceptions import ControllerError
 
 from diffmix.errors import UserError
-from engine.failures import user_error, user_errors
+from engine.failures import StopAtUserErrors, fitting_in_memory, user_error, user_errors
 
 SENTENCE = "There is no base model at there; choose another."
 
@@ -53,3 +55,21 @@ def test_other_errors_stay_as_they_are():
         raise as_task_error(RuntimeError("no sentence"))
     with pytest.raises(KeyError), user_errors():
         raise KeyError("not of Ray")
+
+
+def test_a_user_error_ends_a_ray_train_run_at_once():
+    stop = StopAtUserErrors()
+    stop.after_exception(None, {0: RuntimeError("a node is gone")})
+    with pytest.raises(UserError, match=SENTENCE):
+        stop.after_exception(None, {1: as_task_error(UserError(SENTENCE))})
+    with pytest.raises(UserError) as found, user_errors():
+        raise ControllerError(UserError(SENTENCE))
+    assert str(found.value) == SENTENCE
+
+
+def test_memory_that_runs_out_is_a_sentence():
+    says = r"^That batch does not fit in memory \(CUDA out of memory\); lower it\.$"
+    with pytest.raises(UserError, match=says), fitting_in_memory("That batch", "lower it"):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nand more")
+    with pytest.raises(RuntimeError, match="another"), fitting_in_memory("That batch", "lower it"):
+        raise RuntimeError("another")

@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from timm.models import _registry
 
+from diffmix.config import replace
+from diffmix.datasets.prepare import prepare
 from diffmix.format_version import FORMAT_VERSION, KEY
+from diffmix.storage import Folder
+from engine.run_folder import concept_images, leak
 from jobs.cli import main
 from jobs.options import load
 
@@ -84,7 +89,7 @@ def test_a_run_resumes_it_and_makes_nothing_again(old):
     assert [event.get(KEY) for event in starts] == [None, FORMAT_VERSION]
     again = yaml.safe_load((old / "config.yaml").read_text())
     assert again.pop(KEY) == FORMAT_VERSION
-    assert load("out/config.yaml").out == again["out"] == "out"
+    assert load("out/config.yaml").out == again["out"] == str(old.resolve())
 
 
 def test_evaluate(capsys):
@@ -146,3 +151,43 @@ def test_a_newer_file_is_refused_by_name(old, capsys, file, command):
     assert main([command, "--config", "out/config.yaml", "--out", "out"]) == 2
     sentence = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"{file} has format version {FORMAT_VERSION + 1}" in sentence
+
+
+def test_a_concept_of_another_draw(tmp_path, small_config):
+    """Its images are kept beside the classifier's, and what they give away is counted."""
+    changes = {"mix.strategy": "diff-mix", "data.shots": 2, "personalize.data_seed": 9}
+    config, out = small_config(tmp_path / "out", **changes), Folder(str(tmp_path / "out"))
+    data = prepare(config.data, out.uri)
+    images = concept_images(config, out, data.train)
+    assert images.path.startswith(f"{out.uri}/concept_data/")
+    other = prepare(replace(config.data, seed=9), str(tmp_path / "other"))
+    assert images.fingerprint == other.train.fingerprint != data.train.fingerprint
+    unseen = set(images.image_ids) - set(data.train.image_ids)
+    tested = unseen & set(data.test.image_ids)
+    assert unseen
+    assert tested, "this set has no test images of its own"
+    assert leak(config, out, data) == {"unseen_images": len(unseen), "test_images": len(tested)}
+    for honest in (
+        {"personalize.data_seed": None},
+        {"personalize.data_seed": config.data.seed},
+        {"personalize.concept": "elsewhere"},
+        {"mix.strategy": "real-mix"},
+    ):
+        assert leak(replace(config, **honest), out, data) == {}
+    assert concept_images(replace(config, **{"personalize.data_seed": 0}), out, data.train) is (
+        data.train
+    )
+
+
+def test_an_image_that_was_drawn_again_is_the_same_image(tmp_path, small_config):
+    """With more shots than a class has images, draws differ in nothing but repeats."""
+    changes = {"mix.strategy": "diff-mix", "data.shots": 99, "personalize.data_seed": 9}
+    changes |= {"data.val_fraction": 0.0, "data.test": str(tmp_path / "test")}
+    config, out = small_config(tmp_path / "out", **changes), Folder(str(tmp_path / "out"))
+    for folder in Path(config.data.train).iterdir():
+        own = tmp_path / "test" / folder.name
+        own.mkdir(parents=True)
+        Image.effect_noise((32, 32), 50).convert("RGB").save(own / "a.png")
+    data = prepare(config.data, out.uri)
+    assert any("#" in name for name in data.train.image_ids)
+    assert leak(config, out, data) == {"unseen_images": 0, "test_images": 0}

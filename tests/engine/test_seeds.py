@@ -12,7 +12,7 @@ from engine.seeds import aggregate, of_seed
 
 def summary(top1: float, wall: float = 10.0, **accuracy) -> dict:
     return {
-        "plan": {"planned": 20, "stored": 20, "rejected": 0},
+        "plan": {"planned": 20, "stored": 20, "rejected": 0, "set_aside": 0},
         "seconds": {"wall": wall, "to_first_mix": wall / 5},
         "mixer": {"images_per_second": top1},
         "trainer": {"synthetic_share": 0.1},
@@ -38,7 +38,7 @@ def test_means_deviations_and_sums():
     assert found["std"]["accuracy"]["per_group"]["land"] == pytest.approx(
         statistics.stdev(shares) / 2
     )
-    assert found["plan"] == {"planned": 60, "stored": 60, "rejected": 0}
+    assert found["plan"] == {"planned": 60, "stored": 60, "rejected": 0, "set_aside": 0}
     assert found["seconds"] == {"wall": 30, "to_first_mix": 2}, "each seed has its own first mix"
     assert found["mixer"]["images_per_second"] == pytest.approx(statistics.mean(shares))
     assert found["seeds"] == {
@@ -65,6 +65,14 @@ def test_what_a_run_lacks_is_left_out_and_the_protocol_is_kept():
     assert "per_size" not in found
     assert found["calibration"] == {"ece": pytest.approx(0.3)}
     assert found["chosen"] == {"on_test_set": True}
+
+
+def test_leaks_are_added_up():
+    runs = {
+        seed: summary(0.5) | {"leak": {"unseen_images": 3, "test_images": seed}} for seed in (1, 2)
+    }
+    assert aggregate(runs)["leak"] == {"unseen_images": 6, "test_images": 3}
+    assert "leak" not in aggregate({0: summary(0.5)})
 
 
 def test_a_seeds_configuration():

@@ -124,7 +124,54 @@ def test_killed_while_personalizing_mixing_and_training(tmp_path, small_config, 
     assert process.returncode == 0, output
     assert all(parts(out)[part] == inode for part, inode in kept.items())
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["plan"] == {"planned": 120, "stored": 120, "rejected": 0}
+    assert summary["plan"] == {"planned": 120, "stored": 120, "rejected": 0, "set_aside": 0}
     # Not the events: orphaned workers checkpoint for a moment longer, with nobody to write events.
     states = checkpoints.glob("classifier-*/checkpoint_*/epoch.json")
     assert max(json.loads(state.read_text())["epoch"] for state in states) == 12
+
+
+@pytest.mark.slow
+def test_stopped_as_by_ray_job_stop_and_by_the_loss_of_the_head(tmp_path, small_config, start):
+    """SIGTERM to the driver, which is what `ray job stop` sends, and SIGKILL of the GCS. The same
+    command then works in a new cluster, and takes the dead driver's lease over.
+    """
+    import psutil
+
+    out = tmp_path / "out"
+    config = small_config(out, **{"mix.count": 160, "train.epochs": 6, "run.mode": "staged"})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(to_dict(config)))
+
+    process = start(recipe)
+    wait_until(process, lambda: len(parts(out)) >= 5)
+    process.terminate()
+    process.wait(timeout=DEADLINE)
+    kept = parts(out)
+    assert (out / "lease-000001.json").exists()
+
+    process = start(recipe)
+    wait_until(process, lambda: len(parts(out)) >= len(kept) + 5)
+    assert [file.name for file in out.glob("lease-*")] == ["lease-000002.json"]
+    servers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "gcs_server" in child.name()
+    ]
+    assert len(servers) == 1
+    servers[0].kill()
+    try:
+        process.communicate(timeout=DEADLINE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    assert process.returncode != 0
+    assert all(parts(out)[part] == inode for part, inode in kept.items())
+    kept = parts(out)
+
+    process = start(recipe)
+    output, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, output
+    assert all(parts(out)[part] == inode for part, inode in kept.items())
+    assert list(out.glob("lease-*")) == []
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["plan"] == {"planned": 160, "stored": 160, "rejected": 0, "set_aside": 0}

@@ -1,6 +1,8 @@
 """The mixer on a CUDA device: `pytest -m gpu`. No device has run these yet."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ import torch
 
 from benchmarks.mixer_throughput import psnr
 from diffmix.config import MixConfig
-from diffmix.generator.batch_size import LARGEST, saturating_batch
+from diffmix.errors import UserError
 from diffmix.generator.concept import prompt
+from diffmix.generator.device.batch_size import LARGEST, saturating_batch
+from diffmix.generator.device.measured import made_with_here
 from diffmix.generator.mixer import Mixer
 from diffmix.plan import MixSpec
 
@@ -97,3 +101,34 @@ def test_a_compiled_mixer_gives_the_same_images_with_a_short_last_call(tiny_mode
 def test_batch_auto_fits_and_is_no_single_image(tiny_model):
     chosen = saturating_batch(tiny_model, MixConfig(strategy="real-mix", num_inference_steps=6))
     assert 1 < chosen <= LARGEST
+
+
+@pytest.mark.parametrize("changes", [{"attention": "cudnn"}, {"layout": "nchw"}])
+def test_other_kernels_give_the_same_images(tiny_model, tiny_real, changes):
+    usual = mixed(tiny_model, tiny_real, precision="fp16", attention="sdpa")
+    try:
+        other = mixed(tiny_model, tiny_real, precision="fp16", **{"attention": "sdpa", **changes})
+    except UserError as error:
+        pytest.skip(str(error))
+    assert psnr(usual, other) > 30
+
+
+def test_how_mixes_are_made_is_what_the_mixer_says(tiny_model, tiny_real):
+    mix = MixConfig(strategy="real-mix", num_inference_steps=6, batch=4)
+    found = made_with_here(tiny_model, mix)
+    names = tiny_real.class_names
+    mixer = Mixer(tiny_model, mix, names, tiny_real.superclass, made_with=found)
+    assert mixer.made_with == found
+    assert found["device"] == torch.cuda.get_device_name()
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0, "cpu 1.0"), (0.5, "cuda 0.5"), (1, "cuda 1.0")])
+def test_a_process_takes_what_it_has_reserved(gpus, expected):
+    code = (
+        "import torch; from diffmix.devices import inference_device, take_share; "
+        f"take_share(1, {gpus}); device = inference_device(); "
+        "share = torch.cuda.get_per_process_memory_fraction() if device == 'cuda' else 1.0; "
+        "print(device, share)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected

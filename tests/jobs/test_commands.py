@@ -6,6 +6,9 @@ Covers `jobs/doctor.py` and `jobs/table.py` too.
 """
 
 import json
+import os
+import signal
+from threading import Event
 
 import pytest
 import ray
@@ -48,6 +51,27 @@ def test_doctor_knows_what_triton_builds_with(monkeypatch, gone):
     assert finding.what.startswith(f"no {'C compiler' if gone == 'gcc' else gone}")
 
 
+def test_a_command_that_is_told_to_end_says_how_to_go_on(monkeypatch, capsys):
+    """As `ray job stop` and batch systems tell it."""
+    before = signal.getsignal(signal.SIGTERM)
+    closed = []
+
+    def plan(config):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            Event().wait(30)
+        except Exception:
+            raise AssertionError("it was taken for an error") from None
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr("jobs.commands.plan", plan)
+    assert main(["plan"]) == 143
+    assert capsys.readouterr().err == "diffmix: told to end; the same command resumes from here.\n"
+    assert closed == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_plan_counts_and_starts_nothing(tmp_path, small_config, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -70,6 +94,32 @@ def test_plan_counts_and_starts_nothing(tmp_path, small_config, capsys):
     assert rows["GPUs asked for"] == "5 (3 mix, 2 train; overlapped)"
     assert "unknown" in rows["expected time"]
     assert not ray.is_initialized()
+
+
+def test_plan_tells_what_became_of_each_file(tmp_path, small_config, write_images, capsys):
+    photos = write_images(tmp_path / "photos", ["Train/[/b] $", "Train/{}", "TEST/{}"], 4)
+    (photos / "Train" / "[/b] $" / "0.xmp").write_text("<x/>")
+    (photos / "Train" / "{}" / "notes").write_text("no image")
+    (photos / "Train" / "{}" / "0.png").write_bytes(b"no image")
+    twin = (photos / "TEST" / "{}" / "1.png").read_bytes()
+    (photos / "Train" / "{}" / "1.png").write_bytes(twin)
+    config = small_config(tmp_path / "out", **{"data.train": str(photos)})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(to_dict(config)))
+    assert main(["plan", "--config", str(recipe)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"training images: {photos}, Train/", f"test images: {photos}, TEST/"]
+    assert lines[3:10] == [
+        "images used: 11 of 14 files and rows",
+        "ignored: 2",
+        "  1 no images: Train/{}/notes",
+        "  1 side-cars of cameras and editors: Train/[/b] $/0.xmp",
+        "unreadable: 1",
+        "  1 not a JPEG, PNG, WebP, BMP, TIFF or GIF image: Train/{}/0.png",
+        "note: test images that are training images too: 1 (1 with the same bytes, 0 with the same "
+        "pixels in another file), such as 'TEST/{}/1.png' and 'Train/{}/1.png'; "
+        "--data.drop_duplicates True leaves them out",
+    ]
 
 
 def test_plan_goes_by_the_rates_of_another_run(tmp_path, small_config, capsys):

@@ -40,6 +40,39 @@ def test_written_configuration_reads_back(tmp_path):
     assert load(str(tmp_path / "config.yaml")) == config
 
 
+def test_relative_paths_begin_in_the_current_folder_in_files_too(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text(
+        "inherit: parent.yaml\nout: runs/a\ndata: {train: 'cub:CUB'}\n"
+    )
+    (tmp_path / "recipes" / "parent.yaml").write_text("personalize: {concept: concepts/birds}\n")
+    monkeypatch.chdir(tmp_path)
+    words = ["--config", "recipes/mine.yaml", "--model.base", "./sd15", "--compose.stores", "a"]
+    config = parse(words)
+    assert config.out == f"{tmp_path}/runs/a"
+    assert config.data.train == f"cub:{tmp_path}/CUB"
+    assert config.personalize.concept == f"{tmp_path}/concepts/birds"
+    assert config.model.base == f"{tmp_path}/sd15"
+    assert config.compose.stores == (f"{tmp_path}/a",)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--data.train", "nano", "--out", "runs/a"],
+        ["export", "--out", "/runs/a", "--export.to", "there"],
+    ],
+)
+def test_a_submitted_job_keeps_nothing_in_its_copy_of_the_folder(arguments, monkeypatch, capsys):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == (
+        f"diffmix: {arguments[-2]} {arguments[-1]} "
+        "is relative, but a submitted job's folder is deleted afterwards; give an absolute path or "
+        "a URI.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -59,7 +92,7 @@ def test_written_configuration_reads_back(tmp_path):
         (["run", "--config"], "--config is empty, but it must be the name of a YAML file."),
         (
             ["evaluate", "--run.seeds", "3", "4", "--out", "x"],
-            "takes one seed's configuration, such as --config x/seed-3/config.yaml.",
+            "takes one seed's configuration, such as --config ",
         ),
         (["run", "--config", "/nowhere.yaml"], "cannot be read"),
     ],
@@ -103,6 +136,8 @@ def test_bad_recipes(tmp_path, text, sentence):
         ["--placement.mixers", "0"],
         ["--placement.mixers", "3", "1"],
         ["--train.batch_size", "7", "--placement.trainers", "2"],
+        ["--personalize.global_batch_size", "3", "--placement.personalizers", "4"],
+        ["--personalize.tokens", "False", "--personalize.lora", "False"],
         ["--run.train_after", "2"],
         ["--run.seed", "-1"],
         ["--mix.strength_beta", "2", "5", "--mix.num_inference_steps", "4"],
@@ -175,6 +210,7 @@ def test_words_become_values():
             *("--mix.strength=0.3",),
             *("--mix.strength-beta", "2", "5"),
             *("--personalize.prompts", "a {token}", "two words {token}"),
+            *("--personalize.initializer", "42170"),
             *("--run.seeds",),
             *("--gate.clip", "None"),
             *("--mix.negative_prompt", "None"),
@@ -185,6 +221,7 @@ def test_words_become_values():
     assert config.mix.strength == (0.3,)
     assert config.mix.strength_beta == (2.0, 5.0)
     assert config.personalize.prompts == ("a {token}", "two words {token}")
+    assert config.personalize.initializer == 42170  # a token's number; other words are a text
     assert config.run.seeds == ()
     assert config.gate.clip is None
     assert config.mix.negative_prompt == "None", "an option that cannot be None takes it as a word"

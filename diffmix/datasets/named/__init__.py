@@ -9,12 +9,12 @@ and `flowers-half`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from xml.etree.ElementTree import ParseError
 
 from diffmix.datasets.published import Published, PublishedCopy
-from diffmix.datasets.raw import Found, Raw, file_stamp
+from diffmix.datasets.raw import Found, Raw, Source, Split, file_stamp
 from diffmix.errors import UserError
 from diffmix.options.registry import Registry
 
@@ -32,7 +32,7 @@ def names() -> list[str]:
     return sorted(REGISTRY.entries)
 
 
-def find(name: str, root: str) -> dict[str, Callable[[], Raw]]:
+def find(name: str, root: str) -> Source:
     """The splits of the data set `name` whose local copy is the folder `root`.
 
     Image ids are paths relative to `root`; classes keep the publisher's order. Calling a split
@@ -45,7 +45,18 @@ def find(name: str, root: str) -> dict[str, Callable[[], Raw]]:
             f"{name}:{root} names no folder; give the one that {published.title} was unpacked into "
             f"(it comes from {published.source})."
         )
-    return {split: partial(_raw, published, root, split) for split in published.splits}
+    splits = {}
+    for split in published.splits:
+        splits[split] = Split(
+            read=partial(_raw, published, root, split),
+            taken_from=f"the publisher's lists ({split})",
+            count=partial(_count, published, root, split),
+        )
+    return Source(splits=splits)
+
+
+def _count(published: Published, root: str, split: str) -> int:
+    return sum(1 for _ in _raw(published, root, split).examples())
 
 
 def _raw(published: Published, root: str, split: str) -> Raw:
@@ -80,4 +91,5 @@ def _raw(published: Published, root: str, split: str) -> Raw:
         superclass=published.superclass,
         stamp=f"{file_stamp(files, root)} {published.name} {split}",
         examples=examples,
+        few_shot=published.few_shot,
     )

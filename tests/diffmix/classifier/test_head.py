@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from diffmix.classifier.head import (
     CosineHead,
     freeze_backbone,
+    freeze_stages,
     train_mode,
     unit_rows,
     use_cosine_head,
@@ -51,6 +52,30 @@ def test_a_distilled_models_two_heads_are_trained_alone():
     assert model.head.training
     assert model.head_dist.training
     assert not model.blocks.training
+
+
+@pytest.mark.parametrize("trained", range(5))
+def test_stages_are_frozen_by_the_references_names(trained):
+    """Its `linear`, `stages4+linear`, ... `stages1-4+linear`, by torchvision's names, which are
+    timm's.
+    """
+    model = timm.create_model("resnet50", num_classes=3)
+    freeze_stages(model, trained)
+    words = ["fc", *(f"layer{stage}" for stage in range(4, 4 - trained, -1))]
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == any(word in name for word in words), name
+
+
+def test_stages_of_other_models_are_timms_groups():
+    model = timm.create_model("test_vit", num_classes=3)
+    freeze_stages(model, 1)
+    last = f"blocks.{len(model.blocks) - 1}."
+    assert all(
+        parameter.requires_grad == name.startswith((last, "norm.", "fc_norm.", "head."))
+        for name, parameter in model.named_parameters()
+    )
+    with pytest.raises(UserError, match=r"trained_stages is 99, but the model has \d+ stages"):
+        freeze_stages(model, 99)
 
 
 def test_models_without_a_linear_head():

@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,6 @@ from diffmix.classifier.loss import (
     focal,
     ldam,
     ldam_margins,
-    learning_rate,
 )
 from diffmix.config import TrainConfig
 
@@ -176,21 +173,24 @@ def test_drw_starts_late():
     assert loss(logits, labels, epoch=7, reweight="drw", drw_epoch=7) == weighted
 
 
-def test_schedule():
-    rates = [learning_rate(step, 100, 2.0, 0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.2)
-    assert rates[9] == pytest.approx(2.0)
-    assert rates[10] == pytest.approx(2.0)
-    assert rates[55] == pytest.approx(1.0)  # half of the cosine's 90 steps
-    assert rates[99] == pytest.approx(1 + math.cos(math.pi * 89 / 90))
-    assert rates[:10] == sorted(rates[:10])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
+def test_weights_over_soft_labels_are_normalized_as_torch_does_where_that_is_asked_for():
+    weights = class_balanced_weights(SIZES, 0.9999)
+    assert weights.mean() == pytest.approx(1)
+    config = TrainConfig(reweight="class-balanced", reweight_mean="torch")
+    logits, soft, _ = batch()
+    as_torch = torch.nn.CrossEntropyLoss(weight=torch.tensor(weights, dtype=torch.float32))
+    torch.testing.assert_close(Loss(config, SIZES)(logits, soft, 0), as_torch(logits, soft))
+    _, hard, target = batch(soft=False)
+    without_mixes = Loss(config, SIZES, has_mixes=False)
+    torch.testing.assert_close(without_mixes(logits, hard, 0), as_torch(logits, target))
+    torch.testing.assert_close(
+        loss(logits, hard, reweight="class-balanced"), as_torch(logits, target)
+    )
 
 
-def test_no_warm_up():
-    assert learning_rate(0, 10, 1.0, 0.0) == 1.0
-
-
-def test_steps_instead_of_the_cosine():
-    rates = [learning_rate(step, 20, 2.0, 0.1, drops=[16, 18]) for step in range(20)]
-    assert rates == pytest.approx([1.0, 2.0, *[2.0] * 14, 0.02, 0.02, 0.0002, 0.0002])
+def test_ldam_on_a_plain_head_scales_logits():
+    _, labels, target = batch(soft=False)
+    logits = np.random.default_rng(0).uniform(-2, 2, (6, 5))
+    expected = published_ldam(logits, target.numpy(), 0.5, 30.0)
+    found = loss(torch.tensor(logits), labels, loss="ldam", ldam_head="plain")
+    assert found.item() == pytest.approx(expected.mean(), rel=1e-5)

@@ -90,3 +90,21 @@ def test_no_classifier_in_the_folder(tmp_path):
 def test_weights_that_cannot_be_downloaded():
     with pytest.raises(UserError, match=r"train\.checkpoint_path"):
         build_model(TrainConfig(model_name="resnet10t", pretrained=True), 3)
+
+
+def test_the_description_keeps_how_images_are_resized(tmp_path):
+    """A description that was written before the option means the shorter side."""
+    folder = Folder(str(tmp_path))
+    squashed = describe(TrainConfig(**{**vars(CONFIG), "resize_mode": "squash"}), ["a", "b"])
+    save_classifier(folder, build_model(CONFIG, 2).state_dict(), squashed)
+    assert load_classifier(folder)[1].resize_mode == "squash"
+    stored = json.loads(folder.read("model.json"))
+    del stored["resize_mode"]
+    folder.write("model.json", json.dumps(stored).encode())
+    assert load_classifier(folder)[1].resize_mode == "shorter"
+
+
+def test_ldam_with_a_plain_head_has_timms_own():
+    config = TrainConfig(**{**vars(CONFIG), "loss": "ldam", "ldam_head": "plain"})
+    assert describe(config, ["a", "b"]).cosine_scale is None
+    assert build_model(config, 2).fc.bias.requires_grad

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
+from diffmix.classifier.batch_mix import CutMixSampler
 from diffmix.classifier.cmo import Paste, PasteSampler
 from diffmix.classifier.samples import Draw, MixedSampler, MixedSamples
 from diffmix.config import MixConfig, TrainConfig
@@ -134,3 +135,57 @@ def test_cmo_changes_nothing_else_and_is_shared_by_ranks():
     parts = [draws(epoch=5, pastes=pastes, rank=rank, world_size=2) for rank in range(2)]
     assert [part[i] for i in range(len(parts[0])) for part in parts] == whole
     assert not any(draw.paste for draw in draws(epoch=0, pastes=pastes))
+
+
+def test_an_epoch_of_another_length():
+    short = draws(samples=53, synthetic_p=0.0)
+    assert len(short) == 53
+    assert sorted(draw.row for draw in short[:50]) == list(range(50))
+    skipped = [draw.row for draw in draws(samples=48, synthetic_p=0.0)]
+    assert len(set(skipped)) == 48
+
+
+def test_mixes_that_are_picked_in_another_way_leave_the_rest_as_it_is():
+    plain, picked = draws(), draws(pick=lambda share, other: 100 + int(2 * other))
+    mixes = [one for one in picked if one.synthetic]
+    assert {one.row for one in mixes} == {100, 101}
+    assert [one._replace(row=0) for one in plain if one.synthetic] == [
+        one._replace(row=0) for one in mixes
+    ]
+    assert [one for one in plain if not one.synthetic] == [
+        one for one in picked if not one.synthetic
+    ]
+    assert not any(one.synthetic for one in draws(pool_size=lambda: 0, pick=lambda *_: 1 / 0))
+
+
+def test_cutmix_cuts_from_mixes_as_often_as_samples_are_mixes():
+    config = TrainConfig(cutmix_alpha=1.0, mix_probability=1.0, mix_form="reference")
+    pastes = CutMixSampler(5000, config, 1)
+    found = draws(real_size=5000, pastes=pastes)
+    assert np.mean([one.paste.synthetic for one in found]) == pytest.approx(0.3, abs=0.03)
+    assert {one.paste.row for one in found if one.paste.synthetic} == set(range(20))
+    assert not any(one.paste.synthetic for one in draws(pastes=pastes, pool_size=lambda: 0))
+    assert [one._replace(paste=None) for one in found] == draws(real_size=5000)
+
+
+def test_cmo_may_paste_mixes_too():
+    labels = np.arange(50) % 3
+    config = TrainConfig(cmo=True, cmo_mixes=True, cmo_probability=1.0, cmo_skip=(0, 0))
+    found = draws(pastes=PasteSampler(labels, config, 1))
+    assert any(one.paste.synthetic for one in found)
+    assert not all(one.paste.synthetic for one in found)
+
+
+def test_a_mix_is_pasted_with_its_own_label(samples):
+    middle = Paste(row=0, seed=0, kept=0.75, x=0.5, y=0.5, synthetic=True)
+    image, label, synthetic = samples(255, label_smoothing=0.0)[Draw(False, 0, 0, middle)]
+    assert image.mean() == 0.75
+    np.testing.assert_allclose(label, [0.125, 0.125, 0.75])
+    assert not synthetic
+
+
+def test_smoothing_has_two_forms(samples):
+    found = samples(255, label_smoothing=0.3, smoothing_form="others", soft_scale=0.9)
+    np.testing.assert_allclose(found[Draw(False, 0, 0)][1], [0.15, 0.15, 0.85], rtol=1e-6)
+    # By hand: 0.7 * 0.9 * (0.5, 0.5, 0), and 0.3 / 2 for each class.
+    np.testing.assert_allclose(found[Draw(True, 0, 0)][1], [0.465, 0.465, 0.15], rtol=1e-6)

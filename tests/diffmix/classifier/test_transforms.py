@@ -1,12 +1,14 @@
 """Each option of the training transform changes its result."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from diffmix.classifier.model import describe
-from diffmix.classifier.transforms import train_transform
+from diffmix.classifier.transforms import eval_transform, train_transform
 from diffmix.config import TrainConfig
 
 PLAIN = {
@@ -58,3 +60,40 @@ def test_hue(settings, moves):
     mean, std = torch.tensor(description.mean), torch.tensor(description.std)
     pixels = red * std[:, None, None] + mean[:, None, None]
     assert ((pixels[:, 1] - pixels[:, 2]).abs().max() > 0.02) == moves
+
+
+def seen(mode: str) -> tuple[float, float]:
+    """Shares of the columns of a 500x333 image that the test crop shows, and of the whole image."""
+    config = TrainConfig(**{**PLAIN, "resolution": 224, "resize": 256}, resize_mode=mode)
+    description = describe(config, ["a"])
+    ramp = np.tile(np.linspace(0, 255, 500), (333, 1)).astype(np.uint8)
+    crop = eval_transform(description)(Image.fromarray(ramp).convert("RGB"))[0]
+    crop = crop * description.std[0] + description.mean[0]
+    columns = float(crop.max() - crop.min())
+    rows = 224 / 256
+    return columns, columns * rows
+
+
+def test_how_much_of_an_image_the_test_crop_sees():
+    assert seen("shorter")[1] == pytest.approx(0.510, abs=0.005)
+    assert seen("squash")[1] == pytest.approx(0.766, abs=0.005)
+
+
+def test_training_images_are_squashed_too():
+    image = Image.new("RGB", (90, 30), (0, 0, 0))
+    image.paste((255, 255, 255), (0, 0, 45, 30))
+    settings = {"crop_padding": 0}
+    squashed = crops(image, resize_mode="squash", **settings)
+    assert all(one[0].min() < 0 < one[0].max() for one in squashed), "each crop shows both halves"
+    shorter = crops(image, **settings)
+    assert any(one[0].min() == one[0].max() for one in shorter)
+
+
+def test_rand_augment_is_a_function_of_torchs_seed_alone():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8))
+    found = crops(image, rand_augment=True)
+    assert found.shape == (50, 3, 32, 32)
+    random.seed(5)
+    np.random.seed(5)
+    assert torch.equal(crops(image, rand_augment=True), found)
+    assert not torch.equal(found, crops(image, resized_crop=True, color_jitter=0.4, hue=0.0))

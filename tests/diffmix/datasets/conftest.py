@@ -146,6 +146,8 @@ def write_aircraft(root):
     ]
     test = ["0062765 Global Express", "0034309 F/A-18"]
     write.text("data/images_variant_trainval.txt", *trainval)
+    write.text("data/images_variant_train.txt", *trainval[:4])
+    write.text("data/images_variant_val.txt", *trainval[4:])
     write.text("data/images_variant_test.txt", *test)
     write.images(*(f"data/images/{line.split()[0]}.jpg" for line in [*trainval, *test]))
 
@@ -342,8 +344,20 @@ def write_voc_main_with_a_test_set(root):
     Writer(root).text("Annotations/2008_000009.xml", annotation(("cow", (464, 71, 500, 284), 0)))
 
 
+def write_diffda_cub(root):
+    (root / "CUB_200_2011").mkdir()
+    write_cub(root / "CUB_200_2011")
+
+
+def write_diffda_aircraft(root):
+    (root / "fgvc-aircraft-2013b").mkdir()
+    write_aircraft(root / "fgvc-aircraft-2013b")
+
+
 WRITERS = {
-    "aircraft": write_aircraft, "cars": write_cars, "cars in one list": write_cars_in_one_list,
+    "aircraft": write_aircraft, "aircraft-train": write_aircraft, "cars": write_cars,
+    "cars in one list": write_cars_in_one_list,
+    "diffda-aircraft": write_diffda_aircraft, "diffda-cub": write_diffda_cub,
     "cub": write_cub, "dogs": write_dogs, "flowers": write_flowers, "flowers-half": write_flowers,
     "food101": write_food101, "pets": write_pets, "voc": write_voc, "voc-main": write_voc_main,
     "voc-main with a test set": write_voc_main_with_a_test_set, "waterbirds": write_waterbirds,

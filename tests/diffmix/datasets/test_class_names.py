@@ -1,6 +1,6 @@
 import pytest
 
-from diffmix.datasets.class_names import match, plain
+from diffmix.datasets.class_names import alike, labels_of, match, plain
 from diffmix.errors import UserError
 
 
@@ -23,3 +23,13 @@ def test_names_that_fit_none_or_several():
         match(["lynx"], ["fox", "wolf"], "here")
     with pytest.raises(UserError, match="could be 'a b' and 'A_B'"):
         match(["a_b"], ["a b", "A_B"], "here")
+
+
+def test_labels_by_name_or_by_what_is_plain_of_it():
+    names = ["001.Black_footed_Albatross", "A_b", "a b", "7", "Würger"]
+    wanted = ["black footed albatross", "a b", "A B", "7", "07", "wu\u0308rger", "lynx"]
+    assert labels_of(wanted, names) == [0, 2, None, 3, None, 4, None]
+
+
+def test_names_that_differ_in_spelling_alone():
+    assert alike(["cat", "Cat", "dog", "$", "$$"]) == [["cat", "Cat"]]

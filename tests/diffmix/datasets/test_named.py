@@ -23,7 +23,8 @@ ALBATROSS, TANAGER = "001.Black_footed_Albatross", "139.Scarlet_Tanager"
 SUPERCLASSES = {
     "aircraft": "aircraft", "cars": "car", "cub": "bird", "dogs": "dog", "flowers": "flower",
     "flowers-half": "flower", "food101": "food", "pets": "pet", "voc": "object",
-    "voc-main": "object", "waterbirds": "bird",
+    "voc-main": "object", "waterbirds": "bird", "aircraft-train": "aircraft",
+    "diffda-aircraft": "aircraft", "diffda-cub": "bird",
 }  # fmt: skip
 YACHT = (
     "<annotation><object><name>yacht</name><difficult>0</difficult>"
@@ -35,6 +36,9 @@ LISTS = {
         "data/images_variant_trainval.txt",
         "data/images_variant_test.txt",
     ],
+    "aircraft-train": ["data/variants.txt", "data/images_variant_train.txt"],
+    "diffda-aircraft": [],  # missing folders have a test of their own
+    "diffda-cub": [],
     "cars": [
         "devkit/cars_meta.mat",
         "devkit/cars_train_annos.mat",
@@ -62,7 +66,8 @@ LISTS = {
 
 
 def read(name, root):
-    return {split: raw() for split, raw in find(f"{name}:{root}", DataConfig()).items()}
+    source = find(f"{name}:{root}", DataConfig())
+    return {name: split.read() for name, split in source.splits.items()}
 
 
 def rows(raw):
@@ -99,10 +104,17 @@ def test_a_missing_list_is_named(published, name, file):
         read(name, root)
 
 
+def test_a_missing_folder_of_diffda_eval_is_named(published):
+    root = published("diffda-cub")
+    (root / "CUB_200_2011").rename(root / "elsewhere")
+    with pytest.raises(UserError, match=r"folder CUB_200_2011 of DiffDA-Eval's CUB.* is missing"):
+        read("diffda-cub", root)
+
+
 def test_a_list_of_the_test_images_is_not_needed_for_training(published):
     root = published("dogs")
     (root / "test_list.mat").unlink()
-    find(f"dogs:{root}", DataConfig())["train"]()
+    find(f"dogs:{root}", DataConfig()).splits["train"].read()
 
 
 def test_a_missing_folder_of_images_is_named(published):
@@ -215,7 +227,8 @@ def test_no_folder(spec):
 @pytest.mark.parametrize("spec", ["cub", "cubs:/data", "CUB:/data"])
 def test_names_that_do_not_exist(spec):
     with pytest.raises(
-        UserError, match=f"'{spec}' does not exist; .*NAME:FOLDER .* NAME is aircraft, cars, cub, "
+        UserError,
+        match=f"'{spec}' does not exist; .*NAME:FOLDER .* NAME is aircraft, aircraft-train, cars, ",
     ):
         find(spec, DataConfig())
 
@@ -227,7 +240,7 @@ def test_images_are_not_read_and_splits_can_be_sent(published):
     root = published("pets")
     for path in (root / "images").iterdir():
         path.write_bytes(b"")
-    raw = pickle.loads(pickle.dumps(find(f"pets:{root}", DataConfig())["train"]))()
+    raw = pickle.loads(pickle.dumps(find(f"pets:{root}", DataConfig()).splits["train"])).read()
     assert len(rows(raw)) == 4
 
 

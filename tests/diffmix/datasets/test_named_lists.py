@@ -2,13 +2,16 @@
 well. Covers the modules of `named/`.
 """
 
+import itertools
 import os
+import random
 
 import numpy as np
 import pytest
 import torchvision.datasets as torchvision_sets
 
 from diffmix.config import DataConfig
+from diffmix.datasets.named.diffda import few_shot
 from diffmix.datasets.named.flowers import FLOWERS
 from diffmix.datasets.named.voc import VOC
 from diffmix.datasets.readers import find
@@ -125,7 +128,8 @@ CLASS_ORDERS = {
 
 
 def read(name, root):
-    return {split: raw() for split, raw in find(f"{name}:{root}", DataConfig()).items()}
+    source = find(f"{name}:{root}", DataConfig())
+    return {name: split.read() for name, split in source.splits.items()}
 
 
 def rows(raw):
@@ -151,6 +155,37 @@ def test_ids_classes_and_groups(published, name):
         assert all(os.path.isfile(example.image) for example in found[split].examples())
     assert sorted(found["train"].class_names) == sorted({class_name for _, class_name, *_ in train})
     assert found["train"].class_names == CLASS_ORDERS.get(name, found["train"].class_names)
+
+
+@pytest.mark.parametrize(
+    ("name", "publisher", "folder"),
+    [
+        ("diffda-cub", "cub", "CUB_200_2011"),
+        ("diffda-aircraft", "aircraft-train", "fgvc-aircraft-2013b"),
+    ],
+)
+def test_diffda_eval_has_the_publishers_splits(published, name, publisher, folder):
+    root = published(name)
+    theirs = read(publisher, root / folder)
+    for split, raw in read(name, root).items():
+        assert rows(raw) == [(f"{folder}/{path}", *rest) for path, *rest in rows(theirs[split])]
+
+
+def test_shots_as_diffda_eval_draws_them():
+    """By its rule in other words: Python's global generator, seeded, class by class in the order of
+    first appearance, `sample`, or `choices` where there are too few.
+    """
+    labels = np.random.default_rng(0).permutation(np.repeat([3, 0, 2, 1], [30, 29, 30, 2]))
+    for seed, shots in itertools.product((0, 1, 2), (1, 5, 10)):
+        random.seed(seed)
+        expected = []
+        for label in dict.fromkeys(labels):
+            own = [index for index in range(len(labels)) if labels[index] == label]
+            try:
+                expected += random.sample(own, shots)
+            except ValueError:
+                expected += random.choices(own, k=shots)
+        assert few_shot(labels, shots, seed).tolist() == sorted(expected)
 
 
 def test_waterbirds_validation_images(published):
@@ -227,12 +262,20 @@ def compare(raw, root, paths, classes):
     assert sorted(found.image for found in raw.examples()) == sorted(map(str, paths))
 
 
-@pytest.mark.parametrize(("split", "theirs"), [("train", "trainval"), ("test", "test")])
-def test_aircraft_as_torchvision_reads_it(published, tmp_path, split, theirs):
-    root = published("aircraft", "fgvc-aircraft-2013b")
+@pytest.mark.parametrize(
+    ("name", "split", "theirs"),
+    [
+        ("aircraft", "train", "trainval"),
+        ("aircraft", "test", "test"),
+        ("aircraft-train", "train", "train"),
+        ("aircraft-train", "test", "test"),
+    ],
+)
+def test_aircraft_as_torchvision_reads_it(published, tmp_path, name, split, theirs):
+    root = published(name, "fgvc-aircraft-2013b")
     peer = torchvision_sets.FGVCAircraft(tmp_path, theirs)
     compare(
-        read("aircraft", root)[split],
+        read(name, root)[split],
         root,
         peer._image_files,
         [peer.classes[label] for label in peer._labels],

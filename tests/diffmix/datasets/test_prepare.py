@@ -9,10 +9,16 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from diffmix import images, storage
 from diffmix.config import DataConfig
+from diffmix.datasets.named import diffda
 from diffmix.datasets.prepare import prepare
+from diffmix.datasets.raw import file_stamp
+from diffmix.datasets.readers import find
+from diffmix.datasets.real import Example, RealSet
+from diffmix.datasets.splits import few_shot, stratified
 from diffmix.errors import UserError
 from diffmix.nano import data
 
@@ -96,12 +102,28 @@ def test_separate_test_folder(image_folder, run):
 
 
 def test_a_test_class_that_training_lacks(image_folder, run):
+    options = {
+        "train": image_folder({"a": 3, "b": 3}),
+        "test": image_folder({"a": 1, "x": 1}, "test photos"),
+    }
     with pytest.raises(
         UserError, match="test photos has the class 'x', which the training images lack"
     ):
-        run(
-            train=image_folder({"a": 3, "b": 3}), test=image_folder({"a": 1, "x": 1}, "test photos")
-        )
+        run(**options)
+    prepared = run(**options, unknown_classes="leave_out")
+    assert counts(prepared.test) == [1, 0]
+    left = prepared.account.ignored["test images of classes that training lacks"]
+    assert left.names == ["x/00.png"]
+
+
+def test_test_classes_are_matched_by_name(image_folder, run):
+    prepared = run(
+        train=image_folder({"001.Cat": 3, "dog": 3}),
+        test=image_folder({"cat": 2, "Dog": 1}, "test photos"),
+        val_fraction=0,
+    )
+    assert counts(prepared.test) == [2, 1]
+    assert [note.partition(" of ")[0] for note in prepared.account.notes[:2]] == ["'Dog'", "'cat'"]
 
 
 def test_nano(run, monkeypatch):
@@ -157,6 +179,117 @@ def test_imbalance(image_folder, run):
         run(train="nano", shots=1, imbalance_factor=0.1)
 
 
+# What is told
+
+
+def test_what_was_taken_and_left_is_kept_and_told(image_folder, run, image_file, tmp_path, caplog):
+    root = image_folder({"Train/a": 10, "Train/b": 10, "Test": 3})
+    (root / "Train/a/.DS_Store").write_bytes(b"")
+    (root / "Train/a/IMG.xmp").write_bytes(b"<x/>")
+    (root / "Train/b/cut.png").write_bytes(image_file(0, side=64)[:500])
+    account = run(train=root, shots=4).account
+    assert account.splits == {
+        "train": f"{root}, Train/",
+        "test": f"20% of each class of {root}, Train/",
+        "val": f"10% of each class of {root}, Train/",
+    }
+    assert (account.found, account.used) == (26, 14)  # 8 shots, 4 test and 2 validation images
+    assert {why: left.count for why, left in account.ignored.items()} == {
+        "not drawn for --data.shots": 6,
+        "in a split without labels": 3,
+        "hidden": 1,
+        "side-cars of cameras and editors": 1,
+    }
+    assert {why: left.names for why, left in account.unreadable.items()} == {
+        "broken or truncated": ["Train/b/cut.png"]
+    }
+    assert json.loads((tmp_path / "out/data/data.json").read_text())["account"] == account.to_json()
+    assert "its 3 images have no labels and are left alone" in caplog.text
+    assert run(train=root, shots=4).account == account
+    lines = account.lines()
+    assert lines[3:7] == [
+        "images used: 14 of 26 files and rows",
+        "ignored: 11",
+        "  6 not drawn for --data.shots: " + lines[5].partition(": ")[2],
+        "  3 in a split without labels: Test/00.png, Test/01.png, Test/02.png",
+    ]
+
+
+def test_duplicates_are_told_and_can_be_dropped(image_folder, run, image_file):
+    root = image_folder({"train/a": 4, "train/b": 4, "test/a": 1, "test/b": 1, "val/a": 2})
+    (root / "test/a/twin.png").write_bytes((root / "train/b/00.png").read_bytes())
+    with Image.open(root / "train/a/01.png") as image:
+        image.save(root / "test/a/pixels.bmp")
+        image.save(root / "val/a/pixels.bmp")
+    prepared = run(train=root)
+    assert (len(prepared.test), len(prepared.val)) == (4, 3)
+    told = "; --data.drop_duplicates True leaves them out"
+    assert prepared.account.notes == [
+        "test images that are training images too: 2 (1 with the same bytes, 1 with the same "
+        f"pixels in another file), such as 'test/a/pixels.bmp' and 'train/a/01.png'{told}",
+        "validation images that are training images too: 1 (0 with the same bytes, 1 with the same "
+        f"pixels in another file), such as 'val/a/pixels.bmp' and 'train/a/01.png'{told}",
+    ]
+    dropped = run("dropped", train=root, drop_duplicates=True)
+    assert (len(dropped.test), len(dropped.val)) == (2, 2)
+    assert len(dropped.train) == 8
+    assert dropped.account.ignored["test images that are training images too"].count == 2
+
+
+def test_one_image_in_two_training_classes_is_told(image_folder, run):
+    root = image_folder({"a": 4, "b": 4})
+    (root / "a/twin.png").write_bytes((root / "b/00.png").read_bytes())
+    notes = run(train=root, test_fraction=0.1).account.notes
+    assert any("that are in another class too: 1 " in note for note in notes)
+
+
+def test_classes_that_differ_in_case_alone_are_told(image_folder, run):
+    prepared = run(train=image_folder({"Cat": 4, "cat": 4, "dog": 4}))
+    assert prepared.train.class_names == ["Cat", "cat", "dog"]
+    assert prepared.account.notes[0].startswith("'Cat', 'cat' are 2 classes, though")
+
+
+def test_unlabeled_test_rows_are_left_alone(run, image_file, tmp_path):
+    for number, (name, labels) in enumerate({"train": ["a", "b"] * 6, "test": [None] * 3}.items()):
+        images = [image_file(100 * number + row) for row in range(len(labels))]
+        table = pa.table({"image": images, "label": pa.array(labels, pa.string())})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    for name in ("train", "test"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        shutil.move(tmp_path / f"{name}.parquet", tmp_path / "set")
+    account = run(train=tmp_path / "set").account
+    assert account.ignored["in a test split without labels"].count == 3
+    assert (account.used, account.found) == (12, 15)
+    with pytest.raises(UserError, match="3 of 3 rows have none"):
+        run("other", train=tmp_path / "set", test=tmp_path / "set/test.parquet")
+
+
+def test_an_unused_test_split_is_counted(image_folder, run):
+    root = image_folder({"train/a": 4, "train/b": 4, "test/a": 3})
+    account = run(train=root, test=image_folder({"a": 2}, "other")).account
+    assert account.ignored["in an unused test split"].count == 3
+    assert (account.used, account.found) == (10, 13)
+
+
+def test_test_images_and_run_folder_among_the_training_images(image_folder, run, tmp_path):
+    root = image_folder({"a": 5, "b": 5, "holdout/a": 2})
+    for _ in range(2):
+        prepared = run("photos/run", train=root, test=root / "holdout")
+        assert prepared.train.class_names == ["a", "b"]
+        assert len(prepared.test) == 2
+        (tmp_path / "photos/run/mixes").mkdir(exist_ok=True)
+        shutil.copy(root / "a/00.png", tmp_path / "photos/run/mixes/mix.png")
+
+
+def test_shots_as_the_publisher_draws_them(published, run):
+    root = published("diffda-cub")
+    prepared = run(train=f"diffda-cub:{root}", shots=1, seed=2, val_fraction=0)
+    labels = np.array([0, 0, 1, 1])  # the training images in the order of the lists
+    ids = find(f"diffda-cub:{root}", DataConfig()).splits["train"].read().examples()
+    names = [found.image_id for found in ids]
+    assert prepared.train.image_ids == [names[index] for index in diffda.few_shot(labels, 1, 2)]
+
+
 # Bad input
 
 
@@ -196,9 +329,9 @@ def test_bomb(image_folder, run, image_file):
     (root / "a/large.png").write_bytes(image_file(0, side=40))
     with pytest.raises(UserError, match=r"'a/large.png' \(40 x 40 pixels, more than 1599\)"):
         run(train=root, max_pixels=1599, max_bad_images=0)
-    assert "a/large.png" in [
-        name for real in vars(run(train=root, max_pixels=1600)).values() for name in real.image_ids
-    ]
+    prepared = run(train=root, max_pixels=1600)
+    sets = (prepared.train, prepared.val, prepared.test)
+    assert "a/large.png" in [name for real in sets for name in real.image_ids]
 
 
 def test_class_without_a_readable_image(image_folder, run):
@@ -270,6 +403,43 @@ def test_no_space(image_folder, run, monkeypatch):
 # A second run
 
 
+def test_a_run_folder_of_version_0_1_is_resumed(image_folder, run, tmp_path):
+    """It knew no option for duplicates, held validation images out before it drew shots, and read
+    files by their suffixes alone.
+    """
+    root = image_folder({"a": 10, "b": 10})
+    labels = np.repeat([0, 1], 10)
+    ids = np.array([f"{name}/{index:02d}.png" for name in "ab" for index in range(10)])
+    kept, test = stratified(labels, 0.2, 0)
+    rest, val = stratified(labels[kept], 0.1, 0)
+    shots = few_shot(labels[kept][rest], 3, 0)
+    file = tmp_path / "out/data/data.json"
+    run(train=root, shots=3)
+    saved = json.loads(file.read_text())
+    for name, indices in (("train", kept[rest][shots]), ("val", kept[val]), ("test", test)):
+        examples = [
+            Example(ids[index], (root / ids[index]).read_bytes(), int(labels[index]))
+            for index in indices
+        ]
+        written = RealSet.write(f"{tmp_path}/out/data/{name}.arrow", examples, ["a", "b"], "object")
+        saved["sizes"][name], saved["fingerprints"][name] = len(written), written.fingerprint
+    saved["stamps"] = {"train": file_stamp([str(root / name) for name in ids], str(root))}
+    for key in ("drop_duplicates", "unknown_classes", "configuration"):
+        del saved["settings"][key]
+    del saved["account"], saved["held_out_first"]
+    file.write_text(json.dumps(saved))
+    (root / "a/thumbs").mkdir()
+    shutil.copy(root / "a/00.png", root / "a/00")  # an image that 0.1 did not read
+    prepared = run(train=root, shots=3)
+    assert prepared.account is None
+    assert sorted(prepared.train.image_ids) == sorted(ids[kept[rest][shots]])
+    (root / "a/00").unlink()
+    os.utime(root / "a/00.png", (1, 1))
+    prepared = run(train=root, shots=3)
+    assert sorted(prepared.train.image_ids) == sorted(ids[kept[rest][shots]])
+    assert prepared.account is not None
+
+
 @pytest.fixture
 def decoded(monkeypatch):
     """The images that were decoded, one entry each."""
@@ -331,6 +501,9 @@ def test_changed_images_are_refused(image_folder, run, image_file, tmp_path):
         ("shots", 2),
         ("imbalance_factor", 0.5),
         ("seed", 5),
+        ("drop_duplicates", True),
+        ("unknown_classes", "leave_out"),
+        ("configuration", "x"),
     ],
 )
 def test_other_settings_are_refused(image_folder, run, option, value):

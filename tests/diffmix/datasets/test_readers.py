@@ -1,7 +1,7 @@
 """Every form of a user's data set.
 
-Covers `diffmix/datasets/folder.py`, `diffmix/datasets/raw.py` and `diffmix/datasets/tabular.py`
-too.
+Covers `diffmix/datasets/raw.py`, `diffmix/datasets/forms/folder.py`,
+`diffmix/datasets/forms/huggingface.py` and `diffmix/datasets/forms/table.py` too.
 """
 
 import os
@@ -32,7 +32,8 @@ def rows(raw):
 
 
 def read(spec, **options):
-    return {name: raw() for name, raw in find(str(spec), DataConfig(**options)).items()}
+    source = find(str(spec), DataConfig(**options))
+    return {name: split.read() for name, split in source.splits.items()}
 
 
 def hf_dataset(image_file, labels=(2, 0, 1, 2), names=("b", "a", "c"), start=0):
@@ -60,8 +61,9 @@ def test_folder_is_recursive_and_skips_what_is_no_image(image_folder, image_file
     root = image_folder({"a": 1, "b": 1})
     (root / "a/deep/er").mkdir(parents=True)
     (root / "a/deep/er/x.JPG").write_bytes(image_file(9))
-    for name in ("a/.hidden.png", "a/notes.txt", "readme.md"):
-        (root / name).write_bytes(image_file(8))
+    (root / "a/.hidden.png").write_bytes(image_file(8))
+    for name in ("a/notes.txt", "readme.md"):
+        (root / name).write_text("no image")
     for name in (".cache", "__MACOSX"):
         (root / name).mkdir()
     os.symlink(root / "b", root / "c")
@@ -259,9 +261,9 @@ def test_unlabeled_test_split_is_no_problem_until_it_is_used(tmp_path, image_fil
     splits = {"train": hf_dataset(image_file), "test": hf_dataset(image_file, labels=[-1, -1])}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "x")
     found = find(str(tmp_path / "x"), DataConfig())
-    found["train"]()
+    found.splits["train"].read()
     with pytest.raises(UserError, match="its 'label' is -1"):
-        found["test"]()
+        found.splits["test"].read()
 
 
 def test_dataset_without_a_train_split(tmp_path, image_file):

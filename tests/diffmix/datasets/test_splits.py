@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from diffmix.datasets.splits import few_shot, long_tail, stratified
+from diffmix.config import DataConfig
+from diffmix.datasets.splits import choose, few_shot, long_tail, stratified
 
 
 def labels_of(counts):
@@ -95,3 +96,85 @@ def test_long_tail_ranks_by_size_and_never_exceeds_what_is_there():
 def test_long_tail_of_two_classes():
     labels = labels_of([40, 40])
     assert count(labels, long_tail(labels, 0.1, seed=0), 2) == [40, 4]
+
+
+# Which images form each set
+
+
+def chosen(labels, own_test=True, **options):
+    """The indices of each set, of what is not drawn, and the notes."""
+    splits = {"train": labels, **({"test": labels_of([1])} if own_test else {})}
+    names = [f"class {label}" for label in range(int(labels.max()) + 1)]
+    found = choose(DataConfig(**options), splits, names)
+    return {name: ids for name, (_, ids) in found.chosen.items()}, found.not_drawn, found.notes
+
+
+def test_as_many_shots_as_images_are_all_different():
+    labels = labels_of([5, 5, 5])
+    sets, not_drawn, notes = chosen(labels, shots=5)
+    assert sets["train"].tolist() == list(range(15))
+    assert len(sets["val"]) == len(not_drawn) == 0
+    assert notes == ["no images are left for validation images, so there are none"]
+
+
+def test_validation_has_its_share_of_the_full_size_but_what_is_left_at_most():
+    labels = labels_of([30, 8, 6, 5, 3])
+    sets, not_drawn, notes = chosen(labels, shots=5, val_fraction=0.25)
+    assert count(labels, sets["train"], 5) == [5, 5, 5, 5, 5]
+    assert count(labels, sets["val"], 5) == [8, 2, 1, 0, 0]  # a quarter of 30, 8, 6; 3, 1, 0 left
+    assert not set(sets["train"]) & set(sets["val"])
+    assert sorted({*sets["train"], *sets["val"], *not_drawn}) == list(range(52))
+    assert notes == [
+        "fewer than 5 images are there for 1 of 5 classes ('class 4'): they are drawn with "
+        "replacement, so some are repeated",
+        "no validation images are left for 2 of 5 classes: 'class 3', 'class 4'",
+    ]
+
+
+def test_one_shot_and_five_have_the_same_test_and_validation_images():
+    labels = labels_of([40, 40])
+    one, five = (chosen(labels, own_test=False, shots=shots)[0] for shots in (1, 5))
+    assert set(one["train"]) <= set(five["train"])
+    for name in ("val", "test"):
+        assert one[name].tolist() == five[name].tolist()
+    none = chosen(labels, own_test=False)[0]
+    assert none["test"].tolist() == five["test"].tolist()
+
+
+def test_a_test_set_from_the_training_images_leaves_the_shots():
+    labels = labels_of([5, 6, 20])
+    sets, _, notes = chosen(labels, own_test=False, shots=5)
+    assert count(labels, sets["test"], 3) == [0, 1, 4]
+    assert [len(set(sets["train"][labels[sets["train"]] == label])) for label in range(3)] == [
+        5
+    ] * 3
+    assert notes[0] == "no test images are left for 1 of 3 classes: 'class 0'"
+
+
+def test_cub_with_imbalance_factor_100():
+    # The sizes of CUB-200-2011's training classes: 194 of 30 images and 6 of 29.
+    labels = labels_of([30] * 194 + [29] * 6)
+    sets, not_drawn, _ = chosen(labels, imbalance_factor=0.01)
+    sizes = np.bincount(labels[sets["train"]])
+    assert (sizes.max(), sizes.sum()) == (29, 1242)
+    groups = [(sizes > 20).sum(), ((sizes >= 5) & (sizes <= 20)).sum(), (sizes < 5).sum()]
+    assert groups == [16, 61, 123]
+    assert count(labels, sets["val"], 200) == [
+        min(3, whole - size) for whole, size in zip([30] * 194 + [29] * 6, sizes, strict=True)
+    ]
+    assert len(not_drawn) == 5994 - 1242 - len(sets["val"])
+
+
+def test_nothing_is_held_out_where_no_share_is_asked_for():
+    sets, not_drawn, notes = chosen(labels_of([8, 8]), shots=5, val_fraction=0.0)
+    assert "val" not in sets
+    assert (len(not_drawn), notes) == (6, [])
+
+
+def test_version_0_1_held_validation_images_out_first():
+    labels = labels_of([10, 10])
+    config = DataConfig(shots=3, val_fraction=0.2)
+    found = choose(config, {"train": labels, "test": labels}, ["a", "b"], held_out_first=True)
+    kept, held = stratified(labels, 0.2, 0)
+    assert found.chosen["val"][1].tolist() == held.tolist()
+    assert found.chosen["train"][1].tolist() == kept[few_shot(labels[kept], 3, 0)].tolist()

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from diffmix.errors import UserError
+from diffmix.formats import FORMATS, detect
 from diffmix.formats.named_mix import batches, described, from_description, shortest, suffix
+from diffmix.storage import Folder
 
 
 def test_a_description_survives_json(make_mixes, kept):
@@ -35,3 +37,27 @@ def test_a_file_is_named_by_its_content(make_mixes, format, ending):
 def test_batches_hold_everything_in_order():
     assert list(batches(range(5), 2)) == [[0, 1], [2, 3], [4]]
     assert list(batches([], 2)) == []
+
+
+STRAY = {
+    "a file for the class folders": ("data", b"", "is a file, but a folder is needed"),
+    "a folder for the table": ("meta.csv/x", b"", "meta.csv cannot be read"),
+    "a folder for the list": ("metadata.jsonl/x", b"", "metadata.jsonl cannot be read"),
+    "a folder for a shard": ("mixes-000000.tar/x", b"", "mixes-000000.tar cannot be read"),
+    "a file for a list": ("data/a/b-1-0.7.png/x", b"", r"b-1-0\.7\.png"),
+}
+
+
+def read_all(folder: Folder) -> None:
+    for mix in FORMATS[str(detect(folder))].read(folder):
+        mix.load()
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_what_is_a_file_for_a_folder_or_the_other_way_is_one_sentence(tmp_path, name):
+    path, content, why = STRAY[name]
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_bytes(content)
+    with pytest.raises(UserError, match=why) as caught:
+        read_all(Folder(str(tmp_path)))
+    assert "\n" not in str(caught.value)

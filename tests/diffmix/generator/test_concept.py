@@ -1,16 +1,18 @@
 """Concept folders: written, read by us and by stock diffusers, refused where they do not fit."""
 
+import hashlib
 import json
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from diffmix.config import MixConfig
 from diffmix.datasets.class_names import spoken
 from diffmix.errors import UserError
 from diffmix.generator.base_model import base_fingerprint, load_base
-from diffmix.generator.concept import Concept, prompt, spell
+from diffmix.generator.concept import Concept, prompt
 from diffmix.generator.mixer import Mixer
 from diffmix.images import decode
 from diffmix.personalize.modules import add_lora
@@ -177,6 +179,37 @@ def test_a_folder_round_trips_and_is_replaced_whole(tmp_path, tiny_model, tiny_r
     )
 
 
+def test_the_fingerprint_is_of_all_that_changes_images(tmp_path, tiny_model, tiny_real):
+    """Of a LoRA file of any name, and of the scale in a file's header, which was not heeded once. A
+    concept of ours has the fingerprint that it always had.
+    """
+    concept = random_concept(tmp_path / "concept", tiny_model, tiny_real)
+    folder, name = tmp_path / "concept", "pytorch_lora_weights.safetensors"
+    assert concept.fingerprint == of_the_bytes(folder)
+
+    weights = load_file(folder / name)
+    header = {"lora_adapter_metadata": json.dumps({"unet.r": 3, "unet.lora_alpha": 12})}
+    save_file(weights, folder / name, metadata=header)
+    assert concept.fingerprint != of_the_bytes(folder)
+
+    save_file(weights, folder / name)
+    (folder / name).rename(folder / "by_kohya.safetensors")
+    whole = concept.fingerprint
+    changed = {key: 2 * value for key, value in weights.items()}
+    save_file(changed, folder / "by_kohya.safetensors")
+    assert concept.fingerprint != whole
+
+
+def of_the_bytes(folder) -> str:
+    """The fingerprint of a concept as version 0.1 made it."""
+    description = json.loads((folder / "concept.json").read_text(encoding="utf-8"))
+    del description["format_version"]
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name in ("learned_embeds.safetensors", "pytorch_lora_weights.safetensors"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
 def test_the_reference_implementations_folder_is_read(tmp_path, tiny_model, tiny_real):
     ours = random_concept(tmp_path / "concept", tiny_model, tiny_real)
     folder = tmp_path / "reference"
@@ -278,8 +311,3 @@ def test_prompts():
     for template in ("a {name}", "a {", "a {0}", "a {}"):
         with pytest.raises(UserError, match="cannot be used"):
             prompt(template, None, "x", "y")
-
-
-def test_spelling_is_that_of_diffusers():
-    assert spell("<a>", 1) == ["<a>"]
-    assert spell("<a>", 3) == ["<a>", "<a>_1", "<a>_2"]

@@ -1,7 +1,8 @@
 """The mixer against the stock pipelines, mix by mix.
 
-Covers `diffmix/generator/latent_images.py`, `diffmix/generator/prompt_encoder.py`,
-`diffmix/generator/samplers.py` and `diffmix/generator/tiny_vae.py` too.
+Covers `diffmix/generator/device/compiling.py`, `diffmix/generator/device/cores.py`,
+`diffmix/generator/latent_images.py`, `diffmix/generator/samplers.py` and
+`diffmix/generator/tiny_vae.py` too.
 """
 
 import dataclasses
@@ -269,7 +270,9 @@ def test_another_resolution(tiny_model, tiny_real):
     images = large.mix(specs, sources_of(tiny_real, specs))
     assert [image.size for image in images] == [image.size for image in native]
     assert images[0].tobytes() != native[0].tobytes()
-    with pytest.raises(UserError, match="multiple of 8"):
+    odd = mixer_of(replace(tiny_model, resolution=36), tiny_real)  # latents of 9, 5 and 9 again
+    assert len(odd.mix(specs, sources_of(tiny_real, specs))) == 2
+    with pytest.raises(UserError, match="multiple of 4"):
         mixer_of(replace(tiny_model, resolution=33), tiny_real)
 
 
@@ -566,3 +569,143 @@ def test_every_thread_has_the_cores_that_the_mixer_was_made_with(tiny_model, tin
             assert set(mixer._threads.map(lambda _: torch.get_num_threads(), range(2))) == {1}
     finally:
         torch.set_num_threads(1)
+
+
+class Full:
+    """Stands in for a model whose memory holds `most` rows; remembers what it was called with."""
+
+    def __init__(self, call, most: int):
+        self.call, self.most, self.rows = call, most, []
+
+    def __call__(self, inputs, *args, **kwargs):
+        self.rows.append(len(inputs))
+        if len(inputs) > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return self.call(inputs, *args, **kwargs)
+
+
+def test_a_batch_that_does_not_fit_is_halved_inside_the_call(tiny_model, tiny_real, monkeypatch):
+    mixer = mixer_of(tiny_model, tiny_real)
+    specs = specs_of(tiny_real, 6)
+    sources = sources_of(tiny_real, specs)
+    usual = mixer.mix(specs, sources)
+    assert "mixes_at_once" not in mixer.made_with
+    unet, decoder = Full(mixer.pipe.unet.forward, 4), Full(mixer.pipe.vae.decode, 2)
+    monkeypatch.setattr(mixer.pipe.unet, "forward", unet)
+    monkeypatch.setattr(mixer.pipe.vae, "decode", decoder)
+    images = mixer.mix(specs, sources)
+    # With guidance a mix is two rows.
+    assert unet.rows[:3] == [12, 6, 2]
+    assert set(unet.rows[2:]) == {2}
+    assert decoder.rows == [6, 3, 1, 1, 1, 1, 1, 1]
+    assert min(psnr(one, other) for one, other in zip(images, usual, strict=True)) > 40
+    assert [image.size for image in images] == [image.size for image in usual]
+    assert (mixer.made_with["mixes_at_once"], mixer.made_with["decoded_at_once"]) == (1, 1)
+    unet.rows.clear()
+    mixer.mix(specs[:2], sources[:2])
+    assert set(unet.rows) == {2}, "remembered"
+
+
+def test_one_mix_that_does_not_fit_is_one_sentence(tiny_model, tiny_real, monkeypatch):
+    mixer = mixer_of(tiny_model, tiny_real)
+    specs = specs_of(tiny_real, 2)
+    for part, name, says in (
+        (mixer.pipe.vae, "decode", "The VAE's decoder for one image of 32 px does not fit"),
+        (mixer.pipe.unet, "forward", "One mix of 32 px does not fit in memory"),
+        (mixer.pipe.vae, "encode", "The VAE's encoder for images of 32 px does not fit"),
+    ):
+        monkeypatch.setattr(part, name, Full(None, 0))
+        mixer.images._cache.clear()
+        with pytest.raises(UserError, match=says):
+            mixer.mix(specs, sources_of(tiny_real, specs))
+
+
+def test_sources_of_one_call_do_not_change_each_others_latents(tiny_model, tiny_real, monkeypatch):
+    """As on a GPU: in calls of one size, whatever the cache holds."""
+
+    def latents(*calls: list[int]) -> dict[str, bytes]:
+        mixer = mixer_of(tiny_model, tiny_real)
+        mixer.images.encoded_at_once = 4
+        encoder = Full(mixer.pipe.vae.encode, 4)
+        monkeypatch.setattr(mixer.pipe.vae, "encode", encoder)
+        found = {}
+        with torch.inference_mode():
+            for rows in calls:
+                ids = [specs[row].source_id for row in rows]
+                images = [sources[row] for row in rows]
+                for name, source in zip(ids, mixer.images.encode_all(ids, images), strict=True):
+                    found[name] = source.mean.numpy().tobytes() + source.std.numpy().tobytes()
+        assert set(encoder.rows) == {4}
+        return found
+
+    specs = specs_of(tiny_real, 6)
+    sources = sources_of(tiny_real, specs)
+    together = latents([0, 1, 2, 3, 4, 5, 0, 1])
+    assert together == latents([5, 3], [4], [0, 1, 2, 3, 4])
+    mixer = mixer_of(tiny_model, tiny_real)
+    with torch.inference_mode():
+        alone = mixer.images.encode(specs[5].source_id, sources[5]).mean.numpy()
+    mean = np.frombuffer(together[specs[5].source_id], dtype=np.float32)[: alone.size]
+    np.testing.assert_allclose(mean, alone.ravel(), rtol=1e-4, atol=1e-5)
+
+
+def test_sources_may_be_prepared_beforehand(tiny_model, tiny_real):
+    mixer = mixer_of(tiny_model, tiny_real)
+    specs = specs_of(tiny_real, 4)
+    sources = sources_of(tiny_real, specs)
+    with ThreadPoolExecutor(1) as other:
+        prepared = other.submit(mixer.prepare, specs, sources).result()
+    assert all(one.image is not None and one.image.size == (32, 32) for one in prepared)
+    made = [image.tobytes() for image in mixer.mix(specs, prepared)]
+    again = mixer.prepare(specs, sources)
+    assert all(one.image is None for one in again), "they are in the cache"
+    assert [image.tobytes() for image in mixer.mix(specs, again)] == made
+    mixer.images._cache.clear()
+    assert [image.tobytes() for image in mixer.mix(specs, again)] == made, "and fell out of it"
+    fresh = mixer_of(tiny_model, tiny_real)
+    assert [image.tobytes() for image in fresh.mix(specs, sources)] == made
+    noise = mixer_of(tiny_model, tiny_real, strategy="real-gen")
+    assert noise.prepare(specs, [None] * 4) == [None] * 4
+    with pytest.raises(ValueError, match="has no source image"):
+        mixer.prepare(specs, [None] * 4)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """torch.compile with a backend that runs the graph as it is: no compiler is needed."""
+    real = torch.compile
+
+    def compile_(model, **options):
+        return real(model, **{**options, "backend": "eager"})
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def test_a_compiled_mixer_makes_one_graph_for_each_guidance_mode(uncompiled, tiny_model, tiny_real):
+    specs = specs_of(tiny_real, 4)
+    sources = sources_of(tiny_real, specs)
+    options = {"batch": 4, "guidance_interval": (0.5, 1.0)}
+    plain = mixer_of(tiny_model, tiny_real, **options).mix(specs, sources)
+    model = replace(tiny_model, compile=True, compile_scope="all")
+    mixer = mixer_of(model, tiny_real, **options)
+    assert mixer.made_with["compile"] == "all"
+    compiled = mixer.mix(specs, sources)
+    assert mixer.graphs == 3  # with guidance, without, and the decoder
+    short = mixer.mix(specs[:3], sources[:3])
+    assert mixer.graphs == 3, "a short chunk is filled up"
+    assert min(psnr(a, b) for a, b in zip(compiled, plain, strict=True)) > 40
+    assert min(psnr(a, b) for a, b in zip(short, plain, strict=False)) > 40
+
+
+def test_a_shape_too_many_is_an_error_and_not_slow(uncompiled, tiny_model, tiny_real, monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    model = replace(tiny_model, compile=True, compile_scope="unet")
+    mixer = mixer_of(model, tiny_real, batch=1)
+    specs = specs_of(tiny_real, 2)
+    sources = sources_of(tiny_real, specs)
+    mixer.mix(specs[:1], sources[:1])
+    with pytest.raises(Exception, match="recompile"):
+        mixer.mix(specs, sources)

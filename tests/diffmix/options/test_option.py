@@ -12,7 +12,7 @@ from annotated_types import Ge, Interval, Len, MinLen
 from diffmix.config import Config
 from diffmix.errors import UserError
 from diffmix.options import groups, options
-from diffmix.options.markers import OneOf, Placeholder, Share, Unit, Usual
+from diffmix.options.markers import OneOf, Placeholder, Share, Unit, Usual, numbers
 from diffmix.options.phrases import allowed, shown
 
 REGISTRY = {"round": 1, "square": 2}
@@ -136,3 +136,13 @@ def test_every_option_of_the_project_has_a_text_that_fits_its_default():
         assert len(option.summary) <= (80 if option.usual else 100), name
         assert option.allowed, name
         assert option.fit(option.default) == option.default
+
+
+def test_names_with_numbers_are_words_or_a_mapping():
+    option = options(Config)["placement.cluster_max"]
+    assert option.fit(["gen=8", "train=2"]) == ("gen=8", "train=2")
+    assert option.fit({"gen": 8, "train": 2}) == ("gen=8", "train=2")
+    assert numbers(option.fit({"gen": 8, "train": 0.5})) == {"gen": 8.0, "train": 0.5}
+    for wrong in (["gen"], ["=8"], ["gen=many"], {"gen": -1}, ["gen=inf"], ["gen=nan"]):
+        with pytest.raises(UserError, match=r"cluster_max is .* names with a number each, such as"):
+            option.fit(wrong)

@@ -1,35 +1,88 @@
-"""The latent cache: what the VAE says, kept on disk."""
+"""Latents: what the VAE says, kept on disk or made when it is asked for."""
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
-from diffmix.generator.base_model import load_base, to_tensor
-from diffmix.images import decode
-from diffmix.personalize.latents import LatentCache
+from diffmix.generator.base_model import load_base
+from diffmix.personalize.crops import View, cached_places, pixels_of
+from diffmix.personalize.latents import FreshLatents, LatentCache
+
+
+def posterior(vae, images, view: View, cropped: bool) -> np.ndarray:
+    """Mean and standard deviation, of the image alone."""
+    with torch.no_grad():
+        found = vae.encode(pixels_of(images, view, 32, cropped)[None]).latent_dist
+    return torch.cat([found.mean, found.std]).numpy()
+
+
+def seen(latents, *views: View) -> np.ndarray:
+    return latents.posteriors(range(len(views)), 0, lambda step: views)
+
+
+@pytest.fixture
+def vae(tiny_model):
+    return load_base(tiny_model, "cpu", torch.float32).vae
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_sample_is_a_draw_from_the_vaes_posterior(tiny_model, tiny_real, flip):
-    vae = load_base(tiny_model, "cpu", torch.float32).vae
+def test_the_cache_has_the_vaes_posteriors(vae, tiny_real, flip):
     cache = LatentCache(vae, tiny_real, 32, flip)
     assert len(cache) == 12
-    assert cache.shape == (4, 8, 8)
-    noise = np.random.default_rng(0).standard_normal(cache.shape, dtype=np.float32)
-    for index, mirrored in ((0, False), (11, flip)):
-        pixels = to_tensor(decode(tiny_real.image_bytes(index)), 32)[None]
-        with torch.no_grad():
-            posterior = vae.encode(pixels.flip(-1) if mirrored else pixels).latent_dist
-        expected = (
-            posterior.mean[0].numpy() + posterior.std[0].numpy() * noise
-        ) * vae.config.scaling_factor
-        assert (
-            np.abs(cache.sample(index, mirrored, noise) - expected).max()
-            < 2e-3 * np.abs(expected).max()
-        )
+    assert cache.scale == vae.config.scaling_factor
+    views = [View(0, False, 0.0), View(11, flip, 0.0), View(5, flip, 0.0)]
+    for found, view in zip(seen(cache, *views), views, strict=True):
+        expected = posterior(vae, tiny_real, view, cropped=False)
+        assert np.abs(found - expected).max() < 2e-3 * np.abs(expected).max()
+
+
+def test_a_cache_of_crops_has_those_of_its_places(vae, tiny_real):
+    cache = LatentCache(vae, tiny_real, 32, flip=True, crops=3, seed=4)
+    assert cache.cropped
+    found = [seen(cache, View(5, True, (number + 0.5) / 3))[0] for number in range(3)]
+    for place, each in zip(cached_places(5, 3, seed=4), found, strict=True):
+        expected = posterior(vae, tiny_real, View(5, True, place), cropped=True)
+        assert np.abs(each - expected).max() < 2e-3 * np.abs(expected).max()
+    assert not np.array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_fresh_latents_are_those_of_each_view(vae, tiny_real, count):
+    """Whatever is encoded together, and from whichever step on."""
+    rng = np.random.default_rng(1)
+    slots = range(4, 4 + count)
+    steps = [
+        [View(int(rng.choice([5, 5, 2])), bool(rng.random() < 0.5), rng.random()) for _ in slots]
+        for _ in range(30)
+    ]
+    whole = FreshLatents(vae, tiny_real, 32)
+    made = [whole.posteriors(slots, step, steps.__getitem__) for step in range(12)]
+    for views, found in zip(steps, made, strict=False):
+        expected = np.stack([posterior(vae, tiny_real, view, cropped=True) for view in views])
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    resumed = FreshLatents(vae, tiny_real, 32)
+    for step in range(5, 12):
+        again = resumed.posteriors(slots, step, steps.__getitem__)
+        assert np.array_equal(again, made[step])
+
+
+def test_fresh_latents_are_encoded_many_at_once(tiny_real):
+    class Counted(LargeVae):
+        sizes: ClassVar[list[int]] = []
+
+        def encode(self, pixels):
+            self.sizes.append(len(pixels))
+            return super().encode(pixels)
+
+    fresh = FreshLatents(Counted(), tiny_real, 32)
+    for step in range(8):
+        for slots in (range(0, 2), range(4, 6)):  # two batches of a step
+            fresh.posteriors(slots, step, lambda step: [View(0, False, 0.0)] * 2)
+    assert Counted.sizes == [8] * 4
 
 
 class LargeVae:
@@ -74,4 +127,4 @@ def test_its_size_is_not_bounded_by_main_memory(tiny_real):
     print(f"{size / 1e6:.0f} MB of latents, {grown / 1e6:.0f} MB more of private memory")
     assert size > 90e6
     assert grown < size / 2
-    assert cache.sample(399, False, np.zeros((4, 128, 128), np.float32)).shape == (4, 128, 128)
+    assert seen(cache, View(399, False, 0.0)).shape == (1, 2, 4, 128, 128)

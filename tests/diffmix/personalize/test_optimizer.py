@@ -33,6 +33,16 @@ def test_rows_and_lora_have_their_own_rates_and_rows_do_not_decay():
     assert trained["encoder.text_encoders.0.x.rows"].unique().item() < 0.9
 
 
+def test_rows_decay_where_they_are_told_to():
+    rows = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = make_optimizer(
+        {"x.rows": rows}, PersonalizeConfig(token_lr=0.5, token_weight_decay=0.1)
+    )
+    rows.grad = torch.zeros_like(rows)
+    optimizer.step()
+    assert rows.unique().item() == pytest.approx(1 - 0.5 * 0.1)
+
+
 def test_8_bit_adam_without_its_library_is_refused_in_a_sentence(
     tmp_path, monkeypatch, tiny_model, tiny_real, small_config
 ):

@@ -79,7 +79,7 @@ def test_the_loss_is_the_real_images_and_the_prior_images_times_the_weight():
     class Cache:
         """A latent cache that gives the image's number."""
 
-        shape = (1, 1, 1)
+        cropped, scale = False, 1.0
 
         def __init__(self, first: int, count: int):
             self.first, self.count = first, count
@@ -87,8 +87,10 @@ def test_the_loss_is_the_real_images_and_the_prior_images_times_the_weight():
         def __len__(self):
             return self.count
 
-        def sample(self, index, flipped, noise):
-            return np.full(self.shape, self.first + index, dtype=np.float32)
+        def posteriors(self, slots, step, views):
+            return np.array([[self.first + view.image, 0] for view in views(step)], np.float32)[
+                ..., None, None, None
+            ]
 
     labels = np.array([0, 1, 2])
     config = settings(prior_weight=0.5, prompts=("a", "b"), prompt_dropout=1.0)

@@ -51,3 +51,15 @@ def test_what_is_refused(saved, change, says):
     rewrite(saved, **change)
     with pytest.raises(UserError, match=says):
         new_state(0.5).load(saved, IDENTITY)
+
+
+@pytest.mark.parametrize("clip_tokens", [True, False])
+def test_rows_are_clipped_with_the_lora_or_left_alone(clip_tokens):
+    """Gradients 3 for a row and 4 for a LoRA matrix: their norm is 5, the LoRA's alone 4."""
+    rows, lora = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    rows.grad, lora.grad = torch.tensor([3.0]), torch.tensor([4.0])
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    optimizer = torch.optim.SGD([rows, lora], lr=1.0)
+    TrainingState({"a.rows": rows, "b": lora}, optimizer, scaler).update(1.0, clip_tokens)
+    stepped = [-rows.item(), -lora.item()]
+    assert stepped == pytest.approx([0.6, 0.8] if clip_tokens else [3.0, 1.0], rel=1e-5)

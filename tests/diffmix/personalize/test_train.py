@@ -1,8 +1,7 @@
 """Personalization: what is trained, that it learns, that it resumes and spreads over workers
 without a change.
 
-Covers `diffmix/personalize/batches.py`, `diffmix/personalize/modules.py` and
-`diffmix/personalize/large_batch.py` too.
+Covers `diffmix/personalize/modules.py` and `diffmix/personalize/large_batch.py` too.
 """
 
 import json
@@ -15,9 +14,10 @@ from safetensors.torch import load_file
 from diffmix.config import MixConfig, PersonalizeConfig, replace
 from diffmix.errors import UserError
 from diffmix.generator.base_model import base_fingerprint, load_base
-from diffmix.generator.concept import Concept, concept_settings
+from diffmix.generator.concept import Concept
 from diffmix.generator.mixer import Mixer
 from diffmix.personalize import train as module
+from diffmix.personalize.settings import concept_settings
 from diffmix.personalize.train import Attempt, train_concept
 from diffmix.plan import MixSpec
 
@@ -107,7 +107,7 @@ def test_only_new_rows_and_lora_are_trained(tmp_path, tiny_model, tiny_real, spy
     assert concept.data_fingerprint == tiny_real.fingerprint
     assert (
         concept.settings
-        == concept_settings(settings(vectors_per_token=2))
+        == concept_settings(settings(vectors_per_token=2), all_square=False)
         == json.loads(json.dumps(concept.settings))
     )
     stored = weights(tmp_path / "concept")
@@ -221,6 +221,12 @@ OPTIONS = [
     {"token_lr": 1e-3},
     {"lora_lr": 1e-3},
     {"initializer": "{class_name}"},
+    {"initializer": 7},
+    {"resolution": 36},
+    {"resize_mode": "squash"},
+    {"cached_crops": 2},
+    {"global_batch_size": 3},
+    {"token_weight_decay": 0.5},
     {"prompts": ("a drawing of {token}",)},
     {"prompt_dropout": 1.0},
     {"flip": False},
@@ -288,6 +294,15 @@ def test_compiled_blocks_give_the_same(tmp_path, tiny_model, tiny_real, plain, s
     assert same(plain, weights(tmp_path / "concept"))
 
 
+PRIOR = {"steps": 2, "prior_weight": 0.5, "prior_images": 12}  # two chunks, one for each worker
+SPLITS = {
+    "even": {"batch_size": 1},
+    "global": {"global_batch_size": 2},
+    "uneven": {"global_batch_size": 5, "gradient_accumulation_steps": 2},
+}
+"""What two workers train with; one worker trains with batches of 2, or of 5."""
+
+
 def _rank(rank, folder, model, real):
     import torch.distributed as dist
 
@@ -295,26 +310,31 @@ def _rank(rank, folder, model, real):
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
+    losses: dict[str, list[float]] = {}
     try:
-        train_concept(
-            model,
-            settings(batch_size=1, **PRIOR),
-            real,
-            folder / "concept",
-            0,
-            Attempt(rank=rank, world_size=2),
-        )
+        for name, split in SPLITS.items():
+            seen = losses.setdefault(name, [])
+            attempt = Attempt(
+                rank=rank, world_size=2, on_step=lambda _, x, seen=seen: seen.append(x.item())
+            )
+            train_concept(
+                model, settings(**split, **PRIOR), real, folder / name / "concept", 0, attempt
+            )
+        (folder / f"losses-{rank}.json").write_text(json.dumps(losses))
     finally:
         dist.destroy_process_group()
 
 
-PRIOR = {"steps": 2, "prior_weight": 0.5, "prior_images": 12}  # two chunks, one for each worker
-
-
 @pytest.mark.trains
 def test_two_workers_do_what_one_with_twice_the_batch_does(tmp_path, tiny_model, tiny_real):
-    train_concept(tiny_model, settings(**PRIOR), tiny_real, tmp_path / "alone" / "concept", 0)
-    plain = weights(tmp_path / "alone" / "concept")
+    alone: dict[str, list[float]] = {}
+    for name in ("even", "uneven"):
+        size = {"even": 2, "uneven": 5}[name]
+        seen = alone.setdefault(name, [])
+        attempt = Attempt(on_step=lambda _, x, seen=seen: seen.append(x.item()))
+        config = settings(batch_size=size, **PRIOR)
+        train_concept(tiny_model, config, tiny_real, tmp_path / f"one-{name}/concept", 0, attempt)
+    alone["global"] = alone["even"]
     other_rank = torch.multiprocessing.get_context("spawn").Process(
         target=_rank, args=(1, tmp_path, tiny_model, tiny_real), daemon=True
     )
@@ -322,16 +342,83 @@ def test_two_workers_do_what_one_with_twice_the_batch_does(tmp_path, tiny_model,
     _rank(0, tmp_path, tiny_model, tiny_real)
     other_rank.join(60)
     assert other_rank.exitcode == 0
-    other = weights(tmp_path / "concept")
     images = [
         {file.name: file.read_bytes() for file in (tmp_path / where).rglob("*.png")}
-        for where in ("prior", "alone/prior")
+        for where in ("even/prior", "one-even/prior")
     ]
     assert images[0] == images[1]
     assert len(images[0]) == 16
-    difference = max((plain[key] - other[key]).abs().max() for key in plain)
-    print(f"largest difference of a weight: {difference:.1e}")
-    assert difference < 1e-3
+    ranks = [json.loads((tmp_path / f"losses-{rank}.json").read_text()) for rank in (0, 1)]
+    for name in SPLITS:
+        mean = [sum(both) / 2 for both in zip(ranks[0][name], ranks[1][name], strict=True)]
+        assert mean == pytest.approx(alone[name], rel=1e-4)
+        same_as = "one-even" if name == "global" else f"one-{name}"
+        one, two = (weights(tmp_path / where / "concept") for where in (same_as, name))
+        difference = max((one[key] - two[key]).abs().max() for key in one)
+        print(f"{name}: largest difference of a weight: {difference:.1e}")
+        assert difference < 1e-3
+
+
+def test_a_global_batch_takes_the_place_of_a_workers(tmp_path, tiny_model, tiny_real, plain):
+    """2 at once, or one after the other; `batch_size` has no part in it."""
+    for parts in (1, 2):
+        config = settings(
+            steps=2, batch_size=7, global_batch_size=2, gradient_accumulation_steps=parts
+        )
+        train_concept(tiny_model, config, tiny_real, tmp_path / f"{parts}", 0)
+        other = weights(tmp_path / f"{parts}")
+        assert max((plain[key] - other[key]).abs().max() for key in plain) < 1e-3
+    too_small = settings(global_batch_size=2, gradient_accumulation_steps=3)
+    with pytest.raises(UserError, match=r"global_batch_size is 2, but .* choose at least 3"):
+        train_concept(tiny_model, too_small, tiny_real, tmp_path / "small", 0)
+
+
+def test_rows_are_not_clipped_where_the_lora_alone_is(tmp_path, tiny_model, tiny_real):
+    """Adam hardly moves what was scaled down to far below its epsilon."""
+    away = []
+    for clip_tokens in (True, False):
+        config = settings(
+            steps=1, max_grad_norm=1e-12, clip_tokens=clip_tokens, initializer=7, weight_decay=0.0
+        )
+        train_concept(tiny_model, config, tiny_real, tmp_path / f"{clip_tokens}", 0)
+        stored = weights(tmp_path / f"{clip_tokens}")
+        up = [value for key, value in stored.items() if "lora_B" in key or "lora.up" in key]
+        assert up
+        assert max(value.abs().max() for value in up) < 1e-5
+        rows = torch.cat([value for key, value in stored.items() if "<class_" in key])
+        start = load_base(tiny_model, "cpu", torch.float32).text_encoder.get_input_embeddings()
+        away.append((rows - start.weight[7]).abs().max())
+    assert away[0] < 1e-5
+    assert away[1] > 5e-3  # token_lr is 1e-2
+
+
+def test_rows_start_from_the_token_with_a_number(tmp_path, tiny_model, tiny_real):
+    still = {"steps": 1, "token_lr": 1e-30, "vectors_per_token": 2}
+    train_concept(tiny_model, settings(initializer=7, **still), tiny_real, tmp_path / "a", 0)
+    base = load_base(tiny_model, "cpu", torch.float32)
+    start = base.text_encoder.get_input_embeddings().weight[7]
+    for rows in load_file(tmp_path / "a" / FILES[0]).values():
+        torch.testing.assert_close(rows, start.expand(2, -1))
+    none = settings(initializer=len(base.tokenizer))
+    with pytest.raises(UserError, match=r"initializer is \d+, but the base model has \d+ tokens"):
+        train_concept(tiny_model, none, tiny_real, tmp_path / "b", 0)
+
+
+@pytest.mark.parametrize("crops", [{}, {"cached_crops": 3}])
+def test_mixes_keep_their_size_where_a_concept_is_trained_at_another(
+    tmp_path, tiny_model, tiny_real, crops, spy
+):
+    sides = []
+    for change in ({}, {"resolution": 24}):
+        train_concept(
+            tiny_model, settings(steps=1, **crops, **change), tiny_real, tmp_path / "concept", 0
+        )
+        mixer = Mixer(tiny_model, MixConfig(), ["lynx"], "animal", tmp_path / "concept")
+        sides.append(mixer.resolution)
+    assert sides == [32, 32]
+    wrong = settings(resolution=33)
+    with pytest.raises(UserError, match=r"--personalize\.resolution is 33"):
+        train_concept(tiny_model, wrong, tiny_real, tmp_path / "x", 0)
 
 
 def test_half_precision_trains_in_full_precision(tmp_path, tiny_model, tiny_real, plain):

@@ -107,7 +107,7 @@ def test_headline_puts_the_comparison_first_and_leaves_out_what_is_not_there():
         ("accuracy in the worst group with mixes", "60.0 %"),
     ]
     assert dict(rows)["seconds"] == "personalize 90, generate 30, train 40, wall 130"
-    no_mixes = {"planned": 0, "stored": 0, "rejected": 0}
+    no_mixes = {"planned": 0, "stored": 0, "rejected": 0, "set_aside": 0}
     plain = headline({"plan": no_mixes, "accuracy": {"top1": 0.5}})
     assert plain == [("accuracy", "50.0 %")]
     assert headline({}) == []
@@ -122,6 +122,12 @@ def test_the_references_protocol_is_said_in_the_table_and_on_the_page():
     words = "".join(Page(render_report("x", optimistic, "")).words)
     assert "The epoch was picked on the test set" in words
     assert headline({"accuracy": {"top1": 0.5, "chosen": None}}) == [("accuracy", "50.0 %")]
+
+
+def test_a_leak_is_said_in_the_table():
+    found = {"accuracy": {"top1": 0.5}, "leak": {"unseen_images": 30, "test_images": 2}}
+    row = dict(headline(found))["concept has seen"]
+    assert row.startswith("30 images that the classifier is not given, 2 of them test images")
 
 
 def test_class_sizes_calibration_and_several_seeds():
@@ -140,3 +146,27 @@ def test_class_sizes_calibration_and_several_seeds():
         ("mean and standard deviation of", "2 seeds (2020, 2021)"),
         ("calibration error (ECE)", "10.0 %"),
     ]
+
+
+def test_user_text_is_escaped():
+    """A class or a group called `<script>` is text, in the page, in attributes and in figures."""
+    hostile = "</svg><script>alert(1)</script>\"' onerror=alert(1)"
+    figure = plots.group_accuracy({"per_group": {hostile: 0.5}}, {hostile: 0.2})
+    accuracy = {"top1": 0.5, "per_group": {hostile: 0.5}, "worst_group": 0.5}
+    text = render_report(
+        hostile,
+        {**SUMMARY, "accuracy": accuracy, "versions": {hostile: hostile}},
+        f"out: {hostile}\n",
+        [Plot(hostile, hostile, figure)],
+        Image.new("RGB", (6, 4), "red"),
+        hostile,
+    )
+    page = Page(text)
+    assert "script" not in page.tags
+    assert all("onerror" not in image for image in page.images)
+    assert any(image.get("alt") == hostile for image in page.images)
+    assert hostile in "".join(page.words)
+    for image in page.images:
+        kind, _, data = image["src"].partition(";base64,")
+        if kind == "data:image/svg+xml":
+            assert b"<script" not in base64.b64decode(data)

@@ -8,7 +8,7 @@ import pytest
 
 from diffmix.config import Config, MixConfig
 from diffmix.errors import UserError
-from diffmix.generator.batch_size import LARGEST
+from diffmix.generator.device.batch_size import LARGEST
 from diffmix.storage import Folder
 from engine import phases
 from engine.mixing import batch_size

@@ -68,6 +68,14 @@ def test_too_few_gpus():
         choose(config(), RATES, 100, 1)
 
 
+def test_a_folder_without_rates_that_was_named_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("missing", "file"):
+        made = config(measured=str(tmp_path / name))
+        with pytest.raises(UserError, match=f"measured {tmp_path}/{name} holds no measured rates"):
+            measured(made, Folder(str(tmp_path)), 1000)
+
+
 def test_rates_of_an_earlier_run(tmp_path):
     made = replace(config(), **{"train.epochs": 10})
     assert measured(made, Folder(str(tmp_path)), 1000) is None

@@ -105,7 +105,7 @@ def test_only_stored_and_accepted_mixes_are_shown(config, data):
 def test_report_files_are_written_and_the_same_each_time(config, data):
     source, out = fill(config, data), Folder(config.out)
     summary = {
-        "plan": {"planned": 80, "stored": 80, "rejected": 0},
+        "plan": {"planned": 80, "stored": 80, "rejected": 0, "set_aside": 0},
         "accuracy": {"top1": 0.5, "per_class": {"0": 0.5, "2": 1.0}},
     }
     events = [

@@ -24,7 +24,7 @@ def test_a_run_without_mixes(tmp_path, small_config):
     given = write_summary(session, mixed=False)
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert stored[KEY] == FORMAT_VERSION
-    assert stored["plan"] == {"planned": 0, "stored": 0, "rejected": 0}
+    assert stored["plan"] == {"planned": 0, "stored": 0, "rejected": 0, "set_aside": 0}
     assert stored["accuracy"]["top1"] == 0.5
     assert KEY not in stored["accuracy"]
     assert "baseline" not in stored

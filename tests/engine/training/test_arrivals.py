@@ -16,8 +16,8 @@ from engine.training.pool import PoolReader, PoolWriter
 class Shard:
     """A Ray Data shard that gives one table for each `release`, and an error or its end after."""
 
-    def __init__(self, tables, error=None):
-        self.tables, self.error = tables, error
+    def __init__(self, tables, error=None, stored=()):
+        self.tables, self.error, self.stored = tables, error, stored
         self.allowed = threading.Semaphore(0)
 
     def release(self, tables: int = 1) -> None:
@@ -66,8 +66,10 @@ def test_each_rank_takes_its_share_of_the_store(tmp_path, worker):
 
 
 def test_stored_mixes_come_first_and_streamed_ones_end_the_wait(tmp_path, worker):
-    MixStore(str(tmp_path / "mixes")).write(0, mix_table(2))
-    shard = Shard([mix_table(3, 10), mix_table(3, 20)])
+    store = MixStore(str(tmp_path / "mixes"))
+    store.write(0, mix_table(2))
+    store.write(1, mix_table(2, 10))  # by the stream of the attempt before, after the list was made
+    shard = Shard([mix_table(3, 10), mix_table(3, 20)], stored=[0])
     worker(shard)
     pool = PoolWriter(str(tmp_path / "pool"))
     arrivals = Arrivals(str(tmp_path / "mixes"), pool, streaming=True)

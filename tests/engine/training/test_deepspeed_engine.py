@@ -65,6 +65,31 @@ def test_backbone_moves_only_after_the_thaw(tmp_path, stage):
     engine.destroy()
 
 
+@pytest.mark.parametrize("stage", [0, 3])
+def test_the_last_stages_alone_are_trained_before_and_after_a_thaw(stage):
+    config = TrainConfig(
+        model_name="resnet10t",
+        pretrained=False,
+        batch_size=4,
+        zero_stage=stage,
+        weight_decay=0.1,
+        trained_stages=1,
+    )
+    weights = {name for name, _ in build_model(config, 3).named_parameters()}
+    wanted = {name for name in weights if name.startswith(("layer4.", "fc."))}
+    start = build_model(config, 3)
+    first = {name: value.clone() for name, value in start.state_dict().items()}
+    engine = start_engine(start, config, 1, torch.float32, frozen=False)
+    train(engine, frozen=False)
+    once = copy(engine, stage)
+    assert moved(first, once) & weights == wanted
+    assert "bn1.running_mean" in moved(first, once)
+    engine = thaw(engine, build_model(config, 3), config, 1, torch.float32)
+    train(engine, frozen=False)
+    assert moved(once, copy(engine, stage)) & weights == wanted
+    engine.destroy()
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_bf16_trains_a_model_with_batch_norms(stage):
     config = TrainConfig(model_name="resnet10t", pretrained=False, batch_size=4, zero_stage=stage)

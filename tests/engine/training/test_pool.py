@@ -103,3 +103,15 @@ def test_another_process_sees_new_mixes(tmp_path):
     indices.put(None)
     process.join()
     assert process.exitcode == 0
+
+
+def test_target_classes_by_number(tmp_path):
+    pool = PoolWriter(str(tmp_path))
+    assert len(pool.targets(0)) == 0
+    for first in (0, 3, 100):
+        pool.add(rows(first, 3))
+        assert len(pool.targets(len(pool))) == 0, "what no reader can see yet does not count"
+        pool.flush()
+    expected = [i % 5 for i in (0, 1, 2, 3, 4, 5, 100, 101, 102)]
+    for start in range(10):
+        assert pool.targets(start).tolist() == expected[start:]

@@ -1,0 +1,1 @@
+"""What depends on a mixer's device: attention kernels, batches, memory, compiling."""

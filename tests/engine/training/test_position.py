@@ -1,0 +1,88 @@
+"""Where an epoch goes on, and when that is kept."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from engine.training import position
+from engine.training.position import CheckpointClock, Position, Resumed, Seen, random_state
+
+
+def test_a_position_is_read_as_it_was_written(tmp_path):
+    torch.manual_seed(5)
+    seen = Seen()
+    for loss in (0.1, 0.7, 1.3):
+        seen.add(8, 2, torch.tensor(loss))
+    Position(4, 3, seen, random_state()).save(str(tmp_path), 1)
+    wanted = torch.rand(3)
+    found = Position.load(str(tmp_path), 1, 4, 3)
+    assert (found.epoch, found.step, found.seen.images, found.seen.synthetic) == (4, 3, 24, 6)
+    assert torch.equal(found.seen.loss, seen.loss)
+    found.restore_random()
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_a_rank_that_the_checkpoint_does_not_know_has_seen_nothing(tmp_path):
+    Position(2, 1, Seen(images=9), random_state()).save(str(tmp_path), 0)
+    found = Position.load(str(tmp_path), 1, 2, 1)
+    assert (found.epoch, found.step, found.seen.images, found.random) == (2, 1, 0, {})
+
+
+def test_a_resumed_sampler_leaves_out_what_was_drawn():
+    sampler = Resumed(range(10))
+    assert (list(sampler), len(sampler)) == (list(range(10)), 10)
+    sampler.skip = 7
+    assert (list(sampler), len(sampler)) == ([7, 8, 9], 3)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    time = SimpleNamespace(now=100.0)
+    time.monotonic = lambda: time.now
+    monkeypatch.setattr(position, "time", time)
+    return time
+
+
+def test_a_checkpoint_is_due_after_so_many_minutes(clock):
+    due = CheckpointClock(2, 1, torch.device("cpu"))
+    found = []
+    for _ in range(10):
+        clock.now += 30
+        found.append(due.due())
+        if found[-1]:
+            due.kept()
+    assert found == [False, False, False, True] * 2 + [False] * 2
+    never = CheckpointClock(0, 1, torch.device("cpu"))
+    clock.now += 1e9
+    assert not never.due()
+
+
+def test_ranks_with_different_clocks_keep_the_same_steps(clock, monkeypatch):
+    """Rank 0's clock counts, and it is asked at few steps."""
+    asked: list[float] = []
+    speaker = True
+
+    def broadcast(tensor, rank):
+        if speaker:
+            asked.append(float(tensor))
+        else:
+            tensor.fill_(asked[-1])
+
+    monkeypatch.setattr(position.dist, "broadcast", broadcast)
+    first = CheckpointClock(1, 2, torch.device("cpu"))
+    clock.now += 5  # the second rank started later
+    second = CheckpointClock(1, 2, torch.device("cpu"))
+    kept = 0
+    for _ in range(200):
+        clock.now += 1
+        speaker = True
+        due = first.due()
+        speaker = False
+        assert second.due() == due
+        if due:
+            kept += 1
+            first.kept()
+            second.kept()
+    assert kept == 3
+    assert len(asked) < 3 * 8
