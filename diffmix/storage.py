@@ -234,6 +234,11 @@ def local_version(spec: str) -> str:
     return copied(spec, *filesystem(spec)) if local is None else local
 
 
+def local_folder(spec: str, only: Container[str]) -> str:
+    """The same for a folder, of which a copy has only what `only` names. It may be empty."""
+    return spec if "://" not in spec else Folder(spec).fetch(only)
+
+
 @contextlib.contextmanager
 def writing(uri: str, keep: bool = False) -> Iterator[str]:
     """Gives the path of a local file, which becomes the file `uri` when the block ends.

@@ -16,7 +16,7 @@ from PIL.Image import Image
 from diffmix.config import ModelConfig
 from diffmix.config.model import Precision
 from diffmix.errors import UserError, reason
-from diffmix.storage import Folder, local_version
+from diffmix.storage import local_folder, local_version
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,7 @@ NANO_FOLDER = Path(__file__).parent.parent / "nano" / "base"
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _XL_PARTS = ("text_encoder_2", "tokenizer_2")
+_IN_BASE = ("model_index.json", *_PARTS, *_XL_PARTS)  # not the same weights in other forms
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _WHOLE_FILE = 64 * 2**20  # files up to this many bytes are hashed whole, larger ones in samples
 _SAMPLES, _SAMPLE = 16, 2**16
@@ -44,7 +45,11 @@ def base_path(model: ModelConfig) -> str:
 
     Raises `UserError` for a folder that is missing or is not such a pipeline.
     """
-    folder = NANO_FOLDER if model.base == "nano" else _local(model.base)
+    folder = (
+        NANO_FOLDER
+        if model.base == "nano"
+        else Path(local_folder(model.base, _IN_BASE)).expanduser()
+    )
     if not folder.is_dir():
         if _HUB_ID.fullmatch(model.base) and not folder.exists():
             return model.base
@@ -59,15 +64,6 @@ def base_path(model: ModelConfig) -> str:
                 "choose another --model.base."
             )
     return str(folder)
-
-
-def _local(base: str) -> Path:
-    """The base's folder on this node, there or not. Of a bucket the pipeline's parts are fetched,
-    and not the other forms of the same weights that lie beside them.
-    """
-    if "://" not in base:
-        return Path(base).expanduser()
-    return Path(Folder(base).fetch(only={"model_index.json", *_PARTS, *_XL_PARTS}))
 
 
 def check_base(model: ModelConfig) -> None:

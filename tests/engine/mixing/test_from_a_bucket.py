@@ -41,6 +41,7 @@ def on_node(monkeypatch, tmp_path):
         get_actor_id=lambda: "a" * 20,
         get_node_id=lambda: "node",
         was_current_actor_reconstructed=False,
+        is_canceled=lambda: False,
     )
     monkeypatch.setattr(mixer_actor.ray, "get_runtime_context", lambda: context)
     worker = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)

@@ -20,6 +20,9 @@ def test_a_run_without_mixes(tmp_path, small_config):
         data=inputs.data,
         source=inputs.source,
         telemetry=telemetry,
+        capacity=None,
+        ahead=None,
+        marker=None,
     )
     given = write_summary(session, mixed=False)
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())

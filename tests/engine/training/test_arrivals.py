@@ -116,7 +116,7 @@ def test_the_stream_flows_before_the_stored_mixes_are_read(tmp_path, worker, mon
         return read(self, chunk, columns)
 
     monkeypatch.setattr(MixStore, "read", late)
-    shard = Shard([mix_table(3, 100)])
+    shard = Shard([mix_table(3, 100)], stored=range(8))
     shard.release()
     worker(shard)
     pool = PoolWriter(str(tmp_path / "pool"))
@@ -133,7 +133,7 @@ def test_the_stream_flows_before_the_stored_mixes_are_read(tmp_path, worker, mon
 def test_a_part_that_cannot_be_read_stops_the_worker(tmp_path, worker):
     MixStore(str(tmp_path / "mixes")).write(0, mix_table(2))
     (tmp_path / "mixes" / "part-00000000.parquet").write_bytes(b"damaged")
-    shard = Shard([])
+    shard = Shard([], stored=[0])
     worker(shard)
     arrivals = Arrivals(str(tmp_path / "mixes"), PoolWriter(str(tmp_path / "pool")), True)
     with pytest.raises(UserError, match="cannot be read"):
