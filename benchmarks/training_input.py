@@ -78,6 +78,7 @@ class Inputs:
             labels = pa.array(ids % CLASSES, pa.int32())
             image = files.take(pa.array(ids % len(self.files)))
             table = {
+                "mix_id": ids,
                 "image": image,
                 "source_label": labels,
                 "target_label": labels,

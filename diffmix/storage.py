@@ -10,8 +10,6 @@ import tempfile
 import urllib.parse
 import uuid
 from collections.abc import Container, Iterator
-from functools import lru_cache
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -121,24 +119,6 @@ class Folder:
                 f"{self.uri}/{name} cannot be written ({reason(error)}); "
                 "free some space or choose another --out."
             ) from error
-
-    def write_new(self, name: str, data: bytes) -> bool:
-        """Write one file if there is none of this name. False: there is one, which stays.
-
-        On disks and in S3 buckets (with boto3) exactly one of several processes gets True. Other
-        object stores are only asked first; a warning says so once. Raises `UserError` where writing
-        is not allowed.
-        """
-        if self.is_local:
-            return _link(self, name, data)
-        client = _s3_client(self.uri) if self.uri.startswith("s3://") else None
-        if client is not None:
-            return _put_new(client, self, name, data)
-        _warn_of_races(urllib.parse.urlsplit(self.uri).scheme)
-        if self.exists(name):
-            return False
-        self.write(name, data)
-        return True
 
     def delete(self, name: str) -> None:
         """Remove a file. Raises `OSError` if it does not exist or that is not allowed."""
@@ -263,73 +243,3 @@ def writing(uri: str, keep: bool = False) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
-
-
-def _link(folder: Folder, name: str, data: bytes) -> bool:
-    temporary = f".{uuid.uuid4().hex}.tmp"
-    folder.write(temporary, data)
-    try:
-        os.link(f"{folder.path}/{temporary}", f"{folder.path}/{name}")
-        return True
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
-        return _open_exclusively(f"{folder.path}/{name}", data)
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(f"{folder.path}/{temporary}")
-
-
-def _open_exclusively(path: str, data: bytes) -> bool:
-    try:
-        with builtins.open(path, "xb") as file:
-            file.write(data)
-        return True
-    except FileExistsError:
-        return False
-
-
-def _put_new(client: Any, folder: Folder, name: str, data: bytes) -> bool:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    bucket, _, key = f"{folder.path}/{name}".partition("/")
-    try:
-        client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-        return True
-    except ClientError as error:
-        code = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if code in (409, 412):  # somebody else's write is there, or under way
-            return False
-        raise UserError(f"{folder.uri}/{name} cannot be written ({reason(error)}).") from error
-    except BotoCoreError as error:
-        raise UserError(f"{folder.uri}/{name} cannot be written ({reason(error)}).") from error
-
-
-@lru_cache(maxsize=8)
-def _s3_client(uri: str) -> Any:
-    """A client with the address and keys that pyarrow takes from the URI or the environment; None
-    without boto3.
-    """
-    try:
-        import boto3
-    except ImportError:
-        return None
-    parts = urllib.parse.urlsplit(uri)
-    query = dict(urllib.parse.parse_qsl(parts.query))
-    address = query.get("endpoint_override")
-    if address and "://" not in address:
-        address = f"{query.get('scheme', 'https')}://{address}"
-    return boto3.client(
-        "s3",
-        endpoint_url=address,
-        region_name=query.get("region"),
-    )
-
-
-@lru_cache(maxsize=8)
-def _warn_of_races(scheme: str) -> None:
-    log.warning(
-        "Two runs that start at the same moment on one %s:// folder are not told apart%s.",
-        scheme,
-        "; install boto3 (diffmix-engine[cloud])" if scheme == "s3" else "",
-    )

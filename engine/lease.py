@@ -28,6 +28,7 @@ import psutil
 
 from diffmix.errors import UserError, reason
 from diffmix.format_version import with_version
+from diffmix.new_file import write_new
 from diffmix.storage import Folder
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def _acquire(out: Folder) -> _Lease:
             _wait_for_death(out, *found)
         number = found[0] + 1 if found else 1
         lease = _Lease(out, number, _owner())
-        if out.write_new(lease.name, _text(lease.owner)):
+        if write_new(out, lease.name, _text(lease.owner)):
             _remove_older(out, number)
             return lease
         # Another run was faster: look at its lease.

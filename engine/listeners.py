@@ -30,8 +30,9 @@ class Listener(Protocol):
 
     An event is a dict of JSON values: `event` is its kind, `time` the seconds since 1970 at which
     it was recorded. The kinds are `start`, `personalize_step`, `personalize`, `mixer_ready`, `mix`,
-    `train` and `baseline` (an epoch of one train worker), `validation`, `calibration`,
-    `split`, and `note` (`text` is a sentence for the user).
+    `mix_failed` (a try of a chunk), `set_aside` (a chunk that was given up), `train` and `baseline`
+    (an epoch of one train worker), `validation`, `calibration`, `split`, and `note` (`text` is a
+    sentence for the user).
 
     A tracker of losses in a CSV file:
 

@@ -20,21 +20,21 @@ from engine.budget.budget import is_limited
 from engine.budget.cut import mark_cut, recipe_key
 from engine.classifier_identity import classifier_identity, key_of
 from engine.failures import user_errors
+from engine.mixer.tries import SetAside, most_set_aside
 from engine.mixing import made_with
 from engine.mixing.filter import gate_of
 from engine.mixing.job import MixJob, build_mixer
 from engine.mixing.stages import stream
 from engine.mixing.store import MixStore
-from engine.mixing.tries import SetAside, most_set_aside
 from engine.nodes.waiting import Wanted, Watch, watching
 from engine.placement.pool import MixerPool, mixer_pool
 from engine.run_folder import concept_images, find_concept, leak
 from engine.session import Session
 from engine.training.attempt import Attempt
-from engine.training.fit import fit, in_a_thread
 from engine.training.job import TrainJob
 from engine.training.personalize_worker import PersonalizeJob, personalize_loop
 from engine.training.worker import build_loop, train_loop
+from engine.worker_group.fit import fit, in_a_thread
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from diffmix.plan import MixPlan
 from engine import phases
 from engine.budget.budget import keeping_limits
 from engine.listeners import Listener
+from engine.mixer.tries import SetAside
 from engine.mixing.filter import check_streaming
 from engine.mixing.part_check import repair
-from engine.mixing.tries import SetAside
 from engine.placement.calibrate import with_best_split
 from engine.placement.cluster import LABEL, TRAIN_LABEL
 from engine.results.summary import write_summary
@@ -38,30 +38,35 @@ def run(config: Config, command: float | None = None, listeners: Sequence[Listen
     `listeners` hear the run's events beside those that `run.listeners` names.
     """
     check_streaming(config)
-    with (
-        open_session(
-            config, command, listeners, personalizes=True, mixes=True, trains=True
-        ) as session,
-        keeping_limits(session),
-    ):
-        baseline = _Baseline(session)
-        concept = phases.personalize(session)
-        _open_source(session, concept)
-        job = phases.mix_job(session, concept)
-        baseline.wait_if_started()
-        makes_mixes = session.source.makes_mixes
-        if makes_mixes and config.placement.auto:
-            session = with_best_split(session, job)
-            job = phases.mix_job(session, concept)
-        if makes_mixes and config.run.mode == "overlapped":
-            phases.train_classifier(session, job, streaming=True)
-            phases.make_mixes(session, job)  # nothing, unless the stream was cut short
-        else:
-            phases.make_mixes(session, job)
-            session.source.settle(session.config)
-            phases.train_classifier(session, job)
-        baseline.finish()
+    with open_session(
+        config, command, listeners, personalizes=True, mixes=True, trains=True
+    ) as session:
+        with keeping_limits(session):
+            session = _whole_job(session)
         return write_summary(session, mixed=True)
+
+
+def _whole_job(session: Session) -> Session:
+    """All phases. Gives the session with the options that were settled on the way."""
+    baseline = _Baseline(session)
+    concept = phases.personalize(session)
+    _open_source(session, concept)
+    baseline.wait_if_started()
+    phases.settle_made_with(session)
+    job = phases.mix_job(session, concept)
+    makes_mixes = session.source.makes_mixes
+    if makes_mixes and session.config.placement.auto:
+        session = with_best_split(session, job)
+        job = phases.mix_job(session, concept)
+    if makes_mixes and session.config.run.mode == "overlapped":
+        phases.train_classifier(session, job, streaming=True)
+        phases.make_mixes(session, job)  # nothing, unless the stream was cut short
+    else:
+        phases.make_mixes(session, job)
+        session.source.settle(session.config)
+        phases.train_classifier(session, job)
+    baseline.finish()
+    return session
 
 
 def run_personalization(config: Config, listeners: Sequence[Listener] = ()) -> str:
@@ -72,14 +77,13 @@ def run_personalization(config: Config, listeners: Sequence[Listener] = ()) -> s
 
 def run_mixing(config: Config, listeners: Sequence[Listener] = ()) -> dict:
     """All mixes, after personalization where that is not done. Gives the summary so far."""
-    with (
-        open_session(config, listeners=listeners, personalizes=True, mixes=True) as session,
-        keeping_limits(session),
-    ):
-        concept = phases.personalize(session)
-        _open_source(session, concept)
-        phases.make_mixes(session, phases.mix_job(session, concept))
-        session.source.settle(session.config)
+    with open_session(config, listeners=listeners, personalizes=True, mixes=True) as session:
+        with keeping_limits(session):
+            concept = phases.personalize(session)
+            _open_source(session, concept)
+            phases.settle_made_with(session)
+            phases.make_mixes(session, phases.mix_job(session, concept))
+            session.source.settle(session.config)
         return write_summary(session, mixed=True)
 
 
@@ -106,7 +110,6 @@ def _open_source(session: Session, concept: str | None) -> None:
     """Tie the mix store to this run, and with `run.repair` look through it first."""
     source, config = session.source, session.config
     source.open(config, concept)
-    phases.settle_made_with(session)
     SetAside(source.store.folder).forget_tries()
     if config.run.repair:
         plan = source.plan(config)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import ray
 
-from diffmix.config import Config
+from diffmix.config import Config, replace
 from diffmix.config_check import check
 from diffmix.datasets.prepare import Prepared
 from diffmix.errors import reason
@@ -29,6 +29,7 @@ from engine.placement.preflight import check_inputs
 from engine.placement.room import wait_for_room
 from engine.run_folder import write_config
 from engine.telemetry import Telemetry
+from engine.training.pool import sweep
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ def open_session(
         check(config)
         if config.out:
             stack.enter_context(lease.held(Folder(config.out).create()))
+        sweep()
+        stack.callback(sweep)
         yield stack.enter_context(
             _opened(
                 config, command, listeners, personalizes=personalizes, mixes=mixes, trains=trains
@@ -104,7 +107,7 @@ def _opened(
     if mixes:
         image_bytes = float(inputs.data.train.sizes.mean())
         config = with_measured_batch(config, len(source.plan(config)), image_bytes)
-    write_config(inputs.out, config)
+    write_config(inputs.out, replace(config, **{"run.repair": False}))  # a resumed run has no need
     name = f"telemetry-{uuid.uuid4().hex[:8]}"
     listeners = [*make_listeners(config.run.listeners, inputs.out), *listeners]
     telemetry = Telemetry(inputs.out, name, command, listeners)

@@ -23,6 +23,9 @@ def print_summary(summary: dict, config: Config) -> None:
 
 def print_forecast(forecast: dict) -> None:
     """What `diffmix plan` found."""
+    # Outside the table, which would cut long lines, and as it is: names may look like markup.
+    for line in forecast.get("data", []):
+        print(line)
     table = Table(show_header=False)
     for name, value in forecast.items():
         if not isinstance(value, list):

@@ -521,7 +521,7 @@ def object_store(monkeypatch):
     import pyarrow.fs as pafs
     from fsspec.implementations.memory import MemoryFileSystem
 
-    from diffmix import storage
+    from diffmix import new_file, storage
 
     class ObjectStore(MemoryFileSystem):
         def _open(self, path, mode="rb", **options):
@@ -536,6 +536,6 @@ def object_store(monkeypatch):
         "filesystem",
         lambda uri: (memory, uri.removeprefix("s3:/")) if uri.startswith("s3://") else real(uri),
     )
-    monkeypatch.setattr(storage, "_s3_client", lambda uri: None)  # it has no address to write to
+    monkeypatch.setattr(new_file, "_s3_client", lambda uri: None)  # it has no address to write to
     ObjectStore.store.clear()
     return memory

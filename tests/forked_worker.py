@@ -135,9 +135,12 @@ def serve(listener: socket.socket) -> dict | None:
                 if key.fileobj is ended:
                     ended.recv(4096)
                     for pid, code in ended_forks():
-                        with clients.pop(pid) as client, contextlib.suppress(OSError, KeyError):
-                            client.sendall(str(code).encode())
-                            selector.unregister(client)
+                        with clients.pop(pid) as client:
+                            # First: a socket that is closed may have its number taken by the next.
+                            with contextlib.suppress(KeyError):
+                                selector.unregister(client)
+                            with contextlib.suppress(OSError):
+                                client.sendall(str(code).encode())
                 elif key.fileobj is listener:
                     client, _ = listener.accept()
                     request = receive(client)

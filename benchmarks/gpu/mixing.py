@@ -214,7 +214,7 @@ def idle(context: Context) -> Figures:
 
 
 class StoringMixer:
-    """What `engine.mixing.mixer_actor.MixActor` does with chunks, without Ray. Sources are files
+    """What `engine.mixer.mixer_actor.MixActor` does with chunks, without Ray. Sources are files
     of `side` px.
     """
 

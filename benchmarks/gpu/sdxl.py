@@ -86,6 +86,8 @@ def _chunks(context: Context, base: ModelConfig, counts: dict[str, int]) -> Figu
             mixer = mixer or Mixer(base, settings(context, count), CLASSES, SUPERCLASS)
             mixer.mix(*tasks(count, mixer.resolution, 0))
             yield f"{name}_chunk", peak_gb(context.device)
+            how = ", ".join(f"{key} {value}" for key, value in mixer.made_with.items())
+            yield f"{name} made with", how
         except Exception as error:  # what is raised is what is asked
             yield f"{name}_chunk", _first_line(error)
 

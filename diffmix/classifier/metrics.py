@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float, Float32, Int, Int64
 from torch.utils.data import DataLoader
 
-from diffmix.classifier.model import Classifier
+from diffmix.classifier.model import Classifier, load_classifier
 from diffmix.classifier.samples import EvalSamples
 from diffmix.classifier.transforms import eval_transform
 from diffmix.datasets.real import RealSet
+from diffmix.storage import Folder
 
 
 # Not inference mode: ZeRO 3 gathers weights here that training uses afterwards.
@@ -123,3 +124,22 @@ def calibration(
         error += one["images"] * abs(one["accuracy"] - one["confidence"])
         filled.append(one)
     return {"ece": error / max(len(labels), 1), "bins": filled}
+
+
+def evaluate_folder(
+    classifier: str, test_path: str | None, device: str = "cpu", batch_size: int = 64
+) -> tuple[dict, Int[np.ndarray, "classes classes"] | None]:
+    """What the classifier in a folder reaches on a `RealSet`, and its confusion matrix
+    (`confusion`). Without a set: how its epoch was chosen, and None.
+
+    The dictionary is that of `accuracy`, with `calibration`, `images` (their number) and
+    `chosen` (how its epoch was chosen). `UserError` where the folder holds no classifier.
+    """
+    model, description = load_classifier(Folder(classifier), device)
+    if not test_path:
+        return {"chosen": description.metrics}, None
+    real = RealSet.open(test_path)
+    logits = predict(model, description, real, batch_size=batch_size)
+    result = {"chosen": description.metrics, **accuracy(logits, real.labels, real.groups)}
+    result |= {"calibration": calibration(logits, real.labels), "images": len(real)}
+    return result, confusion(logits, real.labels)

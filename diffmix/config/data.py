@@ -59,16 +59,16 @@ class DataConfig:
     replacement where a class has fewer. None: all images. [C] 1, 5, 10
     """
     imbalance_factor: Usual[Annotated[float, Interval(gt=0, le=1)] | None] = None
-    """Long tail: class sizes fall from their mean to this share of it, before validation images are
-    held out. None: sizes stay as they are. [C] 0.01, 0.02, 0.1
+    """Long tail: class sizes fall from their mean to this share of it. This comes before validation
+    images are held out. None: sizes stay as they are. [C] 0.01, 0.02, 0.1
     """
     drop_duplicates: bool = False
     """Leave out test and validation images whose pixels are those of a training image. Off: they
     are only reported.
     """
     unknown_classes: Literal["error", "leave_out"] = "error"
-    """What becomes of test and validation images of a class that no training image has: `error`
-    names the classes and stops; `leave_out` counts the images and leaves them out.
+    """What becomes of test and validation images of a class without training images. `error` names
+    the classes and stops; `leave_out` counts the images and leaves them out.
     """
     configuration: str | None = None
     """Configuration of a Hugging Face data set or a Parquet folder that has several. None: the only

@@ -42,8 +42,8 @@ class ModelConfig:
     hundred mixes.
     """
     compile_scope: Literal["blocks", "unet", "all"] = "blocks"
-    """What `compile` compiles: the UNet's transformer blocks, all of the UNet, or the UNet and the
-    VAE's decoder. More takes minutes longer to start.
+    """What `compile` compiles. It is the UNet's transformer blocks, all of the UNet, or the UNet
+    and the VAE's decoder. More takes minutes longer to start.
     """
     tiny_vae: Path | None = None
     """Folder or URI of an AutoencoderTiny (TAESD) that replaces the base's VAE in mixers. It is

@@ -24,9 +24,13 @@ class PlacementConfig:
     and train workers together.
     """
     gpus_per_mixer: Annotated[NonNegativeFloat, Unit("GPUs")] = 1.0
-    """GPUs that Ray reserves for a mixer."""
+    """GPUs that Ray reserves for a mixer. With 0 it takes the CPU, with a part of a GPU that part
+    of its memory.
+    """
     gpus_per_trainer: Annotated[NonNegativeFloat, Unit("GPUs")] = 1.0
-    """GPUs that Ray reserves for a train worker."""
+    """GPUs that Ray reserves for a train worker. With 0 it takes the CPU. A part of a GPU is for
+    one worker alone: the workers of one group cannot share a GPU.
+    """
     cpus_per_mixer: Annotated[NonNegativeFloat, Unit("CPUs")] = 1.0
     """CPUs that Ray reserves for a mixer."""
     cpus_per_trainer: Annotated[NonNegativeFloat, Unit("CPUs")] = 1.0

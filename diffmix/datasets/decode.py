@@ -22,6 +22,8 @@ class Checked(NamedTuple):
     data: bytes
     digests: Digests
     """By which duplicates are found."""
+    pages: int
+    """Pages or frames in the file."""
 
 
 Decode = Callable[[Iterator[Found], int], Iterator[tuple[Found, Checked | str]]]
@@ -45,8 +47,19 @@ def checked(image: bytes | str | None, max_pixels: int) -> Checked | str:
     """An image file, given as its bytes, path or URI, or the reason why it cannot be read."""
     try:
         data = read_file(image) if isinstance(image, str) else image or b""
-        return Checked(data, digests_of(data, images.decode(data, max_pixels)))
+        image = images.decode(data, max_pixels)
+        return Checked(data, digests_of(data, image), _pages(data))
     except images.BadImage as error:
         return str(error)
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         return f"cannot be opened: {getattr(error, 'strerror', None) or error}"
+
+
+def _pages(data: bytes) -> int:
+    """How many pages or frames a readable file has, as far as that can be told."""
+    if images.kind(data[:64]) in ("JPEG", "BMP"):
+        return 1
+    try:
+        return images.pages(data)
+    except images.BadImage:  # a later page is broken
+        return 2

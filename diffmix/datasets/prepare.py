@@ -28,6 +28,7 @@ from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder, local_path
 
 _log = logging.getLogger(__name__)
+_SETS = ("train", "val", "test")
 # May differ between runs of one folder: the images themselves are compared.
 _FREE_SETTINGS = ("train", "test", "max_bad_images")
 
@@ -280,14 +281,25 @@ def _account(
         ignored[f"not drawn for --data.{option}"] = left(valid["train"].ids(choice.not_drawn))
     unreadable = by_kind(skipped)
     return Account(
-        splits={name: _taken(config, sources, name) for name in choice.chosen},
+        splits={name: _taken(config, sources, name) for name in _SETS if name in choice.chosen},
         found=sum(found.found for found in valid.values())
         + sum(each.count for each in sources.ignored.values()),
         used=sum(len(np.unique(indices)) for _, indices in choice.chosen.values()),
         ignored=dict(sorted(ignored.items(), key=_frequent)),
         unreadable=unreadable,
-        notes=[*sources.notes, *choice.notes],
+        notes=[*sources.notes, *_first_pages(valid), *choice.notes],
     )
+
+
+def _first_pages(valid: dict[str, Valid]) -> list[str]:
+    """A sentence about the images of which a part is used."""
+    paged = [image_id for found in valid.values() for image_id in found.paged]
+    if not paged:
+        return []
+    return [
+        "images with several pages or frames, of which the first is used: "
+        f"{len(paged)}, such as {some(paged)}"
+    ]
 
 
 def _frequent(item: tuple[str, Left]) -> tuple[int, str]:

@@ -127,7 +127,8 @@ def choose(
         keep = 1 if held_out_first else config.shots or 1
         kept, held = stratified(labels["train"], config.test_fraction, config.seed, keep)
         chosen["test"], rest = ("train", held), kept
-        notes += _without(labels["train"][held], class_names, "test images")
+    source, held = chosen["test"]
+    notes += _without(labels[source][held], class_names, "test images")
     all_training = rest
     few = config.shots is not None or config.imbalance_factor is not None
     draws_val = "val" not in labels and config.val_fraction > 0
@@ -153,12 +154,13 @@ def choose(
 
 def _without(held: Int[np.ndarray, " held"], class_names: list[str], what: str) -> list[str]:
     """A sentence about the classes that have none of the held-out images."""
-    lacking = [name for label, name in enumerate(class_names) if label not in set(held.tolist())]
+    present = set(held.tolist())
+    lacking = [name for label, name in enumerate(class_names) if label not in present]
     if not lacking:
         return []
     if len(lacking) == len(class_names):
         return [f"no images are left for {what}, so there are none"]
-    return [f"no {what} are left for {len(lacking)} of {len(class_names)} classes: {some(lacking)}"]
+    return [f"{len(lacking)} of {len(class_names)} classes have no {what}: {some(lacking)}"]
 
 
 def _repeated(labels: Int[np.ndarray, " n"], shots: int, class_names: list[str]) -> list[str]:
@@ -168,7 +170,6 @@ def _repeated(labels: Int[np.ndarray, " n"], shots: int, class_names: list[str])
     if not fewer:
         return []
     return [
-        f"fewer than {shots} images are there for {len(fewer)} of {len(class_names)} classes "
-        f"({some([class_names[label] for label in fewer])}): they are drawn with replacement, so "
-        "some are repeated"
+        f"{len(fewer)} of {len(class_names)} classes have fewer than {shots} images, so theirs are "
+        f"drawn with replacement: {some([class_names[label] for label in fewer])}"
     ]

@@ -58,6 +58,8 @@ class Valid:
         self.raw = raw
         self.unknown: list[str] = []
         """Ids of the images of classes that training does not know."""
+        self.paged: list[str] = []
+        """Ids of the images with several pages or frames, of which the first is used."""
         self.found = 0
         """How many images there are, readable or not."""
         self._file = file
@@ -84,6 +86,8 @@ class Valid:
             if isinstance(result, str):
                 _skip(found.image_id, result, config, skipped)
                 continue
+            if result.pages > 1:
+                self.paged.append(found.image_id)
             start = file.tell()
             file.write(result.data)
             label = labels[found.label] or 0  # none is unknown here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffmix.generator.base_model import Pipeline, to_tensor
-from diffmix.generator.device.memory import Parts, decoded_at_once, fitting
+from diffmix.generator.device.memory import Parts, decoded_at_once
 from diffmix.images import decode as decode_image
 
 _CACHE_BYTES = 256 * 2**20  # 4,000 sources of 512 px in half precision
@@ -58,10 +59,12 @@ class LatentImages:
     ):
         self.vae, self.resolution, self.device = pipe.vae, resolution, device
         self.fixed = fixed is not None
-        self.encoded_at_once = _ENCODED_AT_ONCE[device.type]
         most = decoded_at_once(resolution, self.vae.dtype, device)
-        self.parts = Parts(
-            f"The VAE's decoder for one image of {resolution} px", _LARGER, min(most, fixed or most)
+        of_one = f"for one image of {resolution} px"
+        self.decoder = Parts(f"The VAE's decoder {of_one}", _LARGER, min(most, fixed or most))
+        # An encoder needs less than a decoder.
+        self.encoder = Parts(
+            f"The VAE's encoder {of_one}", _LARGER, min(most, _ENCODED_AT_ONCE[device.type])
         )
         self._cache: OrderedDict[str, Source] = OrderedDict()
         self._cached_bytes = 0
@@ -96,17 +99,14 @@ class LatentImages:
                 self._cache.move_to_end(source_id)
                 found[source_id] = self._cache[source_id]
             elif source_id not in missing:
-                ready = image if isinstance(image, Prepared) else self.prepare(source_id, image)
+                one = image if isinstance(image, Prepared) else self.prepare(source_id, image)
                 # Between `prepare` and now the cache may have dropped it.
-                missing[source_id] = ready if ready.image else self._resized(ready.original)
-        names = list(missing)
-        for start in range(0, len(names), self.encoded_at_once):
-            part = names[start : start + self.encoded_at_once]
-            for source_id, source in zip(
-                part, self._encoded([missing[name] for name in part]), strict=True
-            ):
-                found[source_id] = source
-                self._keep(source_id, source)
+                missing[source_id] = one if one.image else self._resized(one.original)
+        ready = list(missing.values())
+        parts = self.encoder.of(len(ready), lambda rows: self._encoded(ready[rows]))
+        for source_id, source in zip(missing, itertools.chain(*parts), strict=True):
+            found[source_id] = source
+            self._keep(source_id, source)
         return [found[source_id] for source_id in source_ids]
 
     def _resized(self, image: Original) -> Prepared:
@@ -116,15 +116,14 @@ class LatentImages:
         return Prepared(image, resized, rgb.size)
 
     def _encoded(self, sources: list[Prepared]) -> list[Source]:
-        """The latents of at most `encoded_at_once` sources."""
+        """The latents of one part of the sources."""
         pixels = [
             to_tensor(source.image, self.resolution, self.device)
             for source in sources
             if source.image is not None
         ]
-        pixels += [pixels[-1]] * (self.encoded_at_once - len(pixels))
-        with fitting(f"The VAE's encoder for images of {self.resolution} px", _LARGER):
-            output = self.vae.encode(torch.stack(pixels).to(self.vae.dtype))
+        pixels += [pixels[-1]] * ((self.encoder.most or 1) - len(pixels))
+        output = self.vae.encode(torch.stack(pixels).to(self.vae.dtype))
         made = []
         for row, source in enumerate(sources):
             assert source.size is not None
@@ -153,7 +152,7 @@ class LatentImages:
         image does not fit in memory.
         """
         waiting: tuple[Tensor, torch.cuda.Event | None] | None = None
-        for launched in self.parts.of(len(latents), lambda rows: self._decoded(latents[rows])):
+        for launched in self.decoder.of(len(latents), lambda rows: self._decoded(latents[rows])):
             if waiting:
                 yield _arrived(*waiting)
             waiting = launched
@@ -164,8 +163,8 @@ class LatentImages:
         self, latents: Float[Tensor, "part channels height width"]
     ) -> tuple[Tensor, torch.cuda.Event | None]:
         count = len(latents)
-        if self.fixed and self.parts.most:
-            missing = self.parts.most - count
+        if self.fixed and self.decoder.most:
+            missing = self.decoder.most - count
             latents = torch.cat([latents, latents[-1:].expand(missing, -1, -1, -1)])
         scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
         values = self.vae.decode(scaled, return_dict=False)[0][:count].float()

@@ -175,10 +175,13 @@ class Mixer:
             "layout": self.layout,
             "compile": self._scope if self.compiled else "off",
         }
-        if self.parts.halved and self.parts.most:
-            found["mixes_at_once"] = self.parts.most
-        if self.images.parts.halved and self.images.parts.most:
-            found["decoded_at_once"] = self.images.parts.most
+        for name, parts in (
+            ("mixes_at_once", self.parts),
+            ("decoded_at_once", self.images.decoder),
+            ("encoded_at_once", self.images.encoder),
+        ):
+            if parts.halved and parts.most:
+                found[name] = parts.most
         return found
 
     @property

@@ -27,11 +27,13 @@ class Rows:
         self.alone, self.say = alone, say
         self.most = 0
         """The most rows in a part; 0: all that there are."""
+        self._seen = 0  # the most rows in a batch so far
 
     def of(self, batch: Batch) -> Iterator[tuple[Tensor, ...]]:
         """The batch in parts. Its loss is a weighted sum over samples: the parts' losses add up."""
-        self.most = self.most or len(batch.latents)
-        return zip(*(tensor.split(self.most) for tensor in batch), strict=True)
+        rows = len(batch.latents)
+        self._seen = max(self._seen, rows)
+        return zip(*(tensor.split(self.most or rows) for tensor in batch), strict=True)
 
     def retried(self, work: Callable[[], T], forget: Callable[[], None]) -> T:
         """What `work` gives. Where memory runs out, `forget` undoes what it has done, and it begins
@@ -48,14 +50,15 @@ class Rows:
             self._halve(text)
 
     def _halve(self, text: str) -> None:
-        if self.most <= 1 or not self.alone:
+        most = self.most or self._seen
+        if most <= 1 or not self.alone:
             raise UserError(
-                f"Personalization with {self.most} images at once does not fit in memory ({text}); "
+                f"Personalization with {most} images at once does not fit in memory ({text}); "
                 "lower --personalize.batch_size or large_batch and raise "
                 "--personalize.gradient_accumulation_steps, or set "
                 "--personalize.gradient_checkpointing True."
             )
-        self.most //= 2
+        self.most = most // 2
         said = f"memory ran out ({text}): personalization accumulates {self.most} images at a time"
         log.warning(said)
         if self.say:

@@ -55,7 +55,8 @@ def _mix_rows(summary: dict) -> _Rows:
     plan, mixer = summary["plan"], summary.get("mixer", {})
     overlap, trainer = summary.get("overlap", {}), summary.get("trainer", {})
     rejected = f", {plan['rejected']} rejected" if plan.get("rejected") else ""
-    rows = [("mixes made", f"{plan['stored']} of {plan['planned']} planned{rejected}")]
+    aside = f", {plan['set_aside']} set aside" if plan.get("set_aside") else ""
+    rows = [("mixes made", f"{plan['stored']} of {plan['planned']} planned{rejected}{aside}")]
     if mixer.get("images_per_second"):
         rows.append(("mixes per second", f"{mixer['images_per_second']:.1f}"))
     if "oracle_share" in mixer:

@@ -127,11 +127,13 @@ class Budget:
         recent = epochs[-10:]
         hours = left * sum(e["end"] - e["start"] for e in recent) / len(recent) / 3600
         placement = config.placement
+        splits = [event for event in events if event["event"] == "split"]  # by placement.auto
+        trainers = splits[-1]["trainers"] if splits else placement.trainers
         mixing = MIX_LABEL[LABEL] if placement.separate else None
         nodes = {label: count for label, count in sight.nodes.items() if label != mixing}
         return Spent(
             hours=hours,
-            gpu_hours=hours * placement.trainers * placement.gpus_per_trainer,
+            gpu_hours=hours * trainers * placement.gpus_per_trainer,
             usd=hours * self.meter.rate(nodes),
         )
 

@@ -14,8 +14,8 @@ from diffmix.datasets.real import open_rows
 from diffmix.errors import UserError
 from diffmix.plan import MixPlan, make_plan
 from diffmix.strategies.mix_spec import SPEC_COLUMNS
+from engine.mixer.tries import SetAside
 from engine.mixing.store import REPAIR, MixStore, part_name
-from engine.mixing.tries import SetAside
 
 log = logging.getLogger(__name__)
 

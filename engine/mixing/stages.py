@@ -23,9 +23,9 @@ from diffmix.config import PlacementConfig
 from diffmix.datasets.real import RealSet, open_rows
 from diffmix.plan import MixPlan, make_plan
 from diffmix.strategies.mix_spec import SPEC_COLUMNS
+from engine.mixer.mixer_actor import MixActor
+from engine.mixer.start import GoodNodes
 from engine.mixing.job import MixJob
-from engine.mixing.mixer_actor import MixActor
-from engine.mixing.start import GoodNodes
 from engine.mixing.store import SCHEMA
 from engine.placement.cluster import MIX_LABEL
 from engine.placement.pool import MixerPool, mixer_pool

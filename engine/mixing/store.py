@@ -172,13 +172,13 @@ class MixStore:
         )
         # First the checksum: a part that is there has one. It is of what never changes, so that a
         # filter that is killed between the two leaves no part that looks damaged.
-        self._checksums.write(part_name(chunk), checksum(table).encode())
+        self._checksums.write(_checksum_name(chunk), checksum(table).encode())
         self.folder.write(part_name(chunk), sink.getvalue())
 
     def put_away(self, chunk: int) -> None:
         """Move a part into the folder `damaged`, so that its chunk counts as missing."""
         name = part_name(chunk)
-        (self.folder / "damaged").write(name, self.folder.read(name))
+        (self.folder / "damaged").write(f"{name}.damaged", self.folder.read(name))
         self.folder.delete(name)
 
     def stored_chunks(self) -> set[int]:
@@ -213,21 +213,22 @@ class MixStore:
             with self.folder.open(name) as file:
                 table = pq.read_table(file, columns=columns)
             if columns is None:
-                self._verify(name, table)
+                self._verify(chunk, table)
             return table
         except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"The part {self.folder.uri}/{name} cannot be read ({reason(error)}); {REPAIR}."
             ) from error
 
-    def _verify(self, name: str, table: pa.Table) -> None:
+    def _verify(self, chunk: int, table: pa.Table) -> None:
         """Raise `UserError` where the part's content is not what was stored."""
+        name = part_name(chunk)
         if set(SCHEMA.names) - set(table.column_names):
             raise UserError(
                 f"The part {self.folder.uri}/{name} lacks columns of a mix store; {REPAIR}."
             )
         try:
-            stored = self._checksums.read(name).decode(errors="replace")
+            stored = self._checksums.read(_checksum_name(chunk)).decode(errors="replace")
         except FileNotFoundError:
             return  # written before parts had checksums
         if stored != checksum(table):
@@ -303,6 +304,11 @@ class _Images:
 def part_name(chunk: int) -> str:
     """The file of a chunk."""
     return f"part-{chunk:08d}.parquet"
+
+
+def _checksum_name(chunk: int) -> str:
+    """Not a name that somebody's pattern for Parquet files would match."""
+    return f"{chunk:08d}.sha256"
 
 
 def checksum(mixes: pa.Table) -> str:

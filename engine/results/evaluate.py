@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from diffmix.classifier.metrics import by_class_size
+from diffmix.classifier.metrics import by_class_size, evaluate_folder
 from diffmix.config import Config, EvaluateConfig, images_of
 from diffmix.config_check import check
 from diffmix.datasets.prepare import prepare
@@ -18,7 +18,6 @@ from diffmix.faithfulness import StoredMix, faithfulness, load_features
 from diffmix.gates.clip_model import load_clip
 from diffmix.storage import Folder
 from engine.mixing.store import MixStore
-from engine.training.classifier_loop import evaluate_folder
 
 
 def evaluate_run(config: Config) -> dict:

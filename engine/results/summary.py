@@ -8,8 +8,8 @@ from dataclasses import asdict
 from diffmix.versions import versions
 from engine.budget.budget import is_limited
 from engine.budget.spending import spent_before
+from engine.mixer.tries import SetAside
 from engine.mixing.store import MixStore
-from engine.mixing.tries import SetAside
 from engine.results.figures import figures
 from engine.run_folder import leak, read_json, write_json
 from engine.session import Session

@@ -16,7 +16,7 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -31,7 +31,6 @@ from diffmix.classifier.model import (
     build_model,
     describe,
     input_layout,
-    load_classifier,
     load_description,
     save_classifier,
 )
@@ -330,7 +329,7 @@ class ClassifierLoop:
         if self.rank == 0:
             folder = Folder(self.job.classifier)
             device = str(self.engine.device)
-            result, confusion = evaluate_folder(
+            result, confusion = metrics.evaluate_folder(
                 folder.uri, self.job.test_path, device, self._eval_batch()
             )
             if confusion is not None:
@@ -341,22 +340,3 @@ class ClassifierLoop:
 
     def _eval_batch(self) -> int:
         return max(64, self.options.batch_size // self.world_size)
-
-
-def evaluate_folder(
-    classifier: str, test_path: str | None, device: str = "cpu", batch_size: int = 64
-) -> tuple[dict, Int[np.ndarray, "classes classes"] | None]:
-    """What the classifier in a folder reaches on a `RealSet`, and its confusion matrix
-    (`metrics.confusion`). Without a set: how its epoch was chosen, and None.
-
-    The dictionary is that of `metrics.accuracy`, with `calibration`, `images` (their number) and
-    `chosen` (how its epoch was chosen). `UserError` where the folder holds no classifier.
-    """
-    model, description = load_classifier(Folder(classifier), device)
-    if not test_path:
-        return {"chosen": description.metrics}, None
-    real = RealSet.open(test_path)
-    logits = metrics.predict(model, description, real, batch_size=batch_size)
-    result = {"chosen": description.metrics, **metrics.accuracy(logits, real.labels, real.groups)}
-    result |= {"calibration": metrics.calibration(logits, real.labels), "images": len(real)}
-    return result, metrics.confusion(logits, real.labels)

@@ -20,7 +20,7 @@ from diffmix.storage import Folder
 from engine.failures import fitting_in_memory
 from engine.nodes.shared_folder import Marker
 from engine.telemetry import Reporter
-from engine.training.start import begin
+from engine.worker_group.start import begin
 
 if TYPE_CHECKING:
     import torch

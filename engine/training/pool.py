@@ -82,7 +82,8 @@ class PoolWriter:
             mixes = mixes.filter(mixes["accepted"])
         with self._lock:
             if len(mixes):
-                self._waiting.append(mixes.select([IDENTITY, *COLUMNS]))
+                identity = [IDENTITY] if IDENTITY in mixes.column_names else []
+                self._waiting.append(mixes.select([*identity, *COLUMNS]))
             if self._is_due():
                 self._flush()
 

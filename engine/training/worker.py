@@ -13,7 +13,7 @@ from engine.mixing.part_check import check_of
 from engine.training.arrivals import Arrivals
 from engine.training.job import Loop, TrainJob
 from engine.training.pool import PoolWriter, pool_folder
-from engine.training.start import begin
+from engine.worker_group.start import begin
 
 
 def train_loop(settings: dict) -> None:

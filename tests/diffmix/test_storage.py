@@ -1,3 +1,8 @@
+"""Folders on disks and in buckets.
+
+Covers `diffmix/new_file.py` too; tests/engine/test_lease.py has many writers at once.
+"""
+
 import os
 
 import pytest

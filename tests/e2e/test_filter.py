@@ -88,6 +88,7 @@ def test_mixers_score_and_reject_and_training_sees_only_what_is_accepted(gated, 
         "planned": 40,
         "stored": int(stored["accepted"].sum()),
         "rejected": int((~stored["accepted"]).sum()),
+        "set_aside": 0,
     }
     assert min(plan["stored"], plan["rejected"]) > 3, (
         "a gate that keeps or rejects all would prove nothing"
@@ -124,6 +125,7 @@ def test_filter_by_quantile_then_the_run_goes_on(gated, capsys, caplog):
         "planned": 40,
         "stored": 30,
         "rejected": 10,
+        "set_aside": 0,
     }
 
     times = {file: file.stat().st_mtime_ns for file in (out / "mixes").glob("part-*")}

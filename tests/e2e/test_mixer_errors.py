@@ -14,8 +14,8 @@ import ray
 
 from diffmix.errors import UserError
 from engine import phases
+from engine.mixer.start import TRIES
 from engine.mixing.job import build_mixer
-from engine.mixing.start import TRIES
 from engine.run import run
 from engine.testing import CopyingMixer
 

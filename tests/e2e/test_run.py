@@ -1,6 +1,7 @@
 """The whole job on a real cluster, judged by what its run folder holds.
 
-Covers `engine/run.py`, `engine/phases.py` and `engine/session.py` too.
+Covers `engine/run.py`, `engine/phases.py`, `engine/classifier_identity.py`, `engine/session.py` and
+`engine/worker_group/fit.py` too.
 """
 
 import io

@@ -31,3 +31,9 @@ def test_events_wait_for_the_next_line(capsys):
     display.every_seconds = 0.0
     display.on_events([])
     assert "training: epoch 1" in capsys.readouterr().err
+
+
+def test_a_note_is_printed_at_once(capsys):
+    display = Display(every_seconds=3600.0)
+    display.on_events([{"event": "note", "text": "memory ran out"}, EPOCH])
+    assert capsys.readouterr().err.endswith("s] Note: memory ran out.\n")

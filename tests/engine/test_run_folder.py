@@ -80,7 +80,7 @@ def test_a_run_resumes_it_and_makes_nothing_again(old):
     assert made() == before
     summary, was = json.loads((old / "summary.json").read_text()), kept("summary.json")
     assert summary[KEY] == FORMAT_VERSION
-    assert summary["plan"] == was["plan"]
+    assert summary["plan"] == {**was["plan"], "set_aside": 0}
     assert summary["accuracy"] == was["accuracy"]
     assert summary["seconds"]["train"] == pytest.approx(was["seconds"]["train"])
     assert KEY not in json.loads((old / "mixes" / "plan.json").read_text()), "it was not touched"

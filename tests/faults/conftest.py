@@ -26,9 +26,10 @@ class Nodes:
     mixers: list
 
     def kill_mixing_node(self) -> None:
-        """Kill one, and give the cluster a new one for the next test."""
+        """Kill one. `add_mixing_node` gives the next test a new one, from the main thread: Ray sets
+        signal handlers for a node.
+        """
         self.cluster.remove_node(self.mixers.pop(), allow_graceful=False)
-        self.add_mixing_node()
 
     def add_mixing_node(self) -> None:
         self.mixers.append(self.cluster.add_node(labels={"ray-subcluster": "gen"}, **NODE))
@@ -109,7 +110,7 @@ def parts() -> Callable[[Path], dict[str, bytes]]:
 
 
 @pytest.fixture
-def record(request, events):
+def record(request, events, tmp_path_factory):
     """`record(fault, out, moment)` keeps what a fault has cost a run that is done by now: mixes
     that are neither stored nor counted, chunks that were made again, and the seconds until the
     first work that began after it. `tests/faults/table.py` makes the table of `docs/guarantees.md`
@@ -133,9 +134,9 @@ def record(request, events):
             "seconds": round(min(after) - moment, 1) if after else None,
             **more,
         }
-        if path := os.environ.get("DIFFMIX_FAULT_RECORDS"):
-            with open(path, "a") as file:
-                file.write(json.dumps(found) + "\n")
+        usual = tmp_path_factory.getbasetemp() / "fault_records.jsonl"
+        with open(os.environ.get("DIFFMIX_FAULT_RECORDS", usual), "a") as file:
+            file.write(json.dumps(found) + "\n")
         return found
 
     return keep

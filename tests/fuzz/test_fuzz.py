@@ -1,7 +1,7 @@
 """Inputs that nobody thought of, made by hypothesis: there is a result or one sentence, never a
 crash, and never a file outside its folder.
 
-`FUZZ_EXAMPLES` (100) is the number of inputs of each test; `pytest -m slow tests/fuzz` has the long
+`FUZZ_EXAMPLES` (50) is the number of inputs of each test; `pytest -m slow tests/fuzz` has the long
 ones.
 """
 
@@ -31,7 +31,7 @@ from engine.mixing.store import SCHEMA, MixStore, part_name
 from engine.testing import mix_table
 from jobs.options import load, parse
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "50"))
 FUZZ = settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -181,7 +181,7 @@ class KilledStore(RuleBasedStateMachine):
             from engine.mixing.store import checksum
 
             text = checksum(self.mixes(chunk))
-            (self.folder / "store" / "checksums" / part_name(chunk)).write_text(text)
+            (self.folder / "store" / "checksums" / f"{chunk:08d}.sha256").write_text(text)
         if at == 2:
             half = self.whole[part_name(chunk)][:100]
             (self.folder / "store" / f".{chunk}.tmp").write_bytes(half)

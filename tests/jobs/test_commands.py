@@ -97,8 +97,8 @@ def test_plan_counts_and_starts_nothing(tmp_path, small_config, capsys):
 
 
 def test_plan_tells_what_became_of_each_file(tmp_path, small_config, write_images, capsys):
-    photos = write_images(tmp_path / "photos", ["Train/[/b] $", "Train/{}", "TEST/{}"], 4)
-    (photos / "Train" / "[/b] $" / "0.xmp").write_text("<x/>")
+    photos = write_images(tmp_path / "photos", ["Train/[red] $", "Train/{}", "TEST/{}"], 4)
+    (photos / "Train" / "[red] $" / "0.xmp").write_text("<x/>")
     (photos / "Train" / "{}" / "notes").write_text("no image")
     (photos / "Train" / "{}" / "0.png").write_bytes(b"no image")
     twin = (photos / "TEST" / "{}" / "1.png").read_bytes()
@@ -108,14 +108,16 @@ def test_plan_tells_what_became_of_each_file(tmp_path, small_config, write_image
     recipe.write_text(yaml.safe_dump(to_dict(config)))
     assert main(["plan", "--config", str(recipe)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == [f"training images: {photos}, Train/", f"test images: {photos}, TEST/"]
-    assert lines[3:10] == [
+    assert lines[0] == f"training images: {photos}, Train/"
+    assert lines[2] == f"test images: {photos}, TEST/"
+    assert lines[3:11] == [
         "images used: 11 of 14 files and rows",
         "ignored: 2",
         "  1 no images: Train/{}/notes",
-        "  1 side-cars of cameras and editors: Train/[/b] $/0.xmp",
+        "  1 side-cars of cameras and editors: Train/[red] $/0.xmp",
         "unreadable: 1",
         "  1 not a JPEG, PNG, WebP, BMP, TIFF or GIF image: Train/{}/0.png",
+        "note: 1 of 2 classes have no test images: '[red] $'",
         "note: test images that are training images too: 1 (1 with the same bytes, 0 with the same "
         "pixels in another file), such as 'TEST/{}/1.png' and 'Train/{}/1.png'; "
         "--data.drop_duplicates True leaves them out",

@@ -283,6 +283,7 @@ def test_long_tail(data, thresholds, ratio):
 def test_referee(method, data, shots):
     config = recipe(f"referee/{method}/{shots}_shot/{data}.yaml")
     strength, p = REFEREE[method, data, shots]
+    assert config.data.train.startswith(f"diffda-{data}:")
     assert not differences(
         config,
         model__base="stable-diffusion-v1-5/stable-diffusion-v1-5",

@@ -7,6 +7,7 @@
 | `train/<class>/*`, `test/*` | the same; the test folder has no labels and is left alone |
 | `cat/*`, `dog/*`, `test/cat/*` | classes, and a split with the same classes |
 | `cat/*`, `dog/*`, `test/*` | classes, and a test folder without labels, which is left alone |
+| `images/<class>/*`, `test/*` | training images by any name beside a test folder |
 | `cat/train/*`, `cat/test/*` | classes with splits in each |
 | one folder with one of these in it | the same |
 | `train/*`, `test/*` | nothing: images without labels are refused |
@@ -19,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from diffmix.datasets.class_names import plain
 from diffmix.datasets.forms import leftovers
 from diffmix.datasets.forms.split_names import parse, split_of
 from diffmix.datasets.forms.tree import Ignored, Tree, text
@@ -122,6 +124,8 @@ def _roles(tree: Tree) -> dict[str, str]:
     `cars_test`.
     """
     roles = {folder.name: split_of(folder.name) for folder in tree.filled()}
+    if "invalid" in map(str.casefold, roles):  # `valid` is its opposite, and no split
+        roles = {name: None if name.casefold() == "valid" else roles[name] for name in roles}
     exact = {name: role for name, role in roles.items() if role}
     found = [parse(name) for name in roles]
     splits = [each.split for each in found if each]
@@ -132,21 +136,27 @@ def _roles(tree: Tree) -> dict[str, str]:
 
 
 def _name_training(tree: Tree, roles: dict[str, str], layout: Layout) -> None:
-    """Take the one folder that holds the same classes as the test folder for the training split,
-    whatever its name is: `images/<class>/*`, `test/<class>/*`.
+    """Take the one folder of classes beside a test folder for the training split, whatever its name
+    is: `images/<class>/*`, `test/<class>/*` or `test/*`.
     """
     others = [folder for folder in tree.filled() if folder.name not in roles]
     if "train" in roles.values() or len(others) != 1 or others[0].images:
         return
-    class_names = {text(below.name) for below in others[0].filled()}
+    several = len(others[0].filled()) > 1
     for folder in _with(tree, roles, "val", "test"):
-        if class_names & {text(below.name) for below in folder.filled()}:
+        if _same_classes(others[0], folder) or (several and not folder.filled()):
             roles[others[0].name] = "train"
             layout.notes.append(
-                f"{layout.at(others[0].path)} is taken for the training split, because it has the "
-                f"same classes as {layout.at(folder.path)}"
+                f"{layout.at(others[0].path)} is taken for the training split, because it has "
+                f"folders of classes and lies beside {layout.at(folder.path)}"
             )
             return
+
+
+def _same_classes(*folders: Tree) -> bool:
+    """Whether folders have a class in common."""
+    names = [{plain(text(below.name)) for below in folder.filled()} for folder in folders]
+    return bool(set.intersection(*names))
 
 
 def _inside(root: Tree) -> Tree:
@@ -227,23 +237,25 @@ def _take_held_out_alone(tree: Tree, roles: dict[str, str], layout: Layout) -> N
 def _take_classes(tree: Tree, roles: dict[str, str], others: list[Tree], layout: Layout) -> None:
     """Folders of classes, and held-out folders that may lie beside them."""
     class_names = {text(folder.name) for folder in others}
+    beside = Tree(path=tree.path, name=tree.name, folders=others)
     held_out, unlabeled = [], []
     for folder in _with(tree, roles, "train", "val", "test"):
         inside = _of_split(folder, roles[folder.name], class_names)
-        same = class_names & {text(below.name) for below in inside.filled()}
-        if "train" not in roles.values() and same:
+        may_be_class = "train" in roles.values() or folder.name.casefold() == "valid"
+        if "train" not in roles.values() and _same_classes(beside, inside):
             held_out.append(folder)
-        elif (
-            "train" not in roles.values()
-            and roles[folder.name] == "test"
-            and not inside.filled()
-            and len(class_names) > 1
-        ):
-            unlabeled.append(folder)
-        else:
+        elif may_be_class or (len(class_names) < 2 and not inside.filled()):
             layout.notes.append(
                 f"{layout.at(folder.path)} is taken for a class, because folders of classes lie "
                 f"beside it; its name says {_SPLIT_WORDS[roles[folder.name]]}"
+            )
+        elif not inside.filled():
+            unlabeled.append(folder)
+        else:
+            raise UserError(
+                f"{folder.path} is named like a {_SPLIT_WORDS[roles[folder.name]]} split, but has "
+                f"none of the classes beside it; name its folders like those, or rename "
+                f"{folder.name!r} if it is a class."
             )
     aside = {folder.name for folder in [*held_out, *unlabeled]}
     classes = []

@@ -91,8 +91,8 @@ def decoded_at_once(side: int, dtype: torch.dtype, device: torch.device) -> int:
     """
     left = None
     if device.type == "cuda":
-        left = torch.cuda.get_device_properties(device).total_memory
-        left = left * torch.cuda.get_per_process_memory_fraction(device)
+        share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(device)
+        left = torch.cuda.get_device_properties(device).total_memory * share
         left -= torch.cuda.memory_allocated(device)
     return parts_of_decoder(side, dtype.itemsize, left)
 

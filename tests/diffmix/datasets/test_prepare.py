@@ -264,6 +264,17 @@ def test_unlabeled_test_rows_are_left_alone(run, image_file, tmp_path):
         run("other", train=tmp_path / "set", test=tmp_path / "set/test.parquet")
 
 
+def test_pages_that_are_not_used_are_told(image_folder, run, tmp_path):
+    root = image_folder({"a": 5, "b": 5})
+    pages = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    for name in ("scan.tif", "film.gif"):
+        pages[0].save(root / "a" / name, save_all=True, append_images=pages[1:])
+    assert run(train=root).account.notes == [
+        "images with several pages or frames, of which the first is used: 2, such as "
+        "'a/film.gif', 'a/scan.tif'"
+    ]
+
+
 def test_an_unused_test_split_is_counted(image_folder, run):
     root = image_folder({"train/a": 4, "train/b": 4, "test/a": 3})
     account = run(train=root, test=image_folder({"a": 2}, "other")).account

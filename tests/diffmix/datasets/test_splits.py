@@ -103,8 +103,8 @@ def test_long_tail_of_two_classes():
 
 def chosen(labels, own_test=True, **options):
     """The indices of each set, of what is not drawn, and the notes."""
-    splits = {"train": labels, **({"test": labels_of([1])} if own_test else {})}
     names = [f"class {label}" for label in range(int(labels.max()) + 1)]
+    splits = {"train": labels, **({"test": np.arange(len(names))} if own_test else {})}
     found = choose(DataConfig(**options), splits, names)
     return {name: ids for name, (_, ids) in found.chosen.items()}, found.not_drawn, found.notes
 
@@ -125,9 +125,8 @@ def test_validation_has_its_share_of_the_full_size_but_what_is_left_at_most():
     assert not set(sets["train"]) & set(sets["val"])
     assert sorted({*sets["train"], *sets["val"], *not_drawn}) == list(range(52))
     assert notes == [
-        "fewer than 5 images are there for 1 of 5 classes ('class 4'): they are drawn with "
-        "replacement, so some are repeated",
-        "no validation images are left for 2 of 5 classes: 'class 3', 'class 4'",
+        "1 of 5 classes have fewer than 5 images, so theirs are drawn with replacement: 'class 4'",
+        "2 of 5 classes have no validation images: 'class 3', 'class 4'",
     ]
 
 
@@ -148,7 +147,7 @@ def test_a_test_set_from_the_training_images_leaves_the_shots():
     assert [len(set(sets["train"][labels[sets["train"]] == label])) for label in range(3)] == [
         5
     ] * 3
-    assert notes[0] == "no test images are left for 1 of 3 classes: 'class 0'"
+    assert notes[0] == "1 of 3 classes have no test images: 'class 0'"
 
 
 def test_cub_with_imbalance_factor_100():

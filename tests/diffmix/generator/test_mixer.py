@@ -18,6 +18,7 @@ from PIL import Image
 
 from diffmix.config import MixConfig, replace
 from diffmix.errors import UserError
+from diffmix.generator.device import compiling
 from diffmix.generator.mixer import Mixer
 from diffmix.images import decode
 from diffmix.plan import MixSpec
@@ -612,7 +613,7 @@ def test_one_mix_that_does_not_fit_is_one_sentence(tiny_model, tiny_real, monkey
     for part, name, says in (
         (mixer.pipe.vae, "decode", "The VAE's decoder for one image of 32 px does not fit"),
         (mixer.pipe.unet, "forward", "One mix of 32 px does not fit in memory"),
-        (mixer.pipe.vae, "encode", "The VAE's encoder for images of 32 px does not fit"),
+        (mixer.pipe.vae, "encode", "The VAE's encoder for one image of 32 px does not fit"),
     ):
         monkeypatch.setattr(part, name, Full(None, 0))
         mixer.images._cache.clear()
@@ -625,7 +626,7 @@ def test_sources_of_one_call_do_not_change_each_others_latents(tiny_model, tiny_
 
     def latents(*calls: list[int]) -> dict[str, bytes]:
         mixer = mixer_of(tiny_model, tiny_real)
-        mixer.images.encoded_at_once = 4
+        mixer.images.encoder.most = 4
         encoder = Full(mixer.pipe.vae.encode, 4)
         monkeypatch.setattr(mixer.pipe.vae, "encode", encoder)
         found = {}
@@ -679,9 +680,12 @@ def uncompiled(monkeypatch):
         return real(model, **{**options, "backend": "eager"})
 
     monkeypatch.setattr(torch, "compile", compile_)
+    settings = torch._dynamo.config
+    before = settings.recompile_limit, settings.fail_on_recompile_limit_hit
     torch.compiler.reset()
     yield
     torch.compiler.reset()
+    settings.recompile_limit, settings.fail_on_recompile_limit_hit = before
 
 
 def test_a_compiled_mixer_makes_one_graph_for_each_guidance_mode(uncompiled, tiny_model, tiny_real):
@@ -701,7 +705,7 @@ def test_a_compiled_mixer_makes_one_graph_for_each_guidance_mode(uncompiled, tin
 
 
 def test_a_shape_too_many_is_an_error_and_not_slow(uncompiled, tiny_model, tiny_real, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    monkeypatch.setattr(compiling, "_SHAPES", 1)
     model = replace(tiny_model, compile=True, compile_scope="unet")
     mixer = mixer_of(model, tiny_real, batch=1)
     specs = specs_of(tiny_real, 2)

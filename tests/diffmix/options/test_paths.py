@@ -13,8 +13,10 @@ from diffmix.options.markers import OneOf, Path, PathOrName, Place, Usual
 from diffmix.options.paths import place_of
 
 NO_PATHS = {
+    "data.configuration",
     "data.superclass",
     "data.image_column",
+    "placement.cluster_max",
     "data.label_column",
     "gate.prompts",
     "mix.negative_prompt",

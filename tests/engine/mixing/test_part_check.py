@@ -9,9 +9,9 @@ import pytest
 from diffmix.config import Config, MixConfig
 from diffmix.errors import UserError
 from diffmix.plan import make_plan
+from engine.mixer.tries import SetAside
 from engine.mixing.part_check import PartCheck, check_of, repair
 from engine.mixing.store import SCHEMA, MixStore, part_name
-from engine.mixing.tries import SetAside
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_part_of_another_plan_is_named(tmp_path, plan, there):
     fill(store, plan)
     (tmp_path / part_name(there)).write_bytes((tmp_path / part_name(1)).read_bytes())
     if there == 0:
-        (tmp_path / "checksums" / part_name(0)).unlink()
+        (tmp_path / "checksums" / "00000000.sha256").unlink()
     with pytest.raises(UserError, match=rf"{part_name(there)} belongs to another plan"):
         PartCheck(store, plan).read(there)
 
@@ -62,7 +62,7 @@ def test_repair_puts_the_bad_parts_away_and_no_other(tmp_path, plan, caplog):
     assert SetAside(store.folder).chunks() == set()
     for number in (1, 3, 77):
         assert part_name(number) in caplog.text
-        assert (tmp_path / "damaged" / part_name(number)).exists()
+        assert (tmp_path / "damaged" / f"{part_name(number)}.damaged").exists()
     assert repair(store, plan) == []
 
 

@@ -1,6 +1,6 @@
 """The stream with stand-ins for mixers; the real ones are in tests/e2e.
 
-Covers `engine/mixing/job.py` and `engine/mixing/mixer_actor.py` too.
+Covers `engine/mixing/job.py` and `engine/mixer/mixer_actor.py` too.
 """
 
 from dataclasses import replace

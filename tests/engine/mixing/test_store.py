@@ -86,5 +86,5 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path):
 def test_a_part_without_a_checksum_is_an_older_one(tmp_path):
     store = MixStore(str(tmp_path))
     store.write(0, chunk(1, 2))
-    (tmp_path / "checksums" / part_name(0)).unlink()
+    (tmp_path / "checksums" / "00000000.sha256").unlink()
     assert store.read(0).equals(chunk(1, 2))

@@ -1,22 +1,28 @@
 """Every accepted mix is in exactly one worker's pool: after a worker's death in the middle of the
 stream, and with another number of workers.
 
-Covers `engine/mixing/mixer_actor.py` too.
+Covers `engine/mixer/mixer_actor.py` too.
 """
 
 import json
 import os
 import signal
+import time
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from threading import Event
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 import ray.train
 
 from diffmix.config import Config, MixConfig, PlacementConfig, TrainConfig, replace
 from engine import phases
+from engine.mixing import stages
+from engine.mixing.store import MixStore
 from engine.testing import SleepingMixer, simulated_mix_job, temporary_session
 from engine.training.arrivals import Arrivals
 from engine.training.attempt import share
@@ -107,3 +113,31 @@ def replace_config(session, config):
     import dataclasses
 
     return dataclasses.replace(session, config=replace(config, out=session.config.out))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_mixers_of_a_stream_that_was_given_up_stop_between_chunks(monkeypatch):
+    """A task of 20 chunks is under way when the stream is given up."""
+    groups = [np.arange(1), np.arange(1, 21)]
+    monkeypatch.setattr(stages, "group_chunks", lambda chunks, mixers: groups)
+    config = Config(
+        mix=MixConfig(count=84, batch=BATCH, strategy="real-mix"),
+        train=TrainConfig(epochs=1, batch_size=6),
+        placement=PlacementConfig(cpus_per_mixer=0.5, cpus_per_trainer=0.5),
+    )
+    with temporary_session(config, 30, count=40) as session:
+        job = simulated_mix_job(session, SleepingMixer(0.5, 9))
+        store = MixStore(job.store)
+        (part,) = stages.stream(job, np.arange(21)).streaming_split(1, equal=False)
+        batches = iter(part.iter_batches(batch_size=None, prefetch_batches=0))
+        next(batches)  # kept: Ray ends the stream of an iterator that nobody holds
+        end = time.monotonic() + 60
+        while len(store.stored_chunks()) < 3:
+            assert time.monotonic() < end, "the mixer makes nothing"
+            Event().wait(0.05)  # files send no event
+        ray.get(part._coord_actor.shutdown_executor.remote())  # as Ray Train does
+        end = time.monotonic() + 60
+        while ray.available_resources().get("GPU", 0) < ray.cluster_resources()["GPU"]:
+            assert time.monotonic() < end, "the mixer goes on"
+            Event().wait(0.1)
+        assert len(store.stored_chunks()) < 12

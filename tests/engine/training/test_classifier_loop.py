@@ -13,6 +13,7 @@ import ray.train
 import torch
 from safetensors.torch import load_file
 
+from diffmix.classifier.metrics import evaluate_folder
 from diffmix.config import images_of
 from diffmix.datasets.prepare import prepare
 from diffmix.errors import UserError
@@ -22,7 +23,7 @@ from engine.telemetry import Reporter
 from engine.testing import mix_table
 from engine.training import classifier_loop
 from engine.training.arrivals import Arrivals
-from engine.training.classifier_loop import ClassifierLoop, evaluate_folder
+from engine.training.classifier_loop import ClassifierLoop
 from engine.training.job import TrainJob
 from engine.training.pool import PoolWriter
 

@@ -89,16 +89,17 @@ def test_a_test_folder_without_labels_is_left_alone(put, test):
     assert "its 4 images have no labels and are left alone" in notes[0]
 
 
-def test_a_test_folder_without_labels_beside_classes(put):
-    counts, ignored, notes = look(put({**PET, "test": 4}))
+@pytest.mark.parametrize("name", ["test", "Eval", "val", "dev"])
+def test_a_folder_without_labels_beside_classes(put, name):
+    counts, ignored, notes = look(put({**PET, name: 4}))
     assert counts == {"train": PET}
     assert ignored == {"in a split without labels": 4}
     assert len(notes) == 1
 
 
 def test_a_test_folder_with_classes_beside_classes(put):
-    counts, ignored, _ = look(put({**PET, **below("test", {"dog": 4})}))
-    assert counts == {"train": PET, "test": {"dog": 4}}
+    counts, ignored, _ = look(put({**PET, **below("test", {"Dog": 4})}))
+    assert counts == {"train": PET, "test": {"Dog": 4}}
     assert ignored == {}
 
 
@@ -121,9 +122,13 @@ def test_classes_that_are_called_like_splits(put):
     assert (counts, ignored) == ({"train": {"bus": 1, "test": 1, "train": 1}}, {})
     assert len(notes) == 2
     assert "train is taken for a class" in notes[1]
-    counts, _, notes = look(put({"valid": 2, "invalid": 2}, "quality"))
-    assert counts == {"train": {"invalid": 2, "valid": 2}}
+    counts, _, notes = look(put({"valid": 2, "bus": 1, "car": 2}, "with a note"))
+    assert counts == {"train": {"bus": 1, "car": 2, "valid": 2}}
     assert "valid is taken for a class" in notes[0]
+    for folders in ({"valid": 2, "invalid": 2}, below("valid") | below("invalid")):
+        counts, _, notes = look(put(folders, f"quality {len(folders)}"))
+        assert list(counts["train"]) == ["invalid", "valid"]
+        assert notes == []
 
 
 def test_folders_beside_splits_are_counted(put):
@@ -155,6 +160,7 @@ def test_two_folders_of_one_split(put):
         ({"train": 3}, "named like splits, without folders of classes"),
         ({"train/a": 1, "train/b": 1, "bus": 1}, "may be the training split or a class; give"),
         (below("test"), "has no training images, only test/"),
+        ({**PET, **below("test", {"fox": 1})}, "named like a test split, but has none of the cl"),
         ({"a": 1, "b": 0, "c": 1}, "class folder 'b' in .* has no image files"),
     ],
 )
@@ -254,5 +260,9 @@ def test_a_training_folder_of_any_name_beside_a_test_folder_with_the_same_classe
     counts, _, notes = look(put(below("images") | below("test", {"cat": 1})))
     assert counts == {"train": PET, "test": {"cat": 1}}
     assert notes == [
-        "images is taken for the training split, because it has the same classes as test"
+        "images is taken for the training split, because it has folders of classes and lies beside "
+        "test"
     ]
+    counts, ignored, notes = look(put({**below("photos"), "test": 4}, "without labels"))
+    assert counts == {"train": PET}
+    assert ignored == {"in a split without labels": 4}

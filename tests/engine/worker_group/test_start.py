@@ -6,8 +6,8 @@ import pytest
 
 from diffmix.errors import UserError
 from engine.nodes.shared_folder import Marker
-from engine.training import start
-from engine.training.start import begin
+from engine.worker_group import start
+from engine.worker_group.start import begin
 
 
 @pytest.fixture

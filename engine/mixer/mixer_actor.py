@@ -16,10 +16,10 @@ from diffmix import images
 from diffmix.devices import inference_device
 from diffmix.errors import UserError
 from diffmix.plan import MixSpec
+from engine.mixer.start import start
+from engine.mixer.tries import Deadline, SetAside, check_number, short
 from engine.mixing.job import MixJob, Preparing
-from engine.mixing.start import start
 from engine.mixing.store import SCHEMA, MixStore
-from engine.mixing.tries import Deadline, SetAside, check_number, short
 
 _NUMBERS = pa.schema([("chunk", pa.int64())])
 

@@ -16,7 +16,7 @@ from engine.nodes.waiting import Watch, watching
 from engine.placement.cluster import TRAIN_LABEL
 from engine.session import Session
 from engine.training.attempt import AsTheyCome
-from engine.training.torch_backend import ByDevices
+from engine.worker_group.torch_backend import ByDevices
 
 _LOOK_SECONDS = 0.2
 

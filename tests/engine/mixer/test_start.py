@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from diffmix.errors import UserError
-from engine.mixing import start as start_module
-from engine.mixing.start import FAILED_STARTS, TRIES, GoodNodes, start
+from engine.mixer import start as start_module
+from engine.mixer.start import FAILED_STARTS, TRIES, GoodNodes, start
 
 LABEL = {"ray-subcluster": "gen"}
 

@@ -6,7 +6,7 @@ import pytest
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from engine.training.torch_backend import BY_DEVICES, ByDevices, TorchBackend, choose_backend
+from engine.worker_group.torch_backend import BY_DEVICES, ByDevices, TorchBackend, choose_backend
 
 
 @pytest.mark.parametrize(

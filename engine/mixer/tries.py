@@ -142,9 +142,9 @@ class Deadline:
         timer.daemon = True
         timer.start()
         # A hang in a library may keep Python's threads from running. This one needs no Python.
-        error = sys.__stderr__
-        if error is not None:
-            faulthandler.dump_traceback_later(seconds + 60, exit=True, file=error)
+        with contextlib.suppress(AttributeError, OSError, RuntimeError, ValueError):  # no file
+            number = sys.__stderr__.fileno()  # type: ignore[union-attr]
+            faulthandler.dump_traceback_later(seconds + 60, exit=True, file=number)
         try:
             yield
         finally:

@@ -1,6 +1,6 @@
 """A chunk that fails is tried again and set aside; a mixer that hangs ends.
 
-Covers `engine/mixing/mixer_actor.py` too. With real actors: tests/faults/test_mixers.py.
+Covers `engine/mixer/mixer_actor.py` too. With real actors: tests/faults/test_cluster.py.
 """
 
 import os
@@ -17,11 +17,11 @@ from diffmix.config import Config, MixConfig, RunConfig
 from diffmix.errors import UserError
 from diffmix.plan import make_plan
 from diffmix.storage import Folder
-from engine.mixing import tries
+from engine.mixer import tries
+from engine.mixer.mixer_actor import MixActor
+from engine.mixer.tries import Deadline, SetAside, check_number, most_set_aside
 from engine.mixing.job import MixJob
-from engine.mixing.mixer_actor import MixActor
 from engine.mixing.store import MixStore
-from engine.mixing.tries import Deadline, SetAside, check_number, most_set_aside
 from engine.telemetry import Reporter
 from engine.testing import EncodedImage
 
@@ -177,7 +177,7 @@ def test_a_mixer_that_hangs_ends_and_says_why(tmp_path):
     code = (
         "import sys, threading\n"
         "from diffmix.storage import Folder\n"
-        "from engine.mixing.tries import Deadline, SetAside\n"
+        "from engine.mixer.tries import Deadline, SetAside\n"
         "aside = SetAside(Folder(sys.argv[1]))\n"
         "with Deadline(0.2).watching(lambda why: aside.failed(6, why)): threading.Event().wait()\n"
     )
