@@ -47,8 +47,8 @@ def checked(image: bytes | str | None, max_pixels: int) -> Checked | str:
     """An image file, given as its bytes, path or URI, or the reason why it cannot be read."""
     try:
         data = read_file(image) if isinstance(image, str) else image or b""
-        image = images.decode(data, max_pixels)
-        return Checked(data, digests_of(data, image), _pages(data))
+        digests = digests_of(data, images.decode(data, max_pixels))
+        return Checked(data, digests, _pages(data))
     except images.BadImage as error:
         return str(error)
     except (OSError, ValueError) as error:  # ValueError: a path with a null character

@@ -35,21 +35,18 @@ _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _XL_PARTS = ("text_encoder_2", "tokenizer_2")
 _IN_BASE = ("model_index.json", *_PARTS, *_XL_PARTS)  # not the same weights in other forms
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_WHOLE_FILE = 64 * 2**20  # files up to this many bytes are hashed whole, larger ones in samples
+_WHOLE_FILE = 64 * 2**20  # files of more bytes are hashed in samples
 _SAMPLES, _SAMPLE = 16, 2**16
 
 
 def base_path(model: ModelConfig) -> str:
-    """Where the base model is: a local folder with a Stable Diffusion pipeline, or a hub id, which
-    is not looked up. For a URI it is this node's copy.
+    """Where the base model is: a local folder with a Stable Diffusion pipeline (of a URI this
+    node's copy), or a hub id, which is not looked up.
 
     Raises `UserError` for a folder that is missing or is not such a pipeline.
     """
-    folder = (
-        NANO_FOLDER
-        if model.base == "nano"
-        else Path(local_folder(model.base, _IN_BASE)).expanduser()
-    )
+    base = str(NANO_FOLDER) if model.base == "nano" else local_folder(model.base, _IN_BASE)
+    folder = Path(base).expanduser()
     if not folder.is_dir():
         if _HUB_ID.fullmatch(model.base) and not folder.exists():
             return model.base

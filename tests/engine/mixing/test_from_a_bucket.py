@@ -11,9 +11,10 @@ import pytest
 import ray.train
 
 from diffmix.datasets.real import RealSet
-from engine.mixing import mixer_actor, stages
+from engine.mixer import mixer_actor
+from engine.mixer.mixer_actor import MixActor
+from engine.mixing import stages
 from engine.mixing.job import MixJob
-from engine.mixing.mixer_actor import MixActor
 from engine.mixing.stages import group_chunks, read_chunks
 from engine.mixing.store import MixStore
 from engine.phases import missing_chunks
