@@ -40,8 +40,7 @@ _SAMPLES, _SAMPLE = 16, 2**16
 
 
 def base_path(model: ModelConfig) -> str:
-    """Where the base model is: a local folder with a Stable Diffusion pipeline (of a URI this
-    node's copy), or a hub id, which is not looked up.
+    """Where the base model is: a folder (of a URI this node's copy) or a hub id, not looked up.
 
     Raises `UserError` for a folder that is missing or is not such a pipeline.
     """

@@ -78,7 +78,7 @@ def test_data_base_and_run_folder_in_a_bucket(
         },
     )
     summary = run(config)
-    assert summary["plan"] == {"planned": 24, "stored": 24, "rejected": 0}
+    assert summary["plan"] == {"planned": 24, "stored": 24, "rejected": 0, "set_aside": 0}
     assert "top1" in summary["accuracy"]
     assert {key: read_of(bucket_server, key) for key in images} == images
     twice = {key: 2 * size for key, size in base.items()}

@@ -254,7 +254,7 @@ def test_a_larger_plan_makes_only_what_is_new(cluster, copy_of_staged, small_con
     """Two chunks of the smaller plan are short; they stay as they are."""
     before = parts(copy_of_staged)
     config = small_config(copy_of_staged, **{"run.mode": "staged", "mix.count": 70})
-    assert run(config)["plan"] == {"planned": 70, "stored": 70, "rejected": 0}
+    assert run(config)["plan"] == {"planned": 70, "stored": 70, "rejected": 0, "set_aside": 0}
     after = parts(copy_of_staged)
     assert {name: after[name] for name in before} == before
     ids = [mix for file in after.values() for mix in pq.read_table(io.BytesIO(file))["mix_id"]]
@@ -269,7 +269,8 @@ def test_a_limit_leaves_mixes_out_and_a_larger_one_goes_on(cluster, tmp_path, sm
     changes = {"run.mode": mode, "mix.count": 24, "limits.hours": 9.0}
     limited = small_config(tmp_path, **changes, **{"limits.for_training": 1.0})
     summary = run(limited)
-    assert summary["plan"] == {"planned": 24, "stored": 0, "rejected": 0, "cut": 24}
+    none = {"planned": 24, "stored": 0, "rejected": 0, "set_aside": 0}
+    assert summary["plan"] == {**none, "cut": 24}
     assert "top1" in summary["accuracy"]
     assert 0 < summary["spent"]["hours"] < 1
     weights = tmp_path / "classifier" / "model.safetensors"
@@ -279,7 +280,7 @@ def test_a_limit_leaves_mixes_out_and_a_larger_one_goes_on(cluster, tmp_path, sm
     assert weights.read_bytes() == trained, "nothing is trained again while the limit holds"
     assert again["spent"]["hours"] > summary["spent"]["hours"]
     whole = run(small_config(tmp_path, **changes))
-    assert whole["plan"] == {"planned": 24, "stored": 24, "rejected": 0}
+    assert whole["plan"] == {**none, "stored": 24}
     assert weights.read_bytes() != trained
     trained = weights.read_bytes()
     assert run(small_config(tmp_path, **changes))["plan"] == whole["plan"]
