@@ -8,6 +8,7 @@ from diffmix import strategies
 from diffmix.config import Config
 from diffmix.errors import UserError
 from diffmix.options import options
+from diffmix.options.markers import numbers
 from diffmix.options.phrases import shown
 from diffmix.plan import BETA_RANGE
 
@@ -181,6 +182,13 @@ def _check_groups(config: Config) -> None:
         config.evaluate.few_below <= most,
         "evaluate.few_below",
         f"from 0 to evaluate.many_above + 1, {most}",
+    )
+    limits = config.limits
+    _require(
+        config,
+        limits.usd is None or any(numbers(limits.prices).values()),
+        "limits.prices",
+        "given where limits.usd is set, such as gen=0.4 train=2.1",
     )
     seeds = config.run.seeds
     _require(config, len(set(seeds)) == len(seeds), "run.seeds", "different numbers")

@@ -10,19 +10,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Float, Float32, Int
 
 from diffmix import strategies
+from diffmix.chunks import BLOCK, Chunks, StepsOf, cut
 from diffmix.config import Config, MixConfig
 from diffmix.errors import UserError
 from diffmix.strategies.mix_spec import SPEC_COLUMNS, MixSpec
 from diffmix.strategies.pair_weights import PAIR_WEIGHTS, PairWeights
 
 if TYPE_CHECKING:
+    from diffmix.buckets.set_index import SetIndex
     from diffmix.datasets.real import RealSet
 
 BETA_RANGE = (0.1, 0.9)
@@ -33,29 +37,45 @@ store keeps the LoRA's content instead of its place.
 """
 
 
+@runtime_checkable
+class Planned(Protocol):
+    """What can be counted: a `MixPlan`, or what a composed store says in its place."""
+
+    def __len__(self) -> int: ...
+
+    def columns(self, ids: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]: ...
+
+
 class MixPlan:
     """All mixes of a run. `plan[mix_id]` is a `MixSpec`, `plan.chunk(i)` the specs of one unit of
     work.
 
     `labels` and `image_ids` describe the real training images; `num_classes` counts the classes.
     `weights` says how likely each target is for each source; None: as `mix.target_sampling` names
-    it. Raises `UserError` for an unknown strategy and where a class has no image to start from.
+    it. `sizes` are the plan's earlier sizes, where it was extended: see `chunks.cut`. Raises
+    `UserError` for an unknown strategy and where a class has no image to start from.
     """
 
     def __init__(
         self,
         config: MixConfig,
         labels: Int[np.ndarray, " images"],
-        image_ids: list[str],
+        image_ids: list[str] | pa.ChunkedArray,
         num_classes: int,
         seed: int,
         weights: PairWeights | None = None,
+        sizes: Sequence[int] = (),
     ):
         self.config = config
         self.strategy = strategies.find(config.strategy)
         self.weights = weights or PAIR_WEIGHTS[config.target_sampling]
         self.labels = np.asarray(labels, dtype=np.int64)
-        self.image_ids = image_ids
+        self.image_ids = (
+            pa.chunked_array([pa.array(image_ids, pa.string())])
+            if isinstance(image_ids, list)
+            else image_ids
+        )
+        self.sizes = tuple(sizes)
         self.num_classes = num_classes
         self.seed = seed
         self._sizes = np.bincount(self.labels, minlength=num_classes)
@@ -78,11 +98,16 @@ class MixPlan:
     def __getitem__(self, mix_id: int) -> MixSpec:
         if not 0 <= mix_id < len(self):
             raise IndexError(f"mix {mix_id} of a plan of {len(self)}")
-        return self._specs(np.array([mix_id]))[0]
+        return self.specs(np.array([mix_id]))[0]
 
     @property
     def num_chunks(self) -> int:
         return len(self._chunks)
+
+    @property
+    def chunk_lengths(self) -> Int[np.ndarray, " chunks"]:
+        """The number of mixes in each chunk."""
+        return self._chunks.lengths
 
     def chunk_ids(self, index: int) -> Int[np.ndarray, " n"]:
         """The mix ids of chunk `index`, at most `config.batch`. All run the same number of
@@ -92,7 +117,7 @@ class MixPlan:
 
     def chunk(self, index: int) -> list[MixSpec]:
         """The specs of chunk `index`."""
-        return self._specs(self._chunks[index])
+        return self.specs(self._chunks[index])
 
     @cached_property
     def settings(self) -> dict:
@@ -102,16 +127,32 @@ class MixPlan:
             for key, value in dataclasses.asdict(self.config).items()
             if key not in _NOT_OF_IMAGES
         }
-        images = json.dumps([self.image_ids, self.labels.tolist()])
         plan = {
             **config,
             "target_sampling": self.weights.identity,
             "seed": self.seed,
             "num_classes": self.num_classes,
-            "images": hashlib.sha256(images.encode()).hexdigest(),
+            "images": self._images_digest(),
             "planned": len(self),
+            **({"sizes": self.sizes} if self.sizes else {}),
         }
         return json.loads(json.dumps(plan))
+
+    def _images_digest(self) -> str:
+        """SHA-256 of `json.dumps([ids, labels])`, made block by block."""
+        digest = hashlib.sha256(b"[")
+        blocks: list[Callable[[slice], list]] = [
+            lambda rows: self.image_ids[rows].to_pylist(),
+            lambda rows: self.labels[rows].tolist(),
+        ]
+        for number, block in enumerate(blocks):
+            digest.update(b", [" if number else b"[")
+            for first in range(0, len(self.labels), BLOCK):
+                text = json.dumps(block(slice(first, first + BLOCK)))[1:-1]
+                digest.update((", " if first else "").encode() + text.encode())
+            digest.update(b"]")
+        digest.update(b"]")
+        return digest.hexdigest()
 
     def columns(self, ids: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
         """The specs of `ids` column by column, each of shape [n].
@@ -139,11 +180,13 @@ class MixPlan:
             "seed": high * 2**31 + low,
         }
 
-    def _specs(self, ids: Int[np.ndarray, " n"]) -> list[MixSpec]:
+    def specs(self, ids: Int[np.ndarray, " n"]) -> list[MixSpec]:
+        """The specs of `ids`."""
         columns = self.columns(ids)
-        columns["source_id"] = np.array(
-            [self.image_ids[row] if row >= 0 else "" for row in columns["source"]], dtype=object
-        )
+        source = columns["source"]
+        found = self.image_ids.take(np.maximum(source, 0)).to_pylist()
+        named = [name if row >= 0 else "" for name, row in zip(found, source, strict=True)]
+        columns["source_id"] = np.array(named, dtype=object)
         rows = zip(*(columns[name].tolist() for name in SPEC_COLUMNS), strict=True)
         return [MixSpec(**dict(zip(SPEC_COLUMNS, row, strict=True))) for row in rows]
 
@@ -216,24 +259,27 @@ class MixPlan:
         return values[np.minimum((uniform * len(values)).astype(np.int64), len(values) - 1)]
 
     @cached_property
-    def _chunks(self) -> list[Int[np.ndarray, " n"]]:
+    def _chunks(self) -> Chunks:
         batch = self.config.batch
         if not isinstance(batch, int):
             raise ValueError(
                 "mix.batch is auto; it must be a number before a plan is cut into chunks"
             )
-        ids = np.arange(len(self), dtype=np.int64)
-        if self.from_noise:
-            strength = np.ones(len(ids), dtype=np.float32)
-        else:
-            strength = self._strengths(self._uniform(ids)[:, 3])
-        steps = denoising_steps(strength, self.config.num_inference_steps)
-        chunks = []
-        for count in np.unique(steps):
-            same = ids[steps == count]
-            chunks += [same[i : i + batch] for i in range(0, len(same), batch)]
-        # By first id, so that strengths arrive interleaved and not one after the other.
-        return sorted(chunks, key=lambda chunk: chunk[0])
+        return cut(len(self), batch, self._steps_of, self.sizes)
+
+    @property
+    def _steps_of(self) -> StepsOf | None:
+        """The number of steps of each of some mixes; None where it is the same for all."""
+        most = self.config.num_inference_steps
+        of_value = denoising_steps(np.array(self.config.strength, np.float32), most)
+        varies = self.config.strength_beta is not None or len(np.unique(of_value)) > 1
+        if self.from_noise or not varies:
+            return None
+
+        def steps(ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+            return np.asarray(denoising_steps(self._strengths(self._uniform(ids)[:, 3]), most))
+
+        return steps
 
 
 def denoising_steps(
@@ -248,13 +294,28 @@ def denoising_steps(
     return np.minimum((num_inference_steps * exact).astype(np.int64), num_inference_steps)
 
 
-def make_plan(config: Config, real: RealSet, weights: PairWeights | None = None) -> MixPlan:
+def total_steps(plan: Planned, num_inference_steps: int) -> int:
+    """Denoising steps of all mixes of a plan together."""
+    total = 0
+    for first in range(0, len(plan), BLOCK):
+        ids = np.arange(first, min(first + BLOCK, len(plan)), dtype=np.int64)
+        total += int(denoising_steps(plan.columns(ids)["strength"], num_inference_steps).sum())
+    return total
+
+
+def make_plan(
+    config: Config,
+    real: RealSet | SetIndex,
+    weights: PairWeights | None = None,
+    sizes: Sequence[int] = (),
+) -> MixPlan:
     """The plan of a run: its `mix` options over its training images. Raises as `MixPlan`."""
     return MixPlan(
         config.mix,
         real.labels,
-        real.image_ids,
+        real.id_column,
         len(real.class_names),
         config.run.seed,
         weights,
+        sizes,
     )

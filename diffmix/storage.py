@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import hashlib
 import logging
 import os
-import shutil
 import tempfile
 import urllib.parse
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from diffmix.buckets.node_copy import copied, copied_file, copied_folder, keep_as_copy
 from diffmix.errors import UserError, reason
 
 log = logging.getLogger(__name__)
@@ -138,28 +137,13 @@ class Folder:
         else:
             self.write(name, (self.read(name) if self.exists(name) else b"") + data)
 
-    def fetch(self) -> str:
+    def fetch(self, only: Container[str] | None = None) -> str:
         """The path of a local folder with the same files.
 
-        That is the folder itself if it is local, else a copy that each machine downloads once (see
-        `local_copy`).
+        That is the folder itself if it is local, else a copy that each node downloads once (see
+        `local_copy`). `only` names the files and folders in it that are wanted; None: all.
         """
-        if self.is_local:
-            return self.path
-        remote, path = filesystem(self.uri)
-        infos = remote.get_file_info(pafs.FileSelector(path, recursive=True))
-        copy = _cached(self.uri, *sorted((info.path, info.size, info.mtime_ns) for info in infos))
-        if not os.path.exists(copy):
-            temporary = f"{copy}.{uuid.uuid4().hex}.tmp"
-            os.makedirs(temporary)
-            try:
-                pafs.copy_files(path, temporary, source_filesystem=remote)
-                # The rename fails if another process was faster, with the same files.
-                with contextlib.suppress(OSError):
-                    os.rename(temporary, copy)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-        return copy
+        return self.path if self.is_local else copied_folder(self.uri, *filesystem(self.uri), only)
 
     def upload(self, local: str) -> None:
         """Copy the files of a local folder into this one."""
@@ -212,40 +196,35 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 def local_copy(uri: str) -> str:
     """The path of a local file with the same content.
 
-    That is the file itself if it is local, else a copy that each machine downloads once. Copies lie
-    in the system's temporary folder. Their names are made from URI, size and modification time, so
-    that a changed file is downloaded again. Raises `FileNotFoundError` if a remote file does not
-    exist.
+    That is the file itself if it is local, else a copy that each node downloads once
+    (`buckets.node_copy`). Raises `FileNotFoundError` if a remote file does not exist.
     """
     local = local_path(uri)
-    if local is not None:
-        return local
-    remote, path = filesystem(uri)
-    info = remote.get_file_info(path)
-    if info.type != pafs.FileType.File:
-        raise FileNotFoundError(uri)
-    copy = _cached(uri, info.size, info.mtime_ns)
-    if not os.path.exists(copy):
-        with writing(copy) as temporary:
-            _copy(remote, path, pafs.LocalFileSystem(), temporary)
-    return copy
+    return copied_file(uri, *filesystem(uri)) if local is None else local
 
 
-def _copy(source: pafs.FileSystem, path: str, target: pafs.FileSystem, new_path: str) -> None:
-    pafs.copy_files(path, new_path, source_filesystem=source, destination_filesystem=target)
+def local_version(spec: str) -> str:
+    """A path for what may be a path or the URI of a file or folder: a URI's copy on this node.
+
+    Raises `UserError` for a URI at which there is nothing.
+    """
+    if "://" not in spec:
+        return spec
+    local = local_path(spec)
+    return copied(spec, *filesystem(spec)) if local is None else local
 
 
-def _cached(*identity: object) -> str:
-    """The local path of a copy. Machines are shared, so each user has a folder of their own."""
-    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
-    return os.path.join(tempfile.gettempdir(), f"diffmix-cache-{os.getuid()}", key)
+def local_folder(spec: str, only: Container[str]) -> str:
+    """The same for a folder, of which a copy has only what `only` names. It may be empty."""
+    return spec if "://" not in spec else Folder(spec).fetch(only)
 
 
 @contextlib.contextmanager
-def writing(uri: str) -> Iterator[str]:
+def writing(uri: str, keep: bool = False) -> Iterator[str]:
     """Gives the path of a local file, which becomes the file `uri` when the block ends.
 
-    After an error in the block the file is removed and `uri` stays as it was.
+    After an error in the block the file is removed and `uri` stays as it was. With `keep` the file
+    becomes this node's copy of a remote `uri`, so that the writer does not download it again.
     """
     local = local_path(uri)
     folder = os.path.dirname(local) if local is not None else tempfile.gettempdir()
@@ -258,7 +237,9 @@ def writing(uri: str) -> Iterator[str]:
         else:
             remote, path = filesystem(uri)
             remote.create_dir(os.path.dirname(path), recursive=True)
-            _copy(pafs.LocalFileSystem(), temporary, remote, path)
+            pafs.copy_files(temporary, path, destination_filesystem=remote)
+            if keep:
+                keep_as_copy(temporary, uri, remote, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)

@@ -9,6 +9,7 @@ A tracker is one file with a class that has the two methods of `Listener`, and o
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -24,7 +25,9 @@ from engine.trackers.trackio import Trackio
 from engine.trackers.wandb import WandB
 
 METRICS_FILE = "metrics.jsonl"
-_REMOTE_SECONDS = 30.0  # an object store cannot append: the file is written whole each time
+_REMOTE_SECONDS = 30.0  # an object store cannot append: a part is written whole each time
+_PART_BYTES = 4 * 2**20  # so that is the most that one write sends
+_LATER_PART = re.compile(r"metrics-\d{5}\.jsonl")
 
 
 class Listener(Protocol):
@@ -132,16 +135,24 @@ def check_listeners(names: Sequence[str]) -> None:
 
 
 class MetricsFile:
-    """Appends events to `metrics.jsonl`, one JSON object a line: at once on a disk, every 30
-    seconds in an object store.
+    """Appends events to `metrics.jsonl`, one JSON object a line: at once on a disk.
+
+    An object store gets them every 30 seconds, in parts. `metrics.jsonl` is the first; a later
+    attempt, and one whose part has grown to 4 MB, begins `metrics-00001.jsonl` and so on.
     """
 
     def __init__(self, out: Folder):
         self._out = out
         self._unwritten: list[dict] = []
         self._last_write = time.monotonic()
-        if out.exists(METRICS_FILE) and not out.read(METRICS_FILE).endswith(b"\n"):
-            out.append(METRICS_FILE, b"\n")  # ends the line that a killed writer cut off
+        self._part = b""
+        self._number = 0 if out.is_local else len(metrics_files(out))
+        if out.is_local and out.exists(METRICS_FILE):
+            with out.open(METRICS_FILE) as file:
+                size = file.size()
+                cut_off = size > 0 and file.read_at(1, size - 1) != b"\n"
+            if cut_off:
+                out.append(METRICS_FILE, b"\n")  # ends the line that a killed writer cut off
 
     def on_events(self, events: list[dict]) -> None:
         self._unwritten += events
@@ -152,7 +163,24 @@ class MetricsFile:
         self._write()
 
     def _write(self) -> None:
-        if self._unwritten:
-            lines = "".join(json.dumps(event) + "\n" for event in self._unwritten)
-            self._out.append(METRICS_FILE, lines.encode())
+        lines = "".join(json.dumps(event) + "\n" for event in self._unwritten).encode()
+        if lines and self._out.is_local:
+            self._out.append(METRICS_FILE, lines)
+        elif lines:
+            self._write_part(lines)
         self._unwritten, self._last_write = [], time.monotonic()
+
+    def _write_part(self, lines: bytes) -> None:
+        part = self._part + lines
+        name = f"metrics-{self._number:05d}.jsonl" if self._number else METRICS_FILE
+        self._out.write(name, part)
+        self._part = part
+        if len(part) >= _PART_BYTES:
+            self._part, self._number = b"", self._number + 1
+
+
+def metrics_files(out: Folder) -> list[str]:
+    """The names of a run folder's files of events, in the order in which they were begun."""
+    names = out.names()
+    later = [name for name in names if _LATER_PART.fullmatch(name)]
+    return [METRICS_FILE, *later] if METRICS_FILE in names else later

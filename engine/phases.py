@@ -16,6 +16,8 @@ from diffmix.classifier.schedule import Schedule
 from diffmix.generator.base_model import base_fingerprint
 from diffmix.personalize.settings import all_square, concept_settings
 from diffmix.storage import Folder
+from engine.budget.budget import is_limited
+from engine.budget.cut import mark_cut, recipe_key
 from engine.failures import user_errors
 from engine.mixer.tries import SetAside, most_set_aside
 from engine.mixing import made_with
@@ -98,6 +100,8 @@ def mix_job(session: Session, concept: str | None) -> MixJob:
         concept=concept,
         store=store.folder.uri,
         reporter=session.telemetry.reporter,
+        sizes=session.source.plan(session.config).sizes,
+        is_limited=is_limited(session.config),
         build=build_mixer,
         pool=mixer_pool(session.config.placement, session.capacity),
         marker=session.marker,
@@ -129,13 +133,16 @@ def missing_chunks(job: MixJob, num_chunks: int) -> Int[np.ndarray, " missing"]:
 def _lacking(
     job: MixJob, num_chunks: int, stored: Int[np.ndarray, " stored"]
 ) -> Int[np.ndarray, " missing"]:
-    aside = sorted(SetAside(MixStore(job.store).folder).chunks())
-    return np.setdiff1d(np.arange(num_chunks), [*stored.tolist(), *aside])
+    aside = np.array(sorted(SetAside(MixStore(job.store).folder).chunks()), dtype=np.int64)
+    missing = np.ones(num_chunks, dtype=bool)
+    for numbers in (stored, aside):
+        missing[numbers[numbers < num_chunks]] = False
+    return np.flatnonzero(missing)
 
 
 def _stored_chunks(job: MixJob) -> Int[np.ndarray, " stored"]:
     """The chunks that the store holds now, rising."""
-    return np.array(sorted(MixStore(job.store).stored_chunks()), dtype=np.int64)
+    return MixStore(job.store).stored_numbers()
 
 
 def _attempt(job: MixJob, num_chunks: int) -> Attempt:
@@ -147,7 +154,7 @@ def _attempt(job: MixJob, num_chunks: int) -> Attempt:
 def make_mixes(session: Session, job: MixJob) -> None:
     """Make every mix that the store lacks, with nothing beside it."""
     missing = missing_chunks(job, session.source.plan(session.config).num_chunks)
-    if not len(missing):
+    if not len(missing) or session.telemetry.stopped:
         return
     _begin_mixing(session)
     mixes = stream(job, missing, pass_on=False)
@@ -181,11 +188,22 @@ def train_classifier(
     """
     config, data = session.config, session.data
     plan = session.source.plan(config) if job else None
+    overlapped = streaming
     name = "baseline" if baseline else "classifier"
-    key = key_of(classifier_identity(session, job, streaming, baseline))
+    streaming = streaming and not session.telemetry.stopped
+
     # Each recipe keeps its best weights in a folder of its own: another recipe's run in between
     # must not be taken for this one's.
-    best = session.out / "checkpoints" / f"{name}-{key}-best"
+    def best_of(key: str) -> Folder:
+        return session.out / "checkpoints" / f"{name}-{key}-best"
+
+    chunks = plan.num_chunks if plan else 0
+    missing = len(missing_chunks(job, chunks)) if overlapped and job else 0
+    identity = classifier_identity(session, job, overlapped, baseline)
+    key = recipe_key(
+        best_of, key_of, identity, chunks - missing, more_come=streaming and missing > 0
+    )
+    best = best_of(key)
     train_job = TrainJob(
         config=config,
         train_path=data.train.path,
@@ -203,19 +221,20 @@ def train_classifier(
     if not best.exists("finished"):
         _say_what_is_skipped(session)
         datasets: dict[str, Callable] = {}
-        pool, missing = None, 0
-        if streaming and job is not None and plan is not None:
-            num_chunks = plan.num_chunks
-            datasets["mix"] = lambda: _attempt(job, num_chunks)
-            missing = len(missing_chunks(job, num_chunks))
-            pool = job.pool if missing else None
+        if streaming and job is not None:
+            datasets["mix"] = lambda: _attempt(job, chunks)
             _begin_mixing(session)
+        pool = job.pool if job and streaming and missing else None
         stored = _stored_chunks(job) if job else np.arange(0)
         settings = {"job": train_job, "streaming": bool(datasets), "stored": stored}
         workers, each = config.placement.trainers, config.placement.gpus_per_trainer
         session.telemetry.begin(train_job.name, workers, workers * each)
-        watch = _watch(session, train_job.name, workers, pool, missing)
+        watch = _watch(session, train_job.name, workers, pool, missing if streaming else 0)
         fit(session, train_loop, settings, f"{name}-{key}", watch, datasets)
+        if overlapped and job is not None and session.telemetry.stopped:
+            missing = len(missing_chunks(job, chunks))
+            if missing:
+                mark_cut(best, chunks - missing)
         best.write("finished", key.encode())
     _publish(best, session.out / name)
     session.telemetry.finish(train_job.name)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from diffmix.config import Config
 from diffmix.plan import MixPlan
 from engine import phases
+from engine.budget.budget import keeping_limits
 from engine.listeners import Hears
 from engine.mixer.tries import SetAside
 from engine.mixing.filter import check_streaming
@@ -41,25 +42,32 @@ def run(config: Config, command: float | None = None, listeners: Sequence[Hears]
     with open_session(
         config, command, listeners, personalizes=True, mixes=True, trains=True
     ) as session:
-        baseline = _Baseline(session)
-        concept = phases.personalize(session)
-        _open_source(session, concept)
-        baseline.wait_if_started()
-        phases.settle_made_with(session)
-        job = phases.mix_job(session, concept)
-        makes_mixes = session.source.makes_mixes
-        if makes_mixes and config.placement.auto:
-            session = with_best_split(session, job)
-            job = phases.mix_job(session, concept)
-        if makes_mixes and config.run.mode == "overlapped":
-            phases.train_classifier(session, job, streaming=True)
-            phases.make_mixes(session, job)  # nothing, unless the stream was cut short
-        else:
-            phases.make_mixes(session, job)
-            session.source.settle(session.config)
-            phases.train_classifier(session, job)
-        baseline.finish()
+        with keeping_limits(session):
+            session = _whole_job(session)
         return write_summary(session, mixed=True)
+
+
+def _whole_job(session: Session) -> Session:
+    """All phases. Gives the session with the options that were settled on the way."""
+    baseline = _Baseline(session)
+    concept = phases.personalize(session)
+    _open_source(session, concept)
+    baseline.wait_if_started()
+    phases.settle_made_with(session)
+    job = phases.mix_job(session, concept)
+    makes_mixes = session.source.makes_mixes
+    if makes_mixes and session.config.placement.auto:
+        session = with_best_split(session, job)
+        job = phases.mix_job(session, concept)
+    if makes_mixes and session.config.run.mode == "overlapped":
+        phases.train_classifier(session, job, streaming=True)
+        phases.make_mixes(session, job)  # nothing, unless the stream was cut short
+    else:
+        phases.make_mixes(session, job)
+        session.source.settle(session.config)
+        phases.train_classifier(session, job)
+    baseline.finish()
+    return session
 
 
 def run_personalization(config: Config, listeners: Sequence[Hears] = ()) -> str:
@@ -71,11 +79,12 @@ def run_personalization(config: Config, listeners: Sequence[Hears] = ()) -> str:
 def run_mixing(config: Config, listeners: Sequence[Hears] = ()) -> dict:
     """All mixes, after personalization where that is not done. Gives the summary so far."""
     with open_session(config, listeners=listeners, personalizes=True, mixes=True) as session:
-        concept = phases.personalize(session)
-        _open_source(session, concept)
-        phases.settle_made_with(session)
-        phases.make_mixes(session, phases.mix_job(session, concept))
-        session.source.settle(session.config)
+        with keeping_limits(session):
+            concept = phases.personalize(session)
+            _open_source(session, concept)
+            phases.settle_made_with(session)
+            phases.make_mixes(session, phases.mix_job(session, concept))
+            session.source.settle(session.config)
         return write_summary(session, mixed=True)
 
 

@@ -5,6 +5,7 @@ its concept and mix store fit the configuration.
 from __future__ import annotations
 
 import json
+import logging
 import re
 
 import yaml
@@ -19,10 +20,15 @@ from diffmix.gates import make_rule
 from diffmix.generator.base_model import base_fingerprint, files_fingerprint, text_widths
 from diffmix.generator.concept import Concept
 from diffmix.personalize.settings import all_square, concept_settings, differences
-from diffmix.plan import make_plan
+from diffmix.plan import MixPlan, make_plan
 from diffmix.storage import Folder
 from engine.mixing.filter import Decision
 from engine.mixing.store import MixStore, describe_differences
+
+log = logging.getLogger(__name__)
+
+_SIZE = ("count", "multiplier", "planned", "sizes")
+"""What a plan's identity says of its size."""
 
 
 def config_yaml(config: Config) -> str:
@@ -126,25 +132,58 @@ def _check_settings(config: Config, concept: Concept, real: RealSet, folder: Fol
 
 
 def bind_store(config: Config, out: Folder, real: RealSet, concept: str | None) -> MixStore:
-    """This run's mix store, tied to its plan. `UserError` where the folder holds another plan's
-    mixes.
+    """This run's mix store, tied to its plan. A plan that has grown since is kept as it is now.
+    `UserError` where the folder holds another plan's mixes.
     """
     store = MixStore((out / "mixes").uri)
-    store.bind(_identity(config, store, real, concept))
+    stored, identity = store.identity, _identity(config, store, real, concept)
+    store.bind(_as_before(identity, stored))
+    grown = identity["plan"]["planned"] - stored.get("plan", {}).get("planned", 0)
+    if stored and grown > 0:
+        log.warning(
+            "The plan of %s grows by %d mixes; those that are stored stay.", store.folder.uri, grown
+        )
+        store.rewrite(identity)
     return store
 
 
 def check_store(config: Config, out: Folder, real: RealSet, concept: str | None) -> None:
     """Raise the `UserError` that `bind_store` would raise, and write nothing."""
     store = MixStore((out / "mixes").uri)
-    store.check(_identity(config, store, real, concept))
+    store.check(_as_before(_identity(config, store, real, concept), store.identity))
+
+
+def plan_of(config: Config, store: MixStore, real: RealSet) -> MixPlan:
+    """The plan of a store's mixes. Where a larger one is asked for than the store was made for, the
+    mixes that are added are chunks of their own (`diffmix.chunks.cut`).
+    """
+    stored = store.identity.get("plan", {})
+    sizes = tuple(stored.get("sizes", ()))
+    if stored and len(make_plan(config, real)) > stored["planned"]:
+        sizes = (*sizes, stored["planned"])
+    return make_plan(config, real, sizes=sizes)
+
+
+def _as_before(identity: dict, stored: dict) -> dict:
+    """The identity with the stored size, where it asks for as many mixes as are planned there or
+    for more: how many there are changes none of them.
+    """
+    before = stored.get("plan", {})
+    plan = {**identity["plan"]}
+    if not before or plan["planned"] < before.get("planned", 0):
+        return identity
+    for name in _SIZE:
+        plan.pop(name, None)
+        if name in before:
+            plan[name] = before[name]
+    return {**identity, "plan": plan}
 
 
 def _identity(config: Config, store: MixStore, real: RealSet, concept: str | None) -> dict:
     """What the images of a store depend on, as JSON values."""
     identity = {
         "class_names": real.class_names,
-        "plan": make_plan(config, real).settings,
+        "plan": plan_of(config, store, real).settings,
         "data": real.fingerprint,
         "concept": Concept.load(Folder(concept).fetch()).fingerprint if concept else None,
         "base": base_fingerprint(config.model),

@@ -108,7 +108,8 @@ def _opened(
     capacity = wait_for_room(config, personalizes=personalizes, mixes=mixes, trains=trains)
     marker = mark(inputs.out)
     if mixes:
-        config = with_measured_batch(config, len(source.plan(config)))
+        image_bytes = float(inputs.data.train.sizes.mean())
+        config = with_measured_batch(config, len(source.plan(config)), image_bytes)
     write_config(inputs.out, replace(config, **{"run.repair": False}))  # a resumed run has no need
     name = f"telemetry-{uuid.uuid4().hex[:8]}"
     heard_by = [*make_listeners(config, inputs.out), *as_listeners(listeners)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,12 +17,13 @@ import ray
 from diffmix.errors import reason
 from diffmix.format_version import KEY, with_version, without_version
 from diffmix.storage import Folder
-from engine.listeners import METRICS_FILE, Listener, MetricsFile
+from engine.listeners import METRICS_FILE, Listener, MetricsFile, metrics_files
 
 log = logging.getLogger(__name__)
 
 NAMESPACE = "diffmix"
 _ANSWER_SECONDS = 30.0
+_SHORT = 64
 
 
 class _Collector:
@@ -30,6 +32,7 @@ class _Collector:
     def __init__(self) -> None:
         self.events: list[dict] = []
         self._failed_starts: Counter[str] = Counter()
+        self._stopped = False
 
     def record(self, event: dict) -> None:
         self.events.append(event)
@@ -42,6 +45,12 @@ class _Collector:
     def drain(self) -> list[dict]:
         events, self.events = self.events, []
         return events
+
+    def stop_mixing(self) -> None:
+        self._stopped = True
+
+    def is_stopped(self) -> bool:
+        return self._stopped
 
 
 class Reporter:
@@ -66,6 +75,10 @@ class Reporter:
     def failed_starts(self) -> dict[str, int]:
         """Node ids -> how many mixers could not start there."""
         return self._ask("failed_starts") or {}
+
+    def is_stopped(self) -> bool:
+        """Whether no more mixes are to be made (`Telemetry.stop_mixing`)."""
+        return bool(self._ask("is_stopped"))
 
     def _ask(self, method: str, *arguments: object) -> Any:
         """What the collector answers; None where it is lost."""
@@ -95,6 +108,8 @@ class Telemetry:
         command was given, in seconds since 1970; None: now.
         """
         self.events = read_events(out)
+        self.stopped: str | None = None
+        """The limit for which mixing was stopped; None while it was not."""
         self.reporter = Reporter(name)
         node = ray.get_runtime_context().get_node_id()
         collector = ray.remote(_Collector).options(
@@ -126,6 +141,11 @@ class Telemetry:
     def finish(self, phase: str) -> None:
         """Say that a phase is over."""
         self.record("phase", phase=phase, state="end")
+
+    def stop_mixing(self, limit: str) -> None:
+        """Tell readers and mixers to make no further chunk, because of a limit of `limits`."""
+        self.stopped = limit
+        self._collector.stop_mixing.remote()
 
     def collect(self) -> None:
         """Fetch what workers have sent since the last call, and hand it to the listeners together
@@ -165,18 +185,28 @@ def _logged(listener: Listener) -> Iterator[None]:
 
 
 def read_events(out: Folder) -> list[dict]:
-    """The events of `metrics.jsonl`; none where it is missing. A line that a killed writer cut off
-    is left out.
+    """The events of `metrics.jsonl` and its later parts; none where it is missing. A line that a
+    killed writer cut off is left out.
 
     Raises `UserError` where a newer format version wrote the file.
     """
-    if not out.exists(METRICS_FILE):
-        return []
     events = []
-    for line in out.read(METRICS_FILE).decode(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            events.append(json.loads(line))
+    for name in metrics_files(out):
+        for line in out.read(name).decode(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                events.append(json.loads(line, object_pairs_hook=_shared))
     for event in events:
         if KEY in event:  # each attempt's first event carries it
             without_version(event, f"{out.uri}/{METRICS_FILE}")
     return events
+
+
+def _shared(pairs: list[tuple[str, Any]]) -> dict:
+    """An event whose names and short texts are those of the other events: a run of a million chunks
+    would take a gigabyte of them.
+    """
+    event = {}
+    for name, value in pairs:
+        short = isinstance(value, str) and len(value) <= _SHORT
+        event[sys.intern(name)] = sys.intern(value) if short else value
+    return event

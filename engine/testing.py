@@ -133,6 +133,30 @@ class _GatheringMixer:
         return self.mixer.mix(specs, sources)
 
 
+@dataclass(frozen=True)
+class StoppedMixer:
+    """`MixJob.build` of a mixer that `build` makes. It makes `chunks` chunks, and no other is done
+    before mixing is stopped (`Telemetry.stop_mixing`).
+    """
+
+    chunks: int
+    build: Callable[[MixJob], ChunkMixer]
+
+    def __call__(self, job: MixJob) -> ChunkMixer:
+        return _StoppedMixer(self.chunks, self.build(job), job)
+
+
+class _StoppedMixer:
+    def __init__(self, chunks: int, mixer: ChunkMixer, job: MixJob):
+        self.left, self.mixer, self.job = chunks, mixer, job
+
+    def mix(self, specs: list[MixSpec], sources: list[bytes | None]) -> list[Image.Image]:
+        self.left -= 1
+        while self.left < 0 and not self.job.reporter.is_stopped():
+            Event().wait(0.05)  # an actor sends no event
+        return self.mixer.mix(specs, sources)
+
+
 def gather(folder: str, count: int, seconds: float = 120.0) -> None:
     """Return when `count` processes of this machine have called this with the same folder. A
     process may call it again. `TimeoutError` after `seconds`.

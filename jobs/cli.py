@@ -29,12 +29,13 @@ class Command(NamedTuple):
 
 
 _MAKES_MIXES = ("out", "data", "model", "personalize", "mix", "gate")
+_TRAINS = ("train", "evaluate.many_above", "evaluate.few_below")
 _CONCEPT = ("personalize.concept", "personalize.prompts")
 
 COMMANDS = {
     "run": Command(
         "The whole job: personalize, then make mixes while the classifier trains on them.",
-        (*_MAKES_MIXES, "train", "evaluate.many_above", "evaluate.few_below", "placement", "run"),
+        (*_MAKES_MIXES, *_TRAINS, "placement", "run", "limits"),
     ),
     "personalize": Command(
         "Teach the base model the classes: tokens and LoRA, into OUT/concept.",
@@ -45,7 +46,7 @@ COMMANDS = {
         ("out", "data", "model", *_CONCEPT, "mix", "gate", "run.seed"),
     ),
     "synthesize": Command(
-        "Make all mixes of the plan, into OUT/mixes.", (*_MAKES_MIXES, "placement", "run")
+        "Make all mixes of the plan, into OUT/mixes.", (*_MAKES_MIXES, "placement", "run", "limits")
     ),
     "filter": Command(
         "Score OUT's mixes with a gate and reject the worst; makes no mix anew.",
@@ -53,7 +54,7 @@ COMMANDS = {
     ),
     "train": Command(
         "Train the classifier on the real images and the mixes of OUT.",
-        (*_MAKES_MIXES, "train", "evaluate.many_above", "evaluate.few_below", "placement", "run"),
+        (*_MAKES_MIXES, *_TRAINS, "placement", "run"),
     ),
     "evaluate": Command(
         "Test OUT's classifier; with --evaluate.mixes N, measure N of its mixes too.",

@@ -94,7 +94,7 @@ def load(file: str, base: Config | None = None) -> Config:
     for name, value in _dotted(values, file):
         if name not in known:
             raise UserError(f"{name} in {file} is not an option{_suggestion(name, known)}")
-        one = value is not None and not isinstance(value, (list, tuple))
+        one = value is not None and not isinstance(value, (list, tuple, dict))
         option = known[name]
         changes[name] = option.fit(
             [value] if one and is_list(option.kind) else value, f" in {file}"

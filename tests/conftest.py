@@ -397,6 +397,66 @@ def bucket_settings() -> dict[str, str]:
     }
 
 
+class BucketServer:
+    """Owns an S3 server on this machine. `log` has what it was asked for: method, path without its
+    query, and range of bytes.
+    """
+
+    def __init__(self, port: int):
+        import logging
+
+        from moto.moto_server import threaded_moto_server as moto
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        log = self.log = []
+
+        class Handler(moto.MotoRequestHandler):
+            def log_request(self, code="-", size="-"):
+                path = self.path.partition("?")[0]
+                log.append((self.command, path, self.headers.get("Range", "")))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(moto, "MotoRequestHandler", Handler)
+            self._server = moto.ThreadedMotoServer("127.0.0.1", port, verbose=False)
+            self._server.start()
+
+    def bytes_of(self, path: str) -> list[int]:
+        """Size of each range of bytes that was read of an object (its path begins with a /)."""
+        ranges = [text for method, at, text in self.log if (method, at) == ("GET", path)]
+        found = []
+        for text in ranges:
+            first, last = text.removeprefix("bytes=").split("-")
+            found.append(int(last) - int(first) + 1)
+        return found
+
+    def close(self) -> None:
+        self._server.stop()
+
+
+@pytest.fixture(scope="session")
+def _bucket_server(bucket_settings):
+    port = int(bucket_settings["AWS_ENDPOINT_URL"].rpartition(":")[2])
+    server = BucketServer(port)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def bucket_server(_bucket_server, bucket_settings, monkeypatch):
+    """A running S3 server with the empty log of this test and the bucket `mixes`. This process, its
+    children and the shared cluster's workers know its address and keys.
+    """
+    import boto3
+
+    for name, value in bucket_settings.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    if not client.list_buckets()["Buckets"]:
+        client.create_bucket(Bucket="mixes")
+    _bucket_server.log.clear()
+    return _bucket_server
+
+
 @pytest.fixture(scope="session")
 def start_cluster(ray_python, bucket_settings):
     """`start_cluster()` starts the shared cluster if it does not run: 4 logical GPUs, 8 CPUs."""

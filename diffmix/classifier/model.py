@@ -16,7 +16,7 @@ from diffmix.classifier.head import use_cosine_head
 from diffmix.config import TrainConfig
 from diffmix.errors import UserError, reason
 from diffmix.format_version import with_version, without_version
-from diffmix.storage import Folder
+from diffmix.storage import Folder, local_version
 
 
 @dataclass(kw_only=True)
@@ -151,7 +151,7 @@ def _load_start(model: torch.nn.Module, path: str) -> None:
     from timm.models import load_state_dict
 
     try:
-        weights = load_state_dict(path)
+        weights = load_state_dict(local_version(path))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"--train.checkpoint_path {path} cannot be read as weights ({reason(error)})."

@@ -21,7 +21,7 @@ from diffmix.config.mix import MixConfig
 from diffmix.config.model import ModelConfig
 from diffmix.config.personalize import PersonalizeConfig
 from diffmix.config.placement import PlacementConfig
-from diffmix.config.run import RunConfig
+from diffmix.config.run import LimitsConfig, RunConfig
 from diffmix.config.train import TrainConfig
 from diffmix.options.markers import Path, Usual
 from diffmix.options.paths import absolute_paths
@@ -35,6 +35,7 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "GateConfig",
+    "LimitsConfig",
     "MixConfig",
     "ModelConfig",
     "PersonalizeConfig",
@@ -65,6 +66,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     compose: ComposeConfig = field(default_factory=ComposeConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
 

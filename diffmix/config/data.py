@@ -37,7 +37,8 @@ class DataConfig:
     """Training images: class folders, NAME:FOLDER, Parquet, hub id, `nano`. Class folders are a
     folder with one sub-folder per class. `NAME:FOLDER`, such as `cub:/data/CUB_200_2011`, is a
     local copy of a published data set in its publisher's layout. Parquet is a file or a folder. A
-    Hugging Face data set is a hub id or a saved folder. `nano` is the embedded data set.
+    Hugging Face data set is a hub id or a saved folder. `nano` is the embedded data set. Folders
+    and Parquet may be URIs, such as `s3://bucket/photos` or `cub:s3://bucket/CUB_200_2011`.
     """
     test: Usual[Images | None] = None
     """Test images, in any form of `data.train`. None: the data set's own test split; without one, a

@@ -62,8 +62,8 @@ class MixConfig:
     `sampler_lora` that was distilled for them. [C] dpm
     """
     sampler_lora: Path | None = None
-    """LoRA of a few-step sampler: a safetensors file, or a folder with one. LCM-LoRA, Hyper-SD and
-    TCD are such. None: off.
+    """LoRA of a few-step sampler: a safetensors file, a folder with one, or the URI of either.
+    LCM-LoRA, Hyper-SD and TCD are such. None: off.
     """
     negative_prompt: str = ""
     """Prompt that guidance leads away from."""

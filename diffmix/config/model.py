@@ -20,7 +20,7 @@ class ModelConfig:
     """The text-to-image model."""
 
     base: Usual[PathOrName] = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """Base model: a diffusers folder, a hub id or `nano`, the embedded one."""
+    """Base model: a diffusers folder, its URI, a hub id or `nano`, the embedded one."""
     revision: str | None = None
     """Revision of a hub model. None: the hub's default."""
     resolution: Annotated[PositiveInt | None, Unit("pixels")] = None
@@ -46,6 +46,6 @@ class ModelConfig:
     and the VAE's decoder. More takes minutes longer to start.
     """
     tiny_vae: Path | None = None
-    """Folder of an AutoencoderTiny (TAESD) that replaces the base's VAE in mixers. It is faster,
-    and details are softer. None: off.
+    """Folder or URI of an AutoencoderTiny (TAESD) that replaces the base's VAE in mixers. It is
+    faster, and details are softer. None: off.
     """

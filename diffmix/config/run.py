@@ -1,4 +1,4 @@
-"""Options of the group `run`."""
+"""Options of the groups `run` and `limits`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from diffmix.options.markers import PathOrName, Share, Unit, Usual
+from diffmix.options.markers import Numbers, PathOrName, Share, Unit, Usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +64,26 @@ class RunConfig:
     """Folder of a classifier that reports the share of mixes that show their target class. `nano`
     is the one for the embedded data set. None: off.
     """
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """What a run may cost, over all attempts in its run folder. Mixing stops in time for training
+    to end within the limit: what is made by then is stored, and `plan.cut` of `summary.json` counts
+    the mixes that were left out. A larger limit goes on with them.
+    """
+
+    hours: Annotated[PositiveFloat | None, Unit("hours")] = None
+    """Hours that the run may take. None: no limit."""
+    gpu_hours: Annotated[PositiveFloat | None, Unit("GPU-hours")] = None
+    """Hours of GPUs in use on the cluster. Those of another run beside it count too. None: no
+    limit.
+    """
+    usd: Annotated[PositiveFloat | None, Unit("dollars")] = None
+    """Dollars for the cluster's nodes while the run runs, by `prices`. None: no limit."""
+    prices: Numbers = ()
+    """Dollars an hour of one node, for each value of the label `ray-subcluster`: `gen=0.4
+    train=2.1`; `other=0.1` for nodes without one. `limits.usd` needs them.
+    """
+    for_training: Share = 0.2
+    """Share of each limit that is kept for training until an epoch has been timed."""

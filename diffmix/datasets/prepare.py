@@ -12,9 +12,11 @@ from typing import BinaryIO
 
 import numpy as np
 
+from diffmix.buckets.remote_tree import said_of_its_origin
 from diffmix.config import DataConfig
 from diffmix.datasets.account import Account, Left, by_kind, left, some
 from diffmix.datasets.class_names import alike, labels_of
+from diffmix.datasets.decode import Decode, in_threads
 from diffmix.datasets.duplicates import contradictions, said, twins
 from diffmix.datasets.raw import Raw
 from diffmix.datasets.real import RealSet
@@ -47,7 +49,7 @@ class Prepared:
     """
 
 
-def prepare(config: DataConfig, out: str) -> Prepared:
+def prepare(config: DataConfig, out: str, decode: Decode = in_threads) -> Prepared:
     """Read, validate and split the images that `config` names, into
     `<out>/data/{train,val,test}.arrow` and `data.json`.
 
@@ -60,7 +62,8 @@ def prepare(config: DataConfig, out: str) -> Prepared:
     - A second call with the same `out` returns the same sets without decoding. If files look
       changed, all images are read again and must be the same.
 
-    `out` is a local path or a URI (s3://, gs://). Raises `UserError` for data that cannot be used
+    `out` is a local path or a URI (s3://, gs://), and so are the data sets. `decode` reads and
+    checks the images, in this process or elsewhere. Raises `UserError` for data that cannot be used
     and for an `out` that was prepared with other settings or images.
     """
     if config.shots is not None and config.imbalance_factor is not None:
@@ -71,6 +74,13 @@ def prepare(config: DataConfig, out: str) -> Prepared:
     saved = _saved(folder)
     if saved is not None:
         _check_settings(config, saved["settings"], out)
+    with said_of_its_origin():
+        return _prepared(config, out, folder, saved, decode)
+
+
+def _prepared(
+    config: DataConfig, out: str, folder: str, saved: dict | None, decode: Decode
+) -> Prepared:
     sources = find_sources(config, out)
     if saved is not None and _is_unchanged(sources.raws, saved["stamps"]):
         if any(raw.stamp != saved["stamps"][name] for name, raw in sources.raws.items()):
@@ -82,11 +92,11 @@ def prepare(config: DataConfig, out: str) -> Prepared:
         return _open(folder, saved)
     try:
         if saved is None:
-            record = _build(config, sources, folder)
+            record = _build(config, sources, folder, decode)
         else:
             held_out_first = saved.get("held_out_first", True)
             with tempfile.TemporaryDirectory(dir=_local_folder(folder)) as scratch:
-                record = _build(config, sources, scratch, held_out_first)
+                record = _build(config, sources, scratch, decode, held_out_first)
             if record["fingerprints"] != saved["fingerprints"]:
                 raise UserError(
                     f"The images of {config.train} are not those that {out} was made with; use "
@@ -141,14 +151,16 @@ def _check_settings(config: DataConfig, saved: dict, out: str) -> None:
             )
 
 
-def _build(config: DataConfig, sources: Sources, folder: str, held_out_first: bool = False) -> dict:
+def _build(
+    config: DataConfig, sources: Sources, folder: str, decode: Decode, held_out_first: bool = False
+) -> dict:
     """Validate, split and write; the content of `data.json`."""
     train = sources.raws["train"]
     class_names = train.class_names
     superclass = config.superclass or train.superclass or "object"
     skipped: Skipped = []
     with tempfile.TemporaryFile(dir=_local_folder(folder)) as file:
-        valid = _validated(config, sources, file, skipped)
+        valid = _validated(config, sources, file, skipped, decode)
         counts = np.bincount(valid["train"].labels, minlength=len(class_names))
         if 0 in counts:
             empty = class_names[int(np.argmin(counts))]
@@ -187,7 +199,7 @@ def _build(config: DataConfig, sources: Sources, folder: str, held_out_first: bo
 
 
 def _validated(
-    config: DataConfig, sources: Sources, file: BinaryIO, skipped: Skipped
+    config: DataConfig, sources: Sources, file: BinaryIO, skipped: Skipped, decode: Decode
 ) -> dict[str, Valid]:
     """The readable images of each split, with the labels of the training classes."""
     class_names = sources.raws["train"].class_names
@@ -197,7 +209,7 @@ def _validated(
             "a leading number alone"
         )
     return {
-        name: Valid(raw, _labels(config, raw, class_names, sources), config, file, skipped)
+        name: Valid(raw, _labels(config, raw, class_names, sources), config, file, skipped, decode)
         for name, raw in sources.raws.items()
     }
 

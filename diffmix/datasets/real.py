@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Int32
 
 from diffmix import storage
+from diffmix.buckets.set_index import Classes, SetIndex, read_classes, write_index
 from diffmix.errors import UserError
 
 _BATCH_ROWS = 256
@@ -61,8 +63,8 @@ class RealSet:
 
     @classmethod
     def open(cls, path: str) -> "RealSet":
-        """The set that `write` made at a local path or URI. A remote file is copied to this machine
-        once.
+        """The set that `write` made at a local path or URI. A remote file is copied to this node
+        once; `open_rows` and `classes_of` do without.
 
         Raises `UserError` if the file is missing or is not such a set.
         """
@@ -88,7 +90,7 @@ class RealSet:
         cls, path: str, examples: Iterable[Example], class_names: list[str], superclass: str
     ) -> "RealSet":
         """Write the examples, in order, to a local path or URI and open the result. The file is
-        complete or not there.
+        complete or not there. A URI also gets a side-car (`diffmix.buckets.set_index`).
 
         `examples` may be larger than memory. Raises `ValueError` for an id that occurs twice and
         for a label without a class name.
@@ -123,7 +125,7 @@ class RealSet:
                 yield example
 
         with (
-            storage.writing(path) as temporary,
+            storage.writing(path, keep=True) as temporary,
             pa.OSFile(temporary, "wb") as sink,
             pa.ipc.new_file(sink, schema) as writer,
         ):
@@ -140,6 +142,8 @@ class RealSet:
                 [pa.array([], type) for _, type in _COLUMNS], schema=schema
             )
             writer.write_batch(last, custom_metadata={"fingerprint": digest.hexdigest()})
+        if storage.local_path(path) is None:
+            write_index(storage.local_copy(path), path)
         return cls.open(path)
 
     def __len__(self) -> int:
@@ -157,6 +161,11 @@ class RealSet:
     def image_ids(self) -> list[str]:
         """N unique ids."""
         return [name for batch in self._batches for name in batch.column("image_id").to_pylist()]
+
+    @cached_property
+    def id_column(self) -> pa.ChunkedArray:
+        """The same as an Arrow column, without a copy."""
+        return pa.chunked_array([batch.column("image_id") for batch in self._batches])
 
     @cached_property
     def groups(self) -> list[str | None]:
@@ -180,9 +189,37 @@ class RealSet:
         start = int(self._stops[batch - 1]) if batch else 0
         return self._images[batch][index - start].as_py()
 
+    def images(self, rows: Iterable[int]) -> list[bytes]:
+        """The files of some images."""
+        return [self.image_bytes(row) for row in rows]
+
+    @cached_property
+    def sizes(self) -> Int32[np.ndarray, " images"]:
+        """Bytes of each image file."""
+        return np.concatenate([pc.binary_length(images).to_numpy() for images in self._images])
+
     def index_of(self, image_id: str) -> int:
         """The index of an image. Raises `KeyError` for an id that is not in the set."""
         return self._index[image_id]
+
+
+def open_rows(path: str) -> RealSet | SetIndex:
+    """The set at a local path or URI for one that needs some of its images: without a copy of a
+    remote set, where that has its side-car. Raises as `RealSet.open`.
+    """
+    index = SetIndex.open(path) if storage.local_path(path) is None else None
+    return index or RealSet.open(path)
+
+
+def classes_of(path: str) -> Classes:
+    """The class names and the superclass of the set at a local path or URI, read without its images
+    where it has its side-car. Raises as `RealSet.open`.
+    """
+    found = read_classes(path) if storage.local_path(path) is None else None
+    if found is not None:
+        return found
+    real = RealSet.open(path)
+    return Classes(real.class_names, real.superclass)
 
 
 def _batched(examples: Iterator[Example]) -> Iterator[list[Example]]:

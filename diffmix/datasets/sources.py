@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from diffmix.buckets.remote_tree import here
 from diffmix.config import DataConfig
 from diffmix.datasets import readers
 from diffmix.datasets.account import Left, by_reason, printable
@@ -68,12 +69,12 @@ def find_sources(config: DataConfig, out: str) -> Sources:
             "file, a hub id, or nano."
         )
     found = Sources()
-    own = readers.find(config.train, config, _real_paths(local_path(out), config.test))
+    own = readers.find(here(config.train), config, _real_paths(local_path(out), config.test))
     found.take("train", config.train, own, "train")
     held_out = [name for name in ("test", "val") if name in own.splits]
     if config.test is not None:
         held_out = [name for name in held_out if name != "test"]
-        other = readers.find(config.test, config, _real_paths(local_path(out)), for_test=True)
+        other = readers.find(here(config.test), config, _real_paths(local_path(out)), for_test=True)
         chosen = next((name for name in ("test", "val", "train") if name in other.splits), None)
         if chosen is None:
             raise UserError(f"{config.test} has no images; give another --data.test.")

@@ -5,32 +5,24 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from diffmix import images
 from diffmix.config import DataConfig
-from diffmix.datasets.duplicates import Digests, Seen, digest_of_pixels, digests_of
+from diffmix.datasets.decode import Decode, in_threads
+from diffmix.datasets.duplicates import Digests, Seen, digest_of_pixels
 from diffmix.datasets.raw import Found, Raw
 from diffmix.datasets.real import Example
 from diffmix.errors import UserError
 
 _log = logging.getLogger(__name__)
-_IN_FLIGHT = 64
 _NAMED = 3
 
 Skipped = list[tuple[str, str]]
 """Unreadable images, and why each is."""
-
-
-class _Checked(NamedTuple):
-    data: bytes
-    digests: Digests
-    pages: int
 
 
 class _Row(NamedTuple):
@@ -54,9 +46,11 @@ class Valid:
         config: DataConfig,
         file: BinaryIO,
         skipped: Skipped,
+        decode: Decode = in_threads,
     ):
         """`labels` has the training label of each of the split's classes. Images of a class with
-        None are left out, in `unknown`; unreadable ones are added to `skipped`.
+        None are left out, in `unknown`; unreadable ones are added to `skipped`. `decode` reads the
+        files.
 
         Raises `UserError` for more unreadable images than allowed, for ids that occur twice and
         where nothing is left.
@@ -88,7 +82,7 @@ class Valid:
                 else:
                     yield found
 
-        for found, result in _decoded(known(), config.max_pixels):
+        for found, result in decode(known(), config.max_pixels):
             if isinstance(result, str):
                 _skip(found.image_id, result, config, skipped)
                 continue
@@ -140,40 +134,6 @@ class Valid:
             times.setdefault(index, 0)
             taken.add(image_id)
             yield Example(image_id, self._bytes(index), found.label, found.group)
-
-
-def _decoded(examples: Iterator[Found], max_pixels: int) -> Iterator[tuple[Found, _Checked | str]]:
-    """Each image with its file's bytes, or with the reason why it cannot be read. Threads read and
-    decode several files at once.
-    """
-
-    def check(found: Found) -> _Checked | str:
-        try:
-            if isinstance(found.image, str):
-                with open(found.image, "rb") as file:
-                    data = file.read()
-            else:
-                data = found.image or b""
-            image = images.decode(data, max_pixels)
-            return _Checked(data, digests_of(data, image), _pages(data))
-        except images.BadImage as error:
-            return str(error)
-        except (OSError, ValueError) as error:  # ValueError: a path with a null character
-            return f"cannot be opened: {getattr(error, 'strerror', None) or error}"
-
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        while batch := list(islice(examples, _IN_FLIGHT)):
-            yield from zip(batch, pool.map(check, batch), strict=True)
-
-
-def _pages(data: bytes) -> int:
-    """How many pages or frames a readable file has, as far as that can be told."""
-    if images.kind(data[:64]) in ("JPEG", "BMP"):
-        return 1
-    try:
-        return images.pages(data)
-    except images.BadImage:  # a later page is broken
-        return 2
 
 
 def _skip(image_id: str, reason: str, config: DataConfig, skipped: Skipped) -> None:

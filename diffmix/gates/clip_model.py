@@ -15,6 +15,7 @@ from PIL.Image import Image
 
 from diffmix.errors import UserError, reason
 from diffmix.generator.base_model import files_fingerprint
+from diffmix.storage import local_version
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +110,7 @@ def clip_fingerprint(name: str) -> str:
     """A short string that tells CLIPs apart: a hash of a folder's files, else the name. Raises
     `UserError` where there is none.
     """
-    folder = Path(name.removeprefix(f"{_OPEN_CLIP}local-dir:")).expanduser()
+    folder = Path(local_version(name.removeprefix(f"{_OPEN_CLIP}local-dir:"))).expanduser()
     if not folder.is_dir():
         if not name.startswith(_OPEN_CLIP):
             _folder(name)
@@ -119,7 +120,7 @@ def clip_fingerprint(name: str) -> str:
 
 def _folder(name: str) -> Path | None:
     """A local model folder. None: the name can only be a hub id."""
-    folder = Path(name).expanduser()
+    folder = Path(local_version(name)).expanduser()
     if folder.is_dir():
         return folder
     if _HUB_ID.fullmatch(name) and not folder.exists():

@@ -16,6 +16,7 @@ from PIL.Image import Image
 from diffmix.config import ModelConfig
 from diffmix.config.model import Precision
 from diffmix.errors import UserError, reason
+from diffmix.storage import local_folder, local_version
 
 if TYPE_CHECKING:
     import torch
@@ -32,18 +33,19 @@ NANO_FOLDER = Path(__file__).parent.parent / "nano" / "base"
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _XL_PARTS = ("text_encoder_2", "tokenizer_2")
+_IN_BASE = ("model_index.json", *_PARTS, *_XL_PARTS)  # not the same weights in other forms
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_WHOLE_FILE = 64 * 2**20  # files up to this many bytes are hashed whole, larger ones in samples
+_WHOLE_FILE = 64 * 2**20  # files of more bytes are hashed in samples
 _SAMPLES, _SAMPLE = 16, 2**16
 
 
 def base_path(model: ModelConfig) -> str:
-    """Where the base model is: a local folder with a Stable Diffusion pipeline, or a hub id, which
-    is not looked up.
+    """Where the base model is: a folder (of a URI this node's copy) or a hub id, not looked up.
 
     Raises `UserError` for a folder that is missing or is not such a pipeline.
     """
-    folder = NANO_FOLDER if model.base == "nano" else Path(model.base).expanduser()
+    base = str(NANO_FOLDER) if model.base == "nano" else local_folder(model.base, _IN_BASE)
+    folder = Path(base).expanduser()
     if not folder.is_dir():
         if _HUB_ID.fullmatch(model.base) and not folder.exists():
             return model.base
@@ -324,6 +326,7 @@ def files_fingerprint(path: str | None) -> str | None:
     """The same for one file, or for the files in a folder. None for None."""
     if path is None:
         return None
+    path = local_version(path)
     if Path(path).is_file():
         return _fingerprint(Path(path).parent, [Path(path)])
     return _fingerprint(

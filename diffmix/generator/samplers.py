@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from diffmix.errors import UserError, reason
 from diffmix.formats.lora import check_layers
+from diffmix.storage import local_version
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -32,7 +33,7 @@ def make_scheduler(sampler: Sampler, pipe: StableDiffusionPipeline) -> Any:
 
 def check_sampler_lora(path: str | None) -> None:
     """Raise `UserError` if `path` is set and nothing is there."""
-    if path and not Path(path).exists():
+    if path and not Path(local_version(path)).exists():
         raise UserError(
             f"There is no LoRA at {path}; set --mix.sampler_lora to a safetensors file or a folder "
             "with one."
@@ -50,7 +51,7 @@ def fuse_sampler_lora(pipe: StableDiffusionPipeline, path: str) -> None:
     check_sampler_lora(path)
     try:
         state, alphas, header = pipe.lora_state_dict(
-            path, unet_config=pipe.unet.config, return_lora_metadata=True
+            local_version(path), unet_config=pipe.unet.config, return_lora_metadata=True
         )
         if not any(key.startswith("unet.") for key in state):
             raise ValueError("it has no weights for a UNet")

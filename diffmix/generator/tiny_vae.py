@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmix.errors import UserError, reason
+from diffmix.storage import local_version
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -17,9 +18,8 @@ def check_tiny_vae(path: str | None) -> None:
     if not path:
         return
     try:
-        kind = json.loads((Path(path) / "config.json").read_text(encoding="utf-8")).get(
-            "_class_name"
-        )
+        text = (Path(local_version(path)) / "config.json").read_text(encoding="utf-8")
+        kind = json.loads(text).get("_class_name")
     except (OSError, ValueError, AttributeError):
         kind = None
     if kind != "AutoencoderTiny":
@@ -40,7 +40,7 @@ def use_tiny_vae(pipe: StableDiffusionPipeline, path: str) -> None:
 
     check_tiny_vae(path)
     try:
-        vae = AutoencoderTiny.from_pretrained(path)
+        vae = AutoencoderTiny.from_pretrained(local_version(path))
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(
             f"The AutoencoderTiny in {path} cannot be loaded ({reason(error)}); copy it again."

@@ -21,6 +21,8 @@ from engine.mixer.tries import Deadline, SetAside, check_number, short
 from engine.mixing.job import MixJob, Preparing
 from engine.mixing.store import SCHEMA, MixStore
 
+_NUMBERS = pa.schema([("chunk", pa.int64())])
+
 
 class MixActor:
     """Holds one generator on one device for the whole stream. Ray Data's actor pool owns and closes
@@ -68,6 +70,8 @@ class MixActor:
         """
         if self.startup_error is not None:
             raise self.startup_error
+        if not len(row) or (self.job.is_limited and self.job.reporter.is_stopped()):
+            return (SCHEMA if self.pass_on else _NUMBERS).empty_table()
         chunk, specs, sources = (row[name][0].as_py() for name in ("chunk", "specs", "sources"))
         if ray.get_runtime_context().is_canceled():
             # Ray only marks the tasks of a stream that was given up. A newer one makes its chunks.
@@ -196,4 +200,4 @@ class MixActor:
         return score.tolist(), self.job.gate.accepts(score).tolist()
 
     def _passed(self, chunk: int, mixes: pa.Table) -> pa.Table:
-        return mixes if self.pass_on else pa.table({"chunk": [chunk]})
+        return mixes if self.pass_on else pa.table({"chunk": [chunk]}, schema=_NUMBERS)

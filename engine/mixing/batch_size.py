@@ -9,6 +9,7 @@ from diffmix.config import Config, replace
 from diffmix.devices import take_share
 from diffmix.generator.device.batch_size import LARGEST, saturating_batch
 from diffmix.storage import Folder
+from engine.mixing.stages import TASK_BYTES
 from engine.mixing.store import MixStore
 from engine.nodes.on_a_mixing_node import on_a_mixing_node
 
@@ -29,21 +30,25 @@ def with_stored_batch(config: Config, out: Folder) -> Config:
     return replace(config, **{"mix.batch": batch}) if batch else config
 
 
-def with_measured_batch(config: Config, planned: int) -> Config:
+def with_measured_batch(config: Config, planned: int, image_bytes: float = 0.0) -> Config:
     """The configuration with the number for `mix.batch auto`, as `measure_batch` finds it."""
     if config.mix.batch != "auto":
         return config
-    return replace(config, **{"mix.batch": measure_batch(config, planned)})
+    return replace(config, **{"mix.batch": measure_batch(config, planned, image_bytes)})
 
 
-def measure_batch(config: Config, planned: int) -> int:
+def measure_batch(config: Config, planned: int, image_bytes: float = 0.0) -> int:
     """The number of mixes in a chunk for a plan of `planned` mixes. A task with a mixer's resources
-    measures it on a mixer's node.
+    measures it on a mixer's node. `image_bytes` is the mean size of a source image: a chunk's
+    sources, which travel together, take `TASK_BYTES` at most.
 
     `UserError` for a base model that cannot be used.
     """
     placement = config.placement
-    largest = max(1, min(LARGEST, planned // (_CHUNKS_PER_MIXER * placement.mixers[-1])))
+    largest = min(LARGEST, planned // (_CHUNKS_PER_MIXER * placement.mixers[-1]))
+    if image_bytes:
+        largest = min(largest, int(TASK_BYTES // image_bytes))
+    largest = max(1, largest)
     return on_a_mixing_node("mix.batch auto", placement, _measure, config, largest)
 
 

@@ -140,10 +140,10 @@ def settle(config: Config, store: MixStore, real: RealSet) -> None:
         rule = gates.make_rule(config.gate, real.superclass, real.class_names)
     else:
         rule = decision.gate
-    chunks = len(store.stored_chunks())
-    if rule is None or not rule.quantile or not chunks:
+    if rule is None or not rule.quantile:
         return
-    if decision is None or decision.chunks != chunks:
+    chunks = len(store.stored_numbers())
+    if chunks and (decision is None or decision.chunks != chunks):
         apply_gate(config, store, rule)
 
 

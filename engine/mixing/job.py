@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from PIL.Image import Image
 
 from diffmix.config import Config
-from diffmix.datasets.real import RealSet
+from diffmix.datasets.real import classes_of
 from diffmix.devices import take_share
 from diffmix.gates import GateRule
 from diffmix.plan import MixSpec
@@ -47,18 +47,10 @@ def build_mixer(job: MixJob) -> ChunkMixer:
 
     config = job.config
     take_share(config.placement.cpus_per_mixer, config.placement.gpus_per_mixer)
-    real = RealSet.open(job.real_path)
+    classes = classes_of(job.real_path)
     concept = Folder(job.concept).fetch() if job.concept else None
     template = config.personalize.prompts[0]
-    return Mixer(
-        config.model,
-        config.mix,
-        real.class_names,
-        real.superclass,
-        concept,
-        template,
-        job.made_with,
-    )
+    return Mixer(config.model, config.mix, *classes, concept, template, job.made_with)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +67,10 @@ class MixJob:
     store: str
     """Path or URI of the mix store."""
     reporter: Reporter
+    sizes: tuple[int, ...] = ()
+    """The plan's earlier sizes, where it was extended."""
+    is_limited: bool = False
+    """Whether mixing may be stopped early: then each chunk asks."""
     build: Callable[[MixJob], ChunkMixer] = build_mixer
     """Called on the actor's node; makes what the actor holds."""
     pool: MixerPool | None = None

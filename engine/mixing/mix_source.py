@@ -10,12 +10,12 @@ import numpy as np
 from diffmix.config import Config
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
-from diffmix.plan import MixPlan, make_plan
+from diffmix.plan import MixPlan
 from diffmix.storage import Folder
 from engine.mixing.compose import PART_MIXES, num_parts
-from engine.mixing.filter import finish_filter, settle
+from engine.mixing.filter import Decision, finish_filter, settle
 from engine.mixing.store import MixStore
-from engine.run_folder import bind_store, check_store, find_concept, uses_concept
+from engine.run_folder import bind_store, check_store, find_concept, plan_of, uses_concept
 
 
 class MixSource(Protocol):
@@ -52,6 +52,10 @@ class MixSource(Protocol):
         """Decide what the gate could not decide while mixes were made."""
         ...
 
+    def counts(self, config: Config) -> tuple[int, int]:
+        """How many mixes are stored and accepted, and how many the gate rejected."""
+        ...
+
 
 def find_mix_source(out: Folder, real: RealSet) -> MixSource:
     """The source of the mixes in the run folder `out`, which trains on `real` images."""
@@ -79,7 +83,7 @@ class PlannedMixes:
         return uses_concept(config)
 
     def plan(self, config: Config) -> MixPlan:
-        return make_plan(config, self._real)
+        return plan_of(config, self.store, self._real)
 
     def open(self, config: Config, concept: str | None) -> None:
         bind_store(config, self._out, self._real, concept)
@@ -87,6 +91,13 @@ class PlannedMixes:
 
     def settle(self, config: Config) -> None:
         settle(config, self.store, self._real)
+
+    def counts(self, config: Config) -> tuple[int, int]:
+        if "gate" in self.store.identity or Decision.of(self.store) is not None:
+            return self.store.counts()
+        # Without a gate all are accepted. A million parts need not be opened to know it.
+        lengths, stored = self.plan(config).chunk_lengths, self.store.stored_numbers()
+        return int(lengths[stored[stored < len(lengths)]].sum()), 0
 
 
 class ComposedMixes:
@@ -124,6 +135,9 @@ class ComposedMixes:
     def settle(self, config: Config) -> None:
         """Nothing: each mix has kept the decision of the store that it came from."""
 
+    def counts(self, config: Config) -> tuple[int, int]:
+        return self.store.counts()
+
 
 class ComposedPlan:
     """Says of a composed store what a `MixPlan` says of the store that it plans. Reads the parts'
@@ -134,6 +148,8 @@ class ComposedPlan:
     """No strategy made all of it."""
     from_noise = False
     """Even if some are from noise: what matters is that a source class has several targets."""
+    sizes = ()
+    """It is never extended."""
 
     def __init__(self, store: MixStore):
         self._store = store

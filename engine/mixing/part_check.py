@@ -10,7 +10,7 @@ from dataclasses import asdict
 import pyarrow as pa
 
 from diffmix.config import Config
-from diffmix.datasets.real import RealSet
+from diffmix.datasets.real import open_rows
 from diffmix.errors import UserError
 from diffmix.plan import MixPlan, make_plan
 from diffmix.strategies.mix_spec import SPEC_COLUMNS
@@ -56,7 +56,8 @@ def check_of(config: Config, train_path: str, store: str) -> Callable[[int], pa.
     mixes = MixStore(store)
     identity = mixes.identity
     planned = "plan" in identity  # neither composed nor a stand-in's
-    plan = make_plan(config, RealSet.open(train_path)) if planned else None
+    sizes = identity["plan"].get("sizes", ()) if planned else ()
+    plan = make_plan(config, open_rows(train_path), sizes=sizes) if planned else None
     return PartCheck(mixes, plan).read
 
 

@@ -7,7 +7,8 @@ stores one by one.
 from __future__ import annotations
 
 import pickle
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -16,8 +17,10 @@ import ray
 import ray.data
 from jaxtyping import Int
 
+from diffmix import strategies
+from diffmix.buckets.set_index import SetIndex
 from diffmix.config import PlacementConfig
-from diffmix.datasets.real import RealSet
+from diffmix.datasets.real import RealSet, open_rows
 from diffmix.plan import MixPlan, make_plan
 from diffmix.strategies.mix_spec import SPEC_COLUMNS
 from engine.mixer.mixer_actor import MixActor
@@ -36,6 +39,10 @@ TASKS_PER_MIXER = 4
 """The chunks that are left fill at least so many tasks for each mixer: mixers then finish at about
 the same time.
 """
+
+TASK_BYTES = 256 * 2**20
+"""The most bytes of source images in one task, unless a single chunk has more."""
+_BLOCK_BYTES = TASK_BYTES // 4  # a reader passes so many on at once; Ray gathers twice as many
 
 _SPEC = pa.struct([SCHEMA.field(name) for name in SPEC_COLUMNS])
 _CHUNK = pa.schema(
@@ -65,7 +72,7 @@ def stream(
         enable_true_multi_threading=True,
     )
     configure_ray_data(placement, pool)
-    groups = group_chunks(chunks, placement.mixers[-1])
+    groups = group_chunks(chunks, placement.mixers[-1], _chunk_bytes(job))
     numbers = ray.put(groups)
     whole = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     return (
@@ -84,61 +91,101 @@ def stream(
     )
 
 
-def group_chunks(
-    chunks: Int[np.ndarray, " chunks"], mixers: int
-) -> list[Int[np.ndarray, " group"]]:
-    """The chunks of each task, in order.
+@dataclass(frozen=True)
+class Groups:
+    """The chunks of each task, in two arrays: tasks read them from Ray's object store in place."""
 
-    Tasks start with one chunk so that training gets mixes early, grow to at most `MAX_CHUNKS`, and
-    shrink to one so that mixers finish together. They grow at all because Ray's driver spends
-    milliseconds on each task, whatever its size: with one chunk in each it cannot keep up with many
-    mixers. A task holds as many chunks as each mixer has had before it; fewer than `MAX_CHUNKS`
-    mixers count as `MAX_CHUNKS`, because training waits for whole tasks.
+    chunks: Int[np.ndarray, " chunks"]
+    starts: Int[np.ndarray, " tasks"]
+    """Where in `chunks` each task begins."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, task: int) -> Int[np.ndarray, " group"]:
+        stop = self.starts[task + 1] if task + 1 < len(self.starts) else len(self.chunks)
+        return self.chunks[self.starts[task] : stop]
+
+
+def group_chunks(
+    chunks: Int[np.ndarray, " chunks"], mixers: int, chunk_bytes: float = 0.0
+) -> Groups:
+    """The chunks of each task, in order. `chunk_bytes` is the size of a chunk's sources.
+
+    Tasks start with one chunk so that training gets mixes early, grow to at most `MAX_CHUNKS` and
+    `TASK_BYTES`, and shrink to one so that mixers finish together. They grow at all because Ray's
+    driver spends milliseconds on each task, whatever its size: with one chunk in each it cannot
+    keep up with many mixers. A task holds as many chunks as each mixer has had before it; fewer
+    than `MAX_CHUNKS` mixers count as `MAX_CHUNKS`, because training waits for whole tasks.
     """
     tasks = TASKS_PER_MIXER * mixers
     largest = min(MAX_CHUNKS, len(chunks) // (2 * tasks))
-    groups, start = [], 0
+    if chunk_bytes:
+        largest = min(largest, int(TASK_BYTES // chunk_bytes))
+    starts, start = [], 0
     while start < len(chunks):
         had = start // max(mixers, MAX_CHUNKS)
         fair = (len(chunks) - start) // tasks
-        size = max(1, min(largest, had, fair))
-        groups.append(chunks[start : start + size])
-        start += size
-    return groups
+        starts.append(start)
+        start += max(1, min(largest, had, fair))
+    return Groups(chunks, np.array(starts, dtype=np.int64))
 
 
-def read_chunks(rows: pa.Table, job: MixJob, groups: object) -> pa.Table:
+def _chunk_bytes(job: MixJob) -> float:
+    """Mean size of the source images of a whole chunk; 0 where mixes start from noise."""
+    batch = job.config.mix.batch
+    if strategies.find(job.config.mix.strategy).from_noise or not isinstance(batch, int):
+        return 0.0
+    sizes = _real(job.real_path).sizes
+    return batch * float(sizes.mean()) if len(sizes) else 0.0
+
+
+def read_chunks(rows: pa.Table, job: MixJob, groups: object) -> Iterator[pa.Table]:
     """Task numbers (column `id`) -> one row for each of their chunks: `chunk`, its `specs`, and the
     files of its `sources`. `groups` is what `group_chunks` gives, or a reference to it.
 
     A chunk is one row until it is mixed: Ray Data would fill up a short chunk's batch with rows of
-    the next one.
+    the next one. Rows come in tables of a few megabytes, so that a task with larger images than
+    most does not hold them all.
     """
+    if job.is_limited and job.reporter.is_stopped():
+        yield _CHUNK.empty_table()
+        return
     numbers = ray.get(groups) if isinstance(groups, ray.ObjectRef) else groups
-    plan, real = _plan(job.real_path, pickle.dumps(job.config)), _real(job.real_path)
-    found = []
-    for row in rows["id"].to_pylist():
-        for chunk in numbers[row].tolist():  # type: ignore[index]
-            specs = plan.chunk(chunk)
-            sources = [
-                real.image_bytes(real.index_of(spec.source_id)) if spec.source_id else None
-                for spec in specs
-            ]
-            found.append(
-                {"chunk": chunk, "specs": [asdict(spec) for spec in specs], "sources": sources}
-            )
-    return pa.Table.from_pylist(found, schema=_CHUNK)
+    plan, real = _plan(job.real_path, pickle.dumps(job.config), job.sizes), _real(job.real_path)
+    found: list[dict] = []
+    size = 0
+    for task in rows["id"].to_pylist():
+        for chunk in numbers[task].tolist():  # type: ignore[index]
+            row = _read(plan, real, chunk)
+            found.append(row)
+            size += sum(len(source or b"") for source in row["sources"])
+            if size >= _BLOCK_BYTES:
+                yield pa.Table.from_pylist(found, schema=_CHUNK)
+                found, size = [], 0
+    if found:
+        yield pa.Table.from_pylist(found, schema=_CHUNK)
+
+
+def _read(plan: MixPlan, real: RealSet | SetIndex, chunk: int) -> dict:
+    """A chunk's row. An image that several mixes start from is read once."""
+    ids = plan.chunk_ids(chunk)
+    source = plan.columns(ids)["source"]
+    wanted = sorted({row for row in source.tolist() if row >= 0})
+    files = dict(zip(wanted, real.images(wanted), strict=True))
+    specs = [asdict(spec) for spec in plan.specs(ids)]
+    return {"chunk": chunk, "specs": specs, "sources": [files.get(row) for row in source.tolist()]}
 
 
 @lru_cache(maxsize=4)
-def _real(path: str) -> RealSet:
-    return RealSet.open(path)
+def _real(path: str) -> RealSet | SetIndex:
+    return open_rows(path)
 
 
 @lru_cache(maxsize=4)
-def _plan(real_path: str, config: bytes) -> MixPlan:
+def _plan(real_path: str, config: bytes, sizes: tuple[int, ...]) -> MixPlan:
     """The plan, built once in each worker process. `config` is pickled, so that it can be a key."""
-    return make_plan(pickle.loads(config), _real(real_path))
+    return make_plan(pickle.loads(config), _real(real_path), sizes=sizes)
 
 
 def configure_ray_data(placement: PlacementConfig, pool: MixerPool | None = None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import ray
 
 from diffmix.config import Config, replace
-from diffmix.datasets.real import RealSet
+from diffmix.datasets.real import open_rows
 from diffmix.devices import inference_device, take_share
 from diffmix.errors import UserError
 from diffmix.plan import make_plan
@@ -95,12 +95,13 @@ def time_mixer(job: MixJob) -> float:
     """Mixes per second of one mixer on the plan's first chunk, after a first call that warms it up.
     Runs on a mixer's node.
     """
-    real = RealSet.open(job.real_path)
-    specs = make_plan(job.config, real).chunk(0)
-    sources: list[bytes | None] = []
-    for spec in specs:
-        source = real.image_bytes(real.index_of(spec.source_id)) if spec.source_id else None
-        sources.append(source)
+    real = open_rows(job.real_path)
+    plan = make_plan(job.config, real, sizes=job.sizes)
+    ids = plan.chunk_ids(0)
+    rows, specs = plan.columns(ids)["source"].tolist(), plan.specs(ids)
+    sources: list[bytes | None] = [None] * len(rows)
+    if not plan.from_noise:
+        sources = list(real.images(rows))
     mixer = job.build(job)
     mixer.mix(specs, sources)
     start = time.perf_counter()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from diffmix.classifier.schedule import Schedule
 from diffmix.config import Config
 from diffmix.errors import UserError
-from diffmix.plan import denoising_steps
+from diffmix.plan import total_steps
 from engine.placement.demand import demand
 from engine.placement.preflight import check_inputs
 from engine.placement.split import Rates, choose, measured
@@ -29,8 +27,7 @@ def forecast(config: Config) -> dict:
     inputs = check_inputs(config)
     config, data = inputs.config, inputs.data
     plan = inputs.source.plan(config)
-    strengths = plan.columns(np.arange(len(plan)))["strength"]
-    steps = int(denoising_steps(strengths, config.mix.num_inference_steps).sum())
+    steps = total_steps(plan, config.mix.num_inference_steps)
     stored = len(inputs.source.store.stored_chunks())
     chunks = str(plan.num_chunks)
     if config.mix.batch == "auto" and inputs.source.makes_mixes:

@@ -16,6 +16,7 @@ from diffmix.config_check import check
 from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.errors import UserError
 from diffmix.storage import Folder
+from engine.inputs.decoding import DecodeOnCluster
 from engine.listeners import check_listeners
 from engine.mixing.batch_size import with_stored_batch
 from engine.mixing.filter import check_gate
@@ -60,7 +61,7 @@ def check_inputs(config: Config, trains: bool = False) -> Inputs:
     out = Folder(config.out).create()
     _check_generator(config)
     _check_held_out(config, out)
-    data = prepare(images_of(config), out.uri)
+    data = prepare(images_of(config), out.uri, DecodeOnCluster(config))
     _check_prompts(config, data)
     _check_classifier(config, out, data, trains)
     check_gate(config, data.train)

@@ -29,6 +29,8 @@ from engine.telemetry import read_events
 
 ROWS, MIXES_PER_ROW = 6, 5
 """Size of the contact sheet."""
+_MOST_CHUNKS = 4096
+"""Of more stored chunks, evenly spaced ones are looked at."""
 _MOST_SOURCES = 500
 """Source images of a large set that are looked at, to find those with the most mixes to show."""
 
@@ -176,13 +178,17 @@ def choose_rows(config: Config, real: RealSet, source: MixSource) -> list[Row]:
     or of one class from noise.
     """
     plan, store = source.plan(config), source.store
-    chunk_of = np.full(len(plan), -1)
-    for chunk in store.stored_chunks():
-        if chunk < plan.num_chunks:
-            chunk_of[plan.chunk_ids(chunk)] = chunk
-    stored = _StoredMixes(store, chunk_of)
+    chunks = store.stored_numbers()
+    chunks = chunks[chunks < plan.num_chunks]
+    chunks = chunks[:: -(-len(chunks) // _MOST_CHUNKS) or 1]
+    parts = [plan.chunk_ids(int(chunk)) for chunk in chunks]
+    ids_of = np.concatenate([np.empty(0, np.int64), *parts])
+    order = np.argsort(ids_of)
+    available = ids_of[order]
+    chunk_of = np.repeat(chunks, [len(part) for part in parts])[order]
+    stored = _StoredMixes(store, available, chunk_of)
     shown: list[list[dict]] = []
-    for ids in _groups(plan, np.flatnonzero(chunk_of >= 0)):
+    for ids in _groups(plan, available):
         made = stored.first_accepted(ids)
         if made:
             shown.append(made)
@@ -261,15 +267,17 @@ def _sheet_title(strategy: Strategy | None) -> str:
 class _StoredMixes:
     """Reads mixes from the store, each part at most once. Owned by one call of `choose_rows`."""
 
-    def __init__(self, store: MixStore, chunk_of: np.ndarray):
-        self.store, self.chunk_of = store, chunk_of
+    def __init__(self, store: MixStore, available: np.ndarray, chunk_of: np.ndarray):
+        """`available` are mix ids, rising; `chunk_of` the chunk of each."""
+        self.store, self.available, self.chunk_of = store, available, chunk_of
         self._chunks: dict[int, dict[int, dict]] = {}
 
     def first_accepted(self, ids: list[int]) -> list[dict]:
         """The first few of `ids` that the gate let through, as rows of the store."""
         found: list[dict] = []
         for mix_id in ids:
-            mix = self._chunk(int(self.chunk_of[mix_id])).get(mix_id)
+            place = int(np.searchsorted(self.available, mix_id))
+            mix = self._chunk(int(self.chunk_of[place])).get(mix_id)
             if mix is not None and mix["accepted"]:
                 found.append(mix)
             if len(found) == MIXES_PER_ROW:

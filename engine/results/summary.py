@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 
 from diffmix.versions import versions
+from engine.budget.budget import is_limited
+from engine.budget.spending import spent_before
 from engine.mixer.tries import SetAside
 from engine.mixing.store import MixStore
 from engine.results.figures import figures
@@ -29,7 +32,7 @@ def write_summary(session: Session, mixed: bool) -> dict:
     config, out, train_images = session.config, session.out, session.data.train
     session.telemetry.collect()
     source = session.source if mixed else None
-    stored, rejected = source.store.counts() if source else (0, 0)
+    stored, rejected = source.counts(config) if source else (0, 0)
     planned = len(source.plan(config)) if source else 0
     aside = SetAside(source.store.folder).mixes() if source else 0
     if aside:
@@ -46,6 +49,11 @@ def write_summary(session: Session, mixed: bool) -> dict:
         "gpu_hours": gpu_hours(session.telemetry.events),
         "versions": versions(),
     }
+    cut = planned - stored - rejected - aside
+    if cut and session.telemetry.stopped:
+        summary["plan"]["cut"] = cut
+    if is_limited(config):
+        summary["spent"] = asdict(spent_before(session.telemetry.events))
     for name, key in (("classifier", "accuracy"), ("baseline", "baseline")):
         if (out / name).exists("model.json"):
             write_timm_config(out / name)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pyarrow as pa
 import ray.data
 import ray.train
 
+from diffmix.buckets.read_ahead import read_ahead
 from engine.failures import user_error
 from engine.mixing.store import MixStore
 from engine.training.attempt import Chunks, share
@@ -16,8 +18,8 @@ from engine.training.pool import PoolWriter
 
 
 class Arrivals:
-    """Fills a worker's pool: first with this rank's share of the stored mixes, then, in a thread,
-    with the mixes of the stream.
+    """Fills a worker's pool with this rank's share of the stored mixes and, in a thread, with the
+    mixes of the stream. With a stream a thread reads the stored ones too: mixers start at once.
 
     One train worker owns it. `finish` is called once, at the end.
     """
@@ -38,27 +40,29 @@ class Arrivals:
         self._pool = pool
         self._changed = threading.Condition()
         self._error: BaseException | None = None
-        self._done = not streaming
+        self._threads: list[threading.Thread] = []
+        self._running = 0
         shard = ray.train.get_dataset_shard("mix") if streaming else None
+        take: Callable[[], None] | None = None
         if store:
-            mine = shard.stored if shard else _my_share(MixStore(store), stored)
-            read = read or MixStore(store).read
-            for chunk in mine:
-                pool.add(read(int(chunk)))
-        pool.flush()
-        self._thread: threading.Thread | None = None
+            mine = shard.stored if shard is not None else _my_share(MixStore(store), stored)
+            take = partial(self._take_stored, read or MixStore(store).read, mine)
         if shard is not None:
-            self._thread = threading.Thread(
-                target=self._consume, args=(shard,), daemon=True, name="mix-stream"
-            )
-            self._thread.start()
+            self._start("mix-stream", lambda: self._consume(shard))
+            if take is not None:
+                self._start("stored-mixes", take)
+        elif take is not None:
+            take()
+        pool.flush()
 
     def wait_for(self, mixes: int) -> None:
-        """Return when the pool holds at least `mixes`, or when the stream has ended. Raises as
-        `check` does.
+        """Return when the pool holds at least `mixes`, or when no more will come. Raises as `check`
+        does.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._available() >= mixes or self._done)
+            self._changed.wait_for(
+                lambda: self._available() >= mixes or not self._running or self._error is not None
+            )
         self.check()
 
     def check(self) -> None:
@@ -74,26 +78,44 @@ class Arrivals:
         """Take the rest of the stream, so that every planned mix is made, including those that come
         too late for training. Raises as `check` does.
         """
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self.check()
 
-    def _consume(self, shard: ray.data.DataIterator) -> None:
-        try:
-            # No prefetching: with it, Ray holds each block back until the next one has come, and
-            # this thread has nothing else to do meanwhile.
-            for table in shard.iter_batches(
-                batch_size=None, batch_format="pyarrow", prefetch_batches=0
-            ):
-                self._pool.add(table)
-                with self._changed:
-                    self._changed.notify_all()
-            self._pool.flush()
-        except BaseException as error:
-            self._error = error
+    def _start(self, name: str, work: Callable[[], None]) -> None:
+        def run() -> None:
+            error: BaseException | None = None
+            try:
+                work()
+                self._pool.flush()
+            except BaseException as caught:
+                error = caught
+            with self._changed:
+                self._error = self._error or error
+                self._running -= 1
+                self._changed.notify_all()
+
+        self._running += 1
+        thread = threading.Thread(target=run, daemon=True, name=name)
+        self._threads.append(thread)
+        thread.start()
+
+    def _add(self, mixes: pa.Table) -> None:
+        self._pool.add(mixes)
         with self._changed:
-            self._done = True
             self._changed.notify_all()
+
+    def _take_stored(self, read: Callable[[int], pa.Table], chunks: Chunks) -> None:
+        for table in read_ahead(read, (int(chunk) for chunk in chunks)):
+            self._add(table)
+
+    def _consume(self, shard: ray.data.DataIterator) -> None:
+        # No prefetching: with it, Ray holds each block back until the next one has come, and this
+        # thread has nothing else to do meanwhile.
+        for table in shard.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        ):
+            self._add(table)
 
     def _available(self) -> int:
         """Mixes in the pool. Flushes first: mixes may wait in memory for the next file, and no
@@ -105,5 +127,5 @@ class Arrivals:
 
 def _my_share(store: MixStore, stored: Chunks | None) -> Chunks:
     context = ray.train.get_context()
-    chunks = sorted(store.stored_chunks()) if stored is None else stored
+    chunks = store.stored_numbers() if stored is None else stored
     return share(chunks, context.get_world_rank(), context.get_world_size())

@@ -1,10 +1,14 @@
+import hashlib
+import json
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 
 from diffmix.config import MixConfig
 from diffmix.errors import UserError
-from diffmix.plan import MixPlan, denoising_steps
+from diffmix.plan import MixPlan, denoising_steps, total_steps
 
 LABELS = np.array([0] * 10 + [1] * 3 + [2] * 7 + [3] * 1)
 IDS = [f"c{label}/{i}.jpg" for i, label in enumerate(LABELS)]
@@ -134,3 +138,31 @@ def test_settings_name_what_images_depend_on():
 def test_class_without_images():
     with pytest.raises(UserError, match="Class number 3"):
         MixPlan(MixConfig(), LABELS[:20], IDS[:20], 4, 0)
+
+
+def test_the_identity_of_the_images_is_made_block_by_block(monkeypatch):
+    """It is the SHA-256 of one JSON text, as before plans were cut into blocks."""
+    text = json.dumps([IDS, LABELS.tolist()])
+    for block in (1, 4, 1000):
+        monkeypatch.setattr("diffmix.plan.BLOCK", block)
+        found = make(count=3).settings
+        assert found["images"] == hashlib.sha256(text.encode()).hexdigest()
+        assert "sizes" not in found
+    awkward = ['a"b/ü.jpg', "翠鸟/\\1.jpg"]
+    plan = MixPlan(MixConfig(count=1), np.array([0, 1]), awkward, 2, 0)
+    wanted = hashlib.sha256(json.dumps([awkward, [0, 1]]).encode()).hexdigest()
+    assert plan.settings["images"] == wanted
+
+
+def test_steps_are_counted_block_by_block(monkeypatch):
+    plan = make(count=50, strength=(0.3, 0.7))
+    by_hand = sum(int(25 * round(plan[i].strength, 6)) for i in range(50))
+    monkeypatch.setattr("diffmix.plan.BLOCK", 7)
+    assert total_steps(plan, 25) == by_hand
+
+
+def test_ids_may_be_an_arrow_column():
+    column = pa.chunked_array([pa.array(IDS[:5]), pa.array(IDS[5:])])
+    plan = MixPlan(MixConfig(count=30), LABELS, column, 4, 5)
+    assert plan.settings == make(count=30).settings
+    assert [plan[i] for i in range(30)] == [make(count=30)[i] for i in range(30)]

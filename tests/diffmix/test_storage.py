@@ -8,7 +8,7 @@ import os
 import pytest
 
 from diffmix.errors import UserError
-from diffmix.storage import Folder, filesystem
+from diffmix.storage import Folder, filesystem, local_version
 
 
 def test_write_read_and_list(tmp_path):
@@ -97,3 +97,31 @@ def test_an_object_store(object_store, tmp_path):
 
 def test_names_in_a_uri_are_not_parts_of_it():
     assert filesystem("s3://bucket/Vögel und #mehr?region=eu-west-1")[1] == "bucket/Vögel und #mehr"
+
+
+def test_a_uri_has_a_local_version_that_keeps_its_name(object_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFMIX_CACHE", str(tmp_path / "cache"))
+    folder = Folder("s3://bucket/loras")
+    folder.write("lcm.safetensors", b"123")
+    file = local_version("s3://bucket/loras/lcm.safetensors")
+    assert os.path.basename(file) == "lcm.safetensors"
+    with open(file, "rb") as opened:
+        assert opened.read() == b"123"
+    assert local_version("s3://bucket/loras/lcm.safetensors") == file
+    assert os.listdir(local_version("s3://bucket/loras")) == ["lcm.safetensors"]
+    assert local_version("some/path") == "some/path"
+    assert local_version(f"file://{tmp_path}/x") == f"{tmp_path}/x"
+    with pytest.raises(UserError, match="nothing at s3://bucket/none"):
+        local_version("s3://bucket/none")
+
+
+def test_a_part_of_a_folder_is_fetched(object_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFMIX_CACHE", str(tmp_path / "cache"))
+    folder = Folder("s3://bucket/base")
+    for name in ("index.json", "whole.ckpt"):
+        folder.write(name, b"1")
+    (folder / "unet").write("weights", b"2")
+    fetched = folder.fetch(only={"index.json", "unet", "vae"})
+    assert sorted(os.listdir(fetched)) == ["index.json", "unet"]
+    assert os.listdir(f"{fetched}/unet") == ["weights"]
+    assert sorted(os.listdir(folder.fetch())) == ["index.json", "unet", "whole.ckpt"]

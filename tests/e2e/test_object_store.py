@@ -1,7 +1,6 @@
 """The whole job with its run folder in a bucket: real S3 requests to a server on this machine."""
 
 import json
-import logging
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,23 +13,12 @@ from engine.run import run
 BUCKET = "mixes"
 
 
-@pytest.fixture(scope="module")
-def bucket(bucket_settings):
+@pytest.fixture
+def bucket(bucket_server):
     """A client of the server. The cluster's workers know its address and keys."""
     import boto3
-    from moto.server import ThreadedMotoServer
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    port = int(bucket_settings["AWS_ENDPOINT_URL"].rpartition(":")[2])
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in bucket_settings.items():
-            patch.setenv(name, value)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket=BUCKET)
-        yield client
-    server.stop()
+    return boto3.client("s3")
 
 
 def objects(bucket, prefix: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ Covers `engine/run.py`, `engine/phases.py`, `engine/training/identity.py`, `engi
 `engine/worker_group/fit.py` too.
 """
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -247,3 +248,40 @@ def test_what_was_trained_on_a_part_of_the_mixes_is_trained_again_on_all(
     for _ in range(2):
         run_training(training)
         assert finished.read_bytes() == whole
+
+
+def test_a_larger_plan_makes_only_what_is_new(cluster, copy_of_staged, small_config, parts):
+    """Two chunks of the smaller plan are short; they stay as they are."""
+    before = parts(copy_of_staged)
+    config = small_config(copy_of_staged, **{"run.mode": "staged", "mix.count": 70})
+    assert run(config)["plan"] == {"planned": 70, "stored": 70, "rejected": 0, "set_aside": 0}
+    after = parts(copy_of_staged)
+    assert {name: after[name] for name in before} == before
+    ids = [mix for file in after.values() for mix in pq.read_table(io.BytesIO(file))["mix_id"]]
+    assert sorted(mix.as_py() for mix in ids) == list(range(70))
+    assert run(config)["plan"]["stored"] == 70
+    assert parts(copy_of_staged) == after
+
+
+@pytest.mark.parametrize("mode", ["overlapped", "staged"])
+def test_a_limit_leaves_mixes_out_and_a_larger_one_goes_on(cluster, tmp_path, small_config, mode):
+    """All of the limit is kept for training, so that no mix is made."""
+    changes = {"run.mode": mode, "mix.count": 24, "limits.hours": 9.0}
+    limited = small_config(tmp_path, **changes, **{"limits.for_training": 1.0})
+    summary = run(limited)
+    none = {"planned": 24, "stored": 0, "rejected": 0, "set_aside": 0}
+    assert summary["plan"] == {**none, "cut": 24}
+    assert "top1" in summary["accuracy"]
+    assert 0 < summary["spent"]["hours"] < 1
+    weights = tmp_path / "classifier" / "model.safetensors"
+    trained = weights.read_bytes()
+    again = run(limited)
+    assert again["plan"] == summary["plan"]
+    assert weights.read_bytes() == trained, "nothing is trained again while the limit holds"
+    assert again["spent"]["hours"] > summary["spent"]["hours"]
+    whole = run(small_config(tmp_path, **changes))
+    assert whole["plan"] == {**none, "stored": 24}
+    assert weights.read_bytes() != trained
+    trained = weights.read_bytes()
+    assert run(small_config(tmp_path, **changes))["plan"] == whole["plan"]
+    assert weights.read_bytes() == trained

@@ -15,7 +15,9 @@ from engine.listeners import (
     as_listeners,
     check_listeners,
     make_listeners,
+    metrics_files,
 )
+from engine.telemetry import read_events
 from engine.trackers.tensorboard import TensorBoard
 
 
@@ -90,3 +92,35 @@ def test_a_function_is_called_with_each_event(tmp_path):
     callback.on_events([])
     callback.close()
     assert heard == [{"event": "start"}, {"event": "mix"}]
+
+
+def test_an_object_store_gets_events_in_parts(object_store, monkeypatch):
+    """No part is written again once the next has begun."""
+    written = []
+    write = Folder.write
+    monkeypatch.setattr(
+        Folder, "write", lambda self, name, data: (written.append(name), write(self, name, data))
+    )
+    monkeypatch.setattr(listeners, "_REMOTE_SECONDS", 0.0)
+    line = len(json.dumps({"event": "mix", "chunk": 0}) + "\n")
+    monkeypatch.setattr(listeners, "_PART_BYTES", 2 * line)
+    out = Folder("s3://bucket/run")
+    metrics = MetricsFile(out)
+    for chunk in range(5):
+        metrics.on_events([{"event": "mix", "chunk": chunk}])
+    metrics.close()
+    again = MetricsFile(out)
+    again.on_events([{"event": "start"}])
+    second, third, fourth = (f"metrics-0000{number}.jsonl" for number in (1, 2, 3))
+    assert written == [METRICS_FILE] * 2 + [second] * 2 + [third, fourth]
+    assert metrics_files(out) == [METRICS_FILE, second, third, fourth]
+    events = read_events(out)
+    assert [event.get("chunk") for event in events] == [0, 1, 2, 3, 4, None]
+
+
+def test_ten_parts_are_read_in_order(object_store):
+    out = Folder("s3://bucket/run")
+    for number in range(12):
+        name = f"metrics-{number:05d}.jsonl" if number else METRICS_FILE
+        out.write(name, json.dumps({"event": "mix", "chunk": number}).encode() + b"\n")
+    assert [event["chunk"] for event in read_events(out)] == list(range(12))

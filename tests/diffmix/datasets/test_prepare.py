@@ -548,6 +548,9 @@ def test_out_at_a_uri(image_folder, tmp_path, monkeypatch, decoded):
     assert sorted(os.listdir(tmp_path / "store/bucket/run/data")) == [
         "data.json",
         "test.arrow",
+        "test.arrow.index",
         "train.arrow",
+        "train.arrow.index",
         "val.arrow",
+        "val.arrow.index",
     ]

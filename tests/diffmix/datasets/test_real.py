@@ -8,7 +8,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from diffmix import storage
-from diffmix.datasets.real import Example, RealSet
+from diffmix.datasets.real import Example, RealSet, classes_of, open_rows
 from diffmix.errors import UserError
 
 CLASSES = ["Zaunkönig", "翠鸟", "house sparrow"]
@@ -123,7 +123,7 @@ def bucket(tmp_path, monkeypatch):
     copy_files = pafs.copy_files
 
     def copy(source, destination, **options):
-        downloads.extend([source] if options["source_filesystem"] is store else [])
+        downloads.extend([source] if options.get("source_filesystem") is store else [])
         copy_files(source, destination, **options)
 
     monkeypatch.setattr(storage, "filesystem", lambda uri: (store, uri.removeprefix("s3://")))
@@ -132,16 +132,44 @@ def bucket(tmp_path, monkeypatch):
     return downloads
 
 
-def test_a_remote_set_is_downloaded_once_and_again_when_it_changed(bucket, tmp_path):
+def test_a_remote_set_is_downloaded_once_and_again_when_it_changed(bucket, tmp_path, monkeypatch):
     images = write("s3://bucket/run/x.arrow")
     assert (tmp_path / "store/bucket/run/x.arrow").exists()
-    assert len(bucket) == 1
     assert RealSet.open("s3://bucket/run/x.arrow").fingerprint == images.fingerprint
+    assert bucket == [], "the writer's file has become this node's copy"
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp of another node"))
+    assert pickle.loads(pickle.dumps(images)).image_bytes(3) == examples()[3].image
     assert pickle.loads(pickle.dumps(images)).image_bytes(3) == examples()[3].image
     assert len(bucket) == 1
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     write("s3://bucket/run/x.arrow", examples(5))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp of another node"))
     assert len(RealSet.open("s3://bucket/run/x.arrow")) == 5
     assert len(bucket) == 2
+
+
+def test_rows_and_classes_of_a_remote_set_are_read_without_a_copy(bucket, tmp_path, monkeypatch):
+    images = write("s3://bucket/run/x.arrow")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp of another node"))
+    assert classes_of("s3://bucket/run/x.arrow") == (CLASSES, "bird")
+    assert bucket == []
+    rows = open_rows("s3://bucket/run/x.arrow")
+    assert rows.images([4, 599, 4]) == [examples()[row].image for row in (4, 599, 4)]
+    assert rows.fingerprint == images.fingerprint
+    assert bucket == ["bucket/run/x.arrow.index"]
+
+
+def test_rows_and_classes_of_a_set_without_a_side_car(bucket, tmp_path):
+    """Sets of older versions have none, and local ones need none."""
+    images = write("s3://bucket/run/x.arrow")
+    (tmp_path / "store/bucket/run/x.arrow.index").unlink()
+    for path in ("s3://bucket/run/x.arrow", write(tmp_path / "x.arrow").path):
+        assert classes_of(path) == (CLASSES, "bird")
+        rows = open_rows(path)
+        assert isinstance(rows, RealSet)
+        assert rows.images([2, 1]) == [images.image_bytes(2), images.image_bytes(1)]
+        assert rows.sizes.tolist() == [len(row.image) for row in examples()]
+        assert rows.id_column.to_pylist() == images.image_ids
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -122,3 +122,27 @@ def test_pixels():
     assert tensor.shape == (3, 8, 8)
     assert tensor.dtype == torch.float32
     assert tensor[:, 0, 0].tolist() == pytest.approx([1.0, -1.0, -0.0039], abs=1e-3)
+
+
+def test_a_base_in_a_bucket_is_fetched_once_and_only_its_parts(
+    bucket_server, tiny_base, tmp_path, monkeypatch
+):
+    import boto3
+
+    monkeypatch.setenv("DIFFMIX_CACHE", str(tmp_path / "cache"))
+    files = {path.relative_to(tiny_base): path for path in tiny_base.rglob("*") if path.is_file()}
+    client = boto3.client("s3")
+    for name, path in files.items():
+        client.put_object(Bucket="mixes", Key=f"models/tiny/{name}", Body=path.read_bytes())
+    client.put_object(Bucket="mixes", Key="models/tiny/pruned.ckpt", Body=b"the same weights")
+    bucket_server.log.clear()
+    model = ModelConfig(base="s3://mixes/models/tiny/", precision="fp32")
+    check_base(model)
+    assert base_fingerprint(model) == base_fingerprint(ModelConfig(base=str(tiny_base)))
+    pipe = load_base(model, "cpu", torch.float32)
+    assert native_resolution(pipe) == 32
+    read = [path for method, path, _ in bucket_server.log if method == "GET"]
+    read = [path for path in read if path.startswith("/mixes/models/tiny/")]
+    assert sorted(read) == sorted(f"/mixes/models/tiny/{name}" for name in files)
+    with pytest.raises(UserError, match="s3://mixes/models/none"):
+        check_base(ModelConfig(base="s3://mixes/models/none"))

@@ -1,11 +1,14 @@
 """`mix.batch: auto` on a real cluster."""
 
 import os
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 
+from diffmix.config import Config, MixConfig
 from diffmix.errors import UserError
+from diffmix.generator.device.batch_size import LARGEST
 from diffmix.storage import Folder
 from engine import phases
 from engine.mixing import batch_size
@@ -60,3 +63,19 @@ def test_two_measurements_have_two_processes(tmp_path, small_config, monkeypatch
     monkeypatch.setattr(batch_size, "_measure", lambda config, largest: os.getpid())
     config = small_config(tmp_path, **{"mix.batch": "auto"})
     assert measure_batch(config, 16) != measure_batch(config, 16)
+
+
+def test_the_sources_of_a_chunk_are_bounded_by_bytes(monkeypatch):
+    """Of 5 MB photographs 53 are 256 MiB, and of small ones any number may be."""
+    asked = []
+
+    class Task:
+        def options(self, **_):
+            return SimpleNamespace(remote=lambda config, largest: asked.append(largest) or 1)
+
+    fake = SimpleNamespace(remote=lambda **_: lambda work: Task(), get=lambda found: found)
+    monkeypatch.setattr(batch_size, "ray", fake)
+    config = Config(mix=MixConfig(batch="auto"))
+    for image_bytes in (5e6, 1e3, 1e9):
+        measure_batch(config, 10_000_000, image_bytes)
+    assert asked == [53, LARGEST, 1]

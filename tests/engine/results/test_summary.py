@@ -16,7 +16,7 @@ def test_a_run_without_mixes(tmp_path, small_config):
     inputs = check_inputs(small_config(tmp_path / "out"))
     write_json(inputs.out / "classifier", "result.json", {"top1": 0.5, "per_class": {"0": 0.5}})
     recorded = []
-    telemetry = SimpleNamespace(collect=lambda: None, events=[])
+    telemetry = SimpleNamespace(collect=lambda: None, events=[], stopped=None)
     nothing = Capacity(nodes=[], grows=False)
     telemetry.record = lambda kind, **values: recorded.append((kind, values))
     session = Session(
@@ -40,3 +40,5 @@ def test_a_run_without_mixes(tmp_path, small_config):
     assert given["report"].endswith("report.html")
     assert recorded == [("result", {"train": 0.5, "baseline": None})]
     assert write_summary(session, mixed=True)["plan"]["planned"] == 40
+    telemetry.stopped = "usd"
+    assert write_summary(session, mixed=True)["plan"]["cut"] == 40

@@ -100,3 +100,42 @@ def test_what_stops_the_stream_is_raised_by_every_call(tmp_path, worker, error, 
         with pytest.raises(raised) as caught:
             call()
         assert str(caught.value) == says
+
+
+def test_the_stream_flows_before_the_stored_mixes_are_read(tmp_path, worker, monkeypatch):
+    """Reading waits until the test has seen a mix of the stream, and needs eight threads."""
+    store = MixStore(str(tmp_path / "mixes"))
+    for chunk in range(8):
+        store.write(chunk, mix_table(2, 2 * chunk))
+    streamed, together = threading.Event(), threading.Barrier(8, timeout=60)
+    read = MixStore.read
+
+    def late(self, chunk, columns=None):
+        assert streamed.wait(60)
+        together.wait()
+        return read(self, chunk, columns)
+
+    monkeypatch.setattr(MixStore, "read", late)
+    shard = Shard([mix_table(3, 100)], stored=range(8))
+    shard.release()
+    worker(shard)
+    pool = PoolWriter(str(tmp_path / "pool"))
+    arrivals = Arrivals(store.folder.uri, pool, streaming=True)
+    arrivals.wait_for(3)
+    assert images(pool) == [b"image 100", b"image 101", b"image 102"]
+    streamed.set()
+    arrivals.wait_for(19)
+    shard.release()
+    arrivals.finish()
+    assert images(pool)[3:] == [f"image {i}".encode() for i in range(16)]
+
+
+def test_a_part_that_cannot_be_read_stops_the_worker(tmp_path, worker):
+    MixStore(str(tmp_path / "mixes")).write(0, mix_table(2))
+    (tmp_path / "mixes" / "part-00000000.parquet").write_bytes(b"damaged")
+    shard = Shard([], stored=[0])
+    worker(shard)
+    arrivals = Arrivals(str(tmp_path / "mixes"), PoolWriter(str(tmp_path / "pool")), True)
+    with pytest.raises(UserError, match="cannot be read"):
+        arrivals.wait_for(1)
+    shard.release()
