@@ -26,8 +26,8 @@ from diffmix.strategies.mix_spec import SPEC_COLUMNS, MixSpec
 from diffmix.strategies.pair_weights import PAIR_WEIGHTS, PairWeights
 
 if TYPE_CHECKING:
-    from diffmix.buckets.set_index import SetIndex
     from diffmix.datasets.real import RealSet
+    from diffmix.files.set_index import SetIndex
 
 BETA_RANGE = (0.1, 0.9)
 """Strengths from a Beta distribution are clipped to this range (the reference's long-tail runs)."""

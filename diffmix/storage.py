@@ -14,8 +14,8 @@ from collections.abc import Container, Iterator
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from diffmix.buckets.node_copy import copied, copied_file, copied_folder, keep_as_copy
 from diffmix.errors import UserError, reason
+from diffmix.files.node_copy import copied, copied_file, copied_folder, keep_as_copy
 
 log = logging.getLogger(__name__)
 

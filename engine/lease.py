@@ -27,8 +27,8 @@ from typing import Any
 import psutil
 
 from diffmix.errors import UserError, reason
+from diffmix.files.new_file import write_new
 from diffmix.format_version import with_version
-from diffmix.new_file import write_new
 from diffmix.storage import Folder
 
 log = logging.getLogger(__name__)

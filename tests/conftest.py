@@ -521,7 +521,8 @@ def object_store(monkeypatch):
     import pyarrow.fs as pafs
     from fsspec.implementations.memory import MemoryFileSystem
 
-    from diffmix import new_file, storage
+    from diffmix import storage
+    from diffmix.files import new_file
 
     class ObjectStore(MemoryFileSystem):
         def _open(self, path, mode="rb", **options):

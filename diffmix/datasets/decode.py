@@ -8,9 +8,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from diffmix import images
-from diffmix.buckets.remote_tree import read_file
 from diffmix.datasets.duplicates import Digests, digests_of
 from diffmix.datasets.raw import Found
+from diffmix.files.remote_tree import read_file
 
 _IN_FLIGHT = 64
 _THREADS = 16  # files come from disks and buckets, which answer late

@@ -12,7 +12,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from diffmix.buckets.remote_tree import said_of_its_origin
 from diffmix.config import DataConfig
 from diffmix.datasets.account import Account, Left, by_kind, left, some
 from diffmix.datasets.class_names import alike, labels_of
@@ -24,6 +23,7 @@ from diffmix.datasets.sources import Sources, find_sources
 from diffmix.datasets.splits import Choice, choose, few_shot
 from diffmix.datasets.valid import Skipped, Valid
 from diffmix.errors import UserError, reason
+from diffmix.files.remote_tree import said_of_its_origin
 from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder, local_path
 

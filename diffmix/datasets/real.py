@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from jaxtyping import Int32
 
 from diffmix import storage
-from diffmix.buckets.set_index import Classes, SetIndex, read_classes, write_index
 from diffmix.errors import UserError
+from diffmix.files.set_index import Classes, SetIndex, read_classes, write_index
 
 _BATCH_ROWS = 256
 # Bounds the memory of writing, and stays far below the 2 GiB that a binary column can hold.
@@ -90,7 +90,7 @@ class RealSet:
         cls, path: str, examples: Iterable[Example], class_names: list[str], superclass: str
     ) -> "RealSet":
         """Write the examples, in order, to a local path or URI and open the result. The file is
-        complete or not there. A URI also gets a side-car (`diffmix.buckets.set_index`).
+        complete or not there. A URI also gets a side-car (`diffmix.files.set_index`).
 
         `examples` may be larger than memory. Raises `ValueError` for an id that occurs twice and
         for a label without a class name.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from diffmix.buckets.remote_tree import here
 from diffmix.config import DataConfig
 from diffmix.datasets import readers
 from diffmix.datasets.account import Left, by_reason, printable
 from diffmix.datasets.raw import Raw, Source, Unlabeled
 from diffmix.errors import UserError
+from diffmix.files.remote_tree import here
 from diffmix.storage import local_path
 
 _WORDS = {"train": "training", "val": "validation", "test": "test"}

@@ -11,10 +11,10 @@ from typing import Any
 
 import ray
 
-from diffmix.buckets.remote_tree import origin, read_file
 from diffmix.config import Config
 from diffmix.datasets.decode import Checked, checked, in_threads
 from diffmix.datasets.raw import Found
+from diffmix.files.remote_tree import origin, read_file
 from engine.placement import cluster
 
 FEW = 5_000

@@ -18,9 +18,9 @@ import ray.data
 from jaxtyping import Int
 
 from diffmix import strategies
-from diffmix.buckets.set_index import SetIndex
 from diffmix.config import PlacementConfig
 from diffmix.datasets.real import RealSet, open_rows
+from diffmix.files.set_index import SetIndex
 from diffmix.plan import MixPlan, make_plan
 from diffmix.strategies.mix_spec import SPEC_COLUMNS
 from engine.mixer.mixer_actor import MixActor

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int
 
-from diffmix.buckets.read_ahead import read_ahead
 from diffmix.errors import UserError, reason
+from diffmix.files.read_ahead import read_ahead
 from diffmix.format_version import with_version, without_version
 from diffmix.formats.named_mix import NamedMix
 from diffmix.storage import Folder

@@ -10,7 +10,7 @@ import pyarrow as pa
 import ray.data
 import ray.train
 
-from diffmix.buckets.read_ahead import read_ahead
+from diffmix.files.read_ahead import read_ahead
 from engine.failures import user_error
 from engine.mixing.store import MixStore
 from engine.training.attempt import Chunks, share

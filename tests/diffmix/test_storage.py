@@ -1,6 +1,6 @@
 """Folders on disks and in buckets.
 
-Covers `diffmix/new_file.py` too; tests/engine/test_lease.py has many writers at once.
+Covers `diffmix/files/new_file.py` too; tests/engine/test_lease.py has many writers at once.
 """
 
 import os

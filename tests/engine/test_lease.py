@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from diffmix import new_file
 from diffmix.errors import UserError
+from diffmix.files import new_file
 from diffmix.storage import Folder
 from engine import lease
 from engine.lease import held

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from xml.etree.ElementTree import ParseError
 
-from diffmix.datasets.published import Published, PublishedCopy
+from diffmix.datasets.named.published import Published, PublishedCopy
 from diffmix.datasets.raw import Found, Raw, Source, Split, file_stamp
 from diffmix.errors import UserError
 from diffmix.options.registry import Registry

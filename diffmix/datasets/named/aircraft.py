@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from diffmix.datasets.published import Listed, Published, PublishedCopy, Split
+from diffmix.datasets.named.published import Listed, Published, PublishedCopy, Split
 
 _SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
 

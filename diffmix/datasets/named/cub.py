@@ -2,7 +2,7 @@
 
 import csv
 
-from diffmix.datasets.published import Listed, Published, PublishedCopy, Split
+from diffmix.datasets.named.published import Listed, Published, PublishedCopy, Split
 
 
 def cub(copy: PublishedCopy, split: str) -> Split:

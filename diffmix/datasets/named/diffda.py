@@ -16,7 +16,7 @@ from jaxtyping import Int, Int64
 
 from diffmix.datasets.named.aircraft import aircraft
 from diffmix.datasets.named.cub import cub
-from diffmix.datasets.published import Published, PublishedCopy, Split
+from diffmix.datasets.named.published import Published, PublishedCopy, Split
 
 _SOURCE = "https://huggingface.co/datasets/nukezil/DiffDA-Eval"
 

@@ -1,6 +1,6 @@
 """Stanford Dogs."""
 
-from diffmix.datasets.published import Published, PublishedCopy, Split, numbered_split
+from diffmix.datasets.named.published import Published, PublishedCopy, Split, numbered_split
 
 
 def dogs(copy: PublishedCopy, split: str) -> Split:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffmix.datasets.published import Listed, Published, PublishedCopy, Split
+from diffmix.datasets.named.published import Listed, Published, PublishedCopy, Split
 
 _SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 # The publisher names the classes on the data set's page only, in the order of their labels.

@@ -1,6 +1,6 @@
 """Food-101."""
 
-from diffmix.datasets.published import Listed, Published, PublishedCopy, Split
+from diffmix.datasets.named.published import Listed, Published, PublishedCopy, Split
 
 
 def food101(copy: PublishedCopy, split: str) -> Split:

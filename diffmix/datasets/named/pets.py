@@ -1,6 +1,6 @@
 """Oxford-IIIT Pets."""
 
-from diffmix.datasets.published import Published, PublishedCopy, Split, numbered_split
+from diffmix.datasets.named.published import Published, PublishedCopy, Split, numbered_split
 
 
 def pets(copy: PublishedCopy, split: str) -> Split:

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 from PIL import Image
 
-from diffmix.datasets.published import Listed, Published, PublishedCopy, Split
+from diffmix.datasets.named.published import Listed, Published, PublishedCopy, Split
 
 _SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/"
 # The names that the annotations have, in the order of the masks' values from 1, and those of the

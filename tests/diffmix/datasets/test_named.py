@@ -1,6 +1,6 @@
 """Published data sets by name: what they are called, copies that are not whole, and their use.
 
-Covers `diffmix/datasets/named/*.py` and `diffmix/datasets/published.py` too.
+Covers `diffmix/datasets/named/*.py` and `diffmix/datasets/named/published.py` too.
 """
 
 import os

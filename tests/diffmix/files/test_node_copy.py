@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from diffmix.buckets.node_copy import cache_folder, copy_path, once_a_node
 from diffmix.errors import UserError
+from diffmix.files.node_copy import cache_folder, copy_path, once_a_node
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_of_six_processes_one_makes_it(tmp_path):
     script = f"""
 import os, sys, time
 from pathlib import Path
-from diffmix.buckets.node_copy import copy_path, once_a_node
+from diffmix.files.node_copy import copy_path, once_a_node
 def make(to):
     with open({str(tmp_path / "made")!r}, "a") as file:
         file.write("made\\n")

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diffmix.buckets.remote_tree import here, origin, read_file, said_of_its_origin
 from diffmix.config import DataConfig
 from diffmix.datasets.prepare import prepare
 from diffmix.errors import UserError
+from diffmix.files.remote_tree import here, origin, read_file, said_of_its_origin
 
 URI = "s3://mixes/photos/Vögel 1"
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from diffmix import storage
-from diffmix.buckets.node_copy import cache_folder, copy_path, download, once_a_node
 from diffmix.errors import UserError, reason
+from diffmix.files.node_copy import cache_folder, copy_path, download, once_a_node
 
 _IMAGES: tuple[str, ...] = (
     ".jpg",

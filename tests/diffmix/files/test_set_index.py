@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from diffmix.buckets.set_index import SetIndex, read_classes
 from diffmix.datasets.real import Example, RealSet
 from diffmix.errors import UserError
+from diffmix.files.set_index import SetIndex, read_classes
 
 URI = "s3://mixes/Vögel/data/train.arrow"
 PATH = "/mixes/V%C3%B6gel/data/train.arrow"

@@ -1,6 +1,6 @@
 import pytest
 
-from diffmix.buckets.read_ahead import read_ahead
+from diffmix.files.read_ahead import read_ahead
 
 
 def test_parts_are_read_ahead_in_order_and_not_all_at_once():
