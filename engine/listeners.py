@@ -40,8 +40,8 @@ class Listener(Protocol):
     - of the driver: `start` (an attempt), `plan` (`planned` and `stored` mixes, `epochs`), `phase`
       (`begin` and `end` of one), `gpus` (`used` and `all`; at least twice a minute), `waiting`
       (`text` is what for; empty: for nothing any more), `mixer_failed` (a try of a start),
-      `personalize`, `calibration`, `split`, `result` (the test's accuracy), `end` (`outcome` is
-      `done`, `failed` or `interrupted`);
+      `personalize`, `calibration`, `split`, `spent`, `limit` (mixing stops for it), `result` (the
+      test's accuracy), `end` (`outcome` is `done`, `failed` or `interrupted`);
     - of workers: `worker_ready` (a Ray Train worker), `personalize_step`, `mixer_ready`, `mix` (a
       chunk), `mix_failed` (a try of a chunk), `set_aside` (a chunk that was given up), `train` and
       `baseline` (an epoch of one train worker), `validation`;

@@ -20,6 +20,8 @@ from engine.session import Session
 
 log = logging.getLogger(__name__)
 
+_LIMITS = ("hours", "gpu_hours", "usd")
+_KEPT = "for_training"
 _LOOK_SECONDS = 5.0
 _KEEP_SECONDS = 30.0
 
@@ -27,7 +29,7 @@ _KEEP_SECONDS = 30.0
 def is_limited(config: Config) -> bool:
     """Whether any limit is set."""
     limits = config.limits
-    return any(limit is not None for limit in (limits.hours, limits.gpu_hours, limits.usd))
+    return any(getattr(limits, name) is not None for name in _LIMITS)
 
 
 @contextlib.contextmanager
@@ -71,14 +73,17 @@ class Budget:
         self.meter = Meter(numbers(session.config.limits.prices), spent_before(self._events()))
         self._kept = 0.0
         self._passed = False
+        self._limits = {name: getattr(session.config.limits, name) for name in (*_LIMITS, _KEPT)}
+        self._before = self._stopped_before()
 
     def see(self, sight: Sight) -> None:
         """Take a look at the cluster into account; stops the mixing where it has to."""
         self.meter.add(sight)
         if sight.time - self._kept >= _KEEP_SECONDS:
             self.keep(sight.time)
-        name = self._over(self._left(sight))
+        name = self._before or self._over(self._left(sight))
         if name and self._telemetry.stopped is None:
+            self._telemetry.record("limit", name=name, limits=self._limits)
             log.warning(
                 "limits.%s is %g and %.3g are spent: no more mixes are made, so that training "
                 "can end.",
@@ -98,12 +103,21 @@ class Budget:
         self._kept = time.time() if now is None else now
         self._telemetry.record(EVENT, **asdict(self.meter.spent))
 
+    def _stopped_before(self) -> str | None:
+        """The limit for which an earlier attempt stopped, unless limits have changed since: the same
+        command again then makes and trains nothing new.
+        """
+        for event in reversed(self._events()):
+            if event["event"] == "limit":
+                return event["name"] if event["limits"] == self._limits else None
+        return None
+
     def _over(self, left: Spent | None) -> str | None:
         """The first limit that what is spent and what is `left` to spend reach. None for `left`:
         not known yet, so that `limits.for_training` is kept.
         """
         limits, spent = self._config.limits, self.meter.spent
-        for name in ("hours", "gpu_hours", "usd"):
+        for name in _LIMITS:
             limit = getattr(limits, name)
             if limit is None:
                 continue

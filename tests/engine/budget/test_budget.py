@@ -99,6 +99,18 @@ def test_a_later_attempt_goes_on_from_what_was_spent():
     assert heard.stopped == "hours"
 
 
+def test_a_stop_stays_until_a_limit_changes():
+    """The epochs of an attempt that was cut short would leave room for more mixes."""
+    watched, telemetry = budget({"hours": 10.0})
+    watched.see(sight(0))
+    watched.see(sight(8.1))
+    epoch = {"event": "train", "rank": 0, "epoch": 0, "start": 0.0, "end": 1.0}
+    for limit, stopped in ((10.0, "hours"), (20.0, None)):
+        again, heard = budget({"hours": limit}, [*telemetry.events, epoch])
+        again.see(sight(100))
+        assert heard.stopped == stopped
+
+
 def test_no_limit():
     assert not is_limited(Config())
     assert is_limited(Config(limits=LimitsConfig(usd=1.0)))
