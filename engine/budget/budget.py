@@ -104,8 +104,8 @@ class Budget:
         self._telemetry.record(EVENT, **asdict(self.meter.spent))
 
     def _stopped_before(self) -> str | None:
-        """The limit for which an earlier attempt stopped, unless limits have changed since: the same
-        command again then makes and trains nothing new.
+        """The limit for which an earlier attempt stopped; None where limits have changed since. The
+        same command again makes and trains nothing new.
         """
         for event in reversed(self._events()):
             if event["event"] == "limit":
