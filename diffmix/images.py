@@ -16,7 +16,12 @@ from PIL import ExifTags, Image, PngImagePlugin, features
 ImageFormat = Literal["jpeg", "png", "webp"]
 
 # An explicit list, because Pillow also knows formats that start programs (EPS).
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jxl"),
+)
+"""Usual endings of names of image files, in small letters."""
 _STARTS = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -26,9 +31,12 @@ _STARTS = {
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
     b"BM": "BMP",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
     b"\xff\x0a": "JPEG XL",
     b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL",
 }
+_PPM = re.compile(rb"P[456]\s+(?:#|\d)")  # a text may begin like the rare P1 to P3
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _HEIC_BRANDS |= {b"mif1", b"msf1"}  # general ones, which a HEIC may have alone
 
@@ -80,7 +88,7 @@ class BadImage(ValueError):  # noqa: N818 (it is caught and logged, not an error
 
 def kind(head: bytes) -> str | None:
     """The image format that a file's first bytes (64 are enough) belong to: JPEG, PNG, WebP, BMP,
-    TIFF, GIF, AVIF, HEIC or JPEG XL. None: another file.
+    TIFF, GIF, AVIF, HEIC, JPEG 2000, JPEG XL or PPM (PGM and PBM too). None: another file.
 
     Whether the rest of the file is sound, only `decode` knows.
     """
@@ -93,15 +101,17 @@ def kind(head: bytes) -> str | None:
         if brands & {b"avif", b"avis"}:
             return "AVIF"
         return "HEIC" if brands & _HEIC_BRANDS else None
+    if _PPM.match(head):
+        return "PPM"
     return next((name for start, name in _STARTS.items() if head.startswith(start)), None)
 
 
 def decode(data: bytes, max_pixels: float = math.inf) -> Image.Image:
     """The image in a file's bytes: upright, mode RGB, 8 bits per channel.
 
-    Reads JPEG, PNG, WebP, BMP, TIFF and GIF, and AVIF, HEIC and JPEG XL where what reads them is
-    installed. Only the first frame or page is read, and of a TIFF the first page that is no
-    preview; `pages` counts them. Rotation in EXIF or XMP is applied, transparency is laid over
+    Reads JPEG, PNG, WebP, BMP, TIFF, GIF, JPEG 2000 and PPM, and AVIF, HEIC and JPEG XL where what
+    reads them is installed. Only the first frame or page is read, and of a TIFF the first page that
+    is no preview; `pages` counts them. Rotation in EXIF or XMP is applied, transparency is laid over
     white, and CMYK is converted without its ICC profile. 16-bit gray is divided by 257, so that
     white stays white. 32-bit and float gray is scaled by the first usual range that holds all
     values (see `_to_8_bit`).
@@ -151,9 +161,9 @@ def _opened(data: bytes) -> Image.Image:
     except EOFError:
         raise BadImage("holds only a preview of its image, as camera raw files do") from None
     except Exception as error:  # Pillow's parsers raise errors of many types for broken headers
-        if found and found not in ("BMP", "JPEG"):  # whose first bytes other files may have
+        if found and found not in ("BMP", "JPEG", "PPM"):  # whose first bytes other files may have
             raise BadImage(f"a {found} file that is broken, or of a kind unknown here") from error
-        raise BadImage("not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from error
+        raise BadImage("not a JPEG, PNG, WebP, BMP, TIFF, GIF, JP2 or PPM image") from error
 
 
 @cache
@@ -228,6 +238,8 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         gray, top = np.asarray(image), 65535.0
+        if image.format == "PPM":  # Pillow stretches more than 8 bits to 16
+            gray = gray.astype(np.uint16)
         clear = np.equal(gray, image.info.get("transparency", np.nan))
         if image.format == "TIFF" and image.mode.startswith("I;16"):
             top = min(top, 2.0 ** (_tag(image, _BITS) or 16) - 1)

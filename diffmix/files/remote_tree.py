@@ -17,23 +17,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from diffmix import storage
+from diffmix import images, storage
 from diffmix.errors import UserError, reason
 from diffmix.files.node_copy import cache_folder, copy_path, download, once_a_node
 
-_IMAGES: tuple[str, ...] = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-)
-_IMAGES += (".avif", ".heic", ".heif", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm")
 _TABLES = (".parquet", ".arrow")
 _LARGE = 64 * 2**20  # other files of more bytes are no lists of labels
 _ORIGIN = ".origin"
@@ -145,7 +132,7 @@ def _plant(to: str, remote: pafs.FileSystem, root: str, files: list[pafs.FileInf
 def _is_read_whole(info: pafs.FileInfo) -> bool:
     """Whether readers open the file to find out what there is: a table or a list."""
     suffix = os.path.splitext(info.base_name)[1].lower()
-    return suffix in _TABLES or (suffix not in _IMAGES and info.size <= _LARGE)
+    return suffix in _TABLES or (suffix not in images.SUFFIXES and info.size <= _LARGE)
 
 
 def _set_time(place: str, info: pafs.FileInfo) -> None:

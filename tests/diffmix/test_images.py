@@ -34,7 +34,16 @@ def as_rgb(gray: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("format", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})]
+    ("format", "options"),
+    [
+        ("PNG", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("WEBP", {"lossless": True}),
+        ("JPEG2000", {}),
+        ("JPEG2000", {"no_jp2": True}),
+        ("PPM", {}),
+    ],
 )
 def test_lossless_rgb(format, options):
     assert (pixels(file_of(Image.fromarray(RGB), format, **options)) == RGB).all()
@@ -45,9 +54,24 @@ def test_jpeg():
     assert abs(pixels(file_of(Image.fromarray(flat), "JPEG", quality=95)) - flat).max() <= 3
 
 
-@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF"])
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF", "JPEG2000", "PPM"])
 def test_gray(format):
     assert (pixels(file_of(Image.fromarray(GRAY), format)) == as_rgb(GRAY)).all()
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG2000", "PPM"])
+def test_dark_16_bit_gray_of_each_format(format):
+    """All values are below 256, as if they had 8 bits."""
+    gray = GRAY.astype(np.uint16)
+    data = b"P5 %d %d 65535\n" % gray.shape[::-1] + gray.astype(">u2").tobytes()
+    if format != "PPM":
+        data = file_of(Image.fromarray(gray), format)
+    assert (pixels(data) == as_rgb(np.rint(gray / 257))).all()
+
+
+def test_ppm_with_comments_and_as_text():
+    assert (pixels(b"P6 # by hand\n1 1\n255\n\x01\x02\x03") == [[[1, 2, 3]]]).all()
+    assert (pixels(b"P3\n1 1 255\n1 2 3\n") == [[[1, 2, 3]]]).all()
 
 
 def test_one_bit():
@@ -409,6 +433,11 @@ def test_kinds_by_the_first_bytes():
     for format in ("JPEG", "PNG", "BMP", "TIFF", "GIF", "AVIF"):
         assert kind(file_of(image, format)[:64]) == format
     assert kind(file_of(image, "WEBP")[:64]) == "WebP"
+    for options in ({}, {"no_jp2": True}):
+        assert kind(file_of(image, "JPEG2000", **options)[:64]) == "JPEG 2000"
+    for mode in ("RGB", "L", "1"):
+        assert kind(file_of(image.convert(mode), "PPM")[:64]) == "PPM"
+    assert kind(b"P5 is the fifth part") is None
     assert kind(b"\0\0\0\x18ftypmp42\0\0\0\0isommp42") is None
     assert kind(b"") is None
     assert kind(b"text") is None
@@ -417,7 +446,7 @@ def test_kinds_by_the_first_bytes():
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM"])
 def test_truncated(format):
     data = file_of(Image.fromarray(NOISE), format)
     with pytest.raises(BadImage):

@@ -224,7 +224,7 @@ def test_any_sequence_of_kill_and_resume():
 def seeds() -> list[bytes]:
     """A small image of each format and some modes."""
     found = []
-    for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"):
+    for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM"):
         for mode in ("RGB", "L"):
             file = io.BytesIO()
             Image.effect_noise((9, 7), 60).convert(mode).save(file, kind)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 
+from diffmix import images
 from diffmix.datasets.forms.layout import Layout, find_layout
 from diffmix.datasets.forms.leftovers import THUMBNAILS
-from diffmix.datasets.forms.tree import SUFFIXES, text, walk
+from diffmix.datasets.forms.tree import text, walk
 from diffmix.datasets.raw import Found, Raw, Source, Split, file_stamp
 from diffmix.errors import UserError
 
@@ -127,4 +128,4 @@ def _is_in_class(path: str, folder: str) -> bool:
 
 
 def _read_before(path: str) -> bool:
-    return path.lower().endswith(SUFFIXES)
+    return path.lower().endswith(images.SUFFIXES)

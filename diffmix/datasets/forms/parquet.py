@@ -12,11 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diffmix import images
 from diffmix.config import DataConfig
 from diffmix.datasets.forms import leftovers
 from diffmix.datasets.forms.split_names import parse
 from diffmix.datasets.forms.table import Part, Table, raw
-from diffmix.datasets.forms.tree import SUFFIXES, text
+from diffmix.datasets.forms.tree import text
 from diffmix.datasets.raw import Raw, Source, Split, file_stamp
 from diffmix.errors import UserError, reason
 
@@ -192,7 +193,9 @@ def _named_files(
 ) -> set[str]:
     """The image files beside the tables that rows name: these are no files of their own."""
     found: set[str] = set()
-    if not any(file.lower().endswith(SUFFIXES) for files in ignored.values() for file in files):
+    if not any(
+        file.lower().endswith(images.SUFFIXES) for files in ignored.values() for file in files
+    ):
         return found
     for name in names:
         try:

@@ -14,19 +14,7 @@ from diffmix.datasets.forms import leftovers
 from diffmix.errors import UserError
 
 # A file with one of these names is meant to be an image; if it cannot be read, it is said so.
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-_OTHER_SUFFIXES: tuple[str, ...] = (
-    ".avif",
-    ".heic",
-    ".heif",
-    ".jxl",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".jp2",
-)
-_OTHER_SUFFIXES += (".j2k", ".tga", ".psd", ".dds")
+_SUFFIXES = (*images.SUFFIXES, ".tga", ".psd", ".dds")
 _HEAD = 256
 
 Ignored = dict[str, list[str]]
@@ -124,7 +112,7 @@ def _entries(path: str) -> list[os.DirEntry]:
 
 def _no_image(entry: os.DirEntry) -> str | None:
     """Why a file is no image. None: its suffix or its content says that it is one."""
-    named = entry.name.lower().endswith(SUFFIXES + _OTHER_SUFFIXES)
+    named = entry.name.lower().endswith(_SUFFIXES)
     try:
         if not stat.S_ISREG(entry.stat().st_mode):  # to open a pipe would wait for ever
             return "neither files nor folders"
