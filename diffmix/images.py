@@ -110,8 +110,8 @@ def decode(data: bytes, max_pixels: float = math.inf) -> Image.Image:
     """The image in a file's bytes: upright, mode RGB, 8 bits per channel.
 
     Reads JPEG, PNG, WebP, BMP, TIFF, GIF, JPEG 2000 and PPM, and AVIF, HEIC and JPEG XL where what
-    reads them is installed. Only the first frame or page is read, and of a TIFF the first page that
-    is no preview; `pages` counts them. Rotation in EXIF or XMP is applied, transparency is laid over
+    reads them is installed. Only the first frame or page is read, of a TIFF the first that is no
+    preview; `pages` counts them. Rotation in EXIF or XMP is applied, transparency is laid over
     white, and CMYK is converted without its ICC profile. 16-bit gray is divided by 257, so that
     white stays white. 32-bit and float gray is scaled by the first usual range that holds all
     values (see `_to_8_bit`).
@@ -163,7 +163,7 @@ def _opened(data: bytes) -> Image.Image:
     except Exception as error:  # Pillow's parsers raise errors of many types for broken headers
         if found and found not in ("BMP", "JPEG", "PPM"):  # whose first bytes other files may have
             raise BadImage(f"a {found} file that is broken, or of a kind unknown here") from error
-        raise BadImage("not a JPEG, PNG, WebP, BMP, TIFF, GIF, JP2 or PPM image") from error
+        raise BadImage("not a JPEG, PNG, WebP, BMP, TIFF, GIF, JPEG 2000 or PPM image") from error
 
 
 @cache

@@ -80,7 +80,7 @@ def by_kind(skipped: Iterable[tuple[str, str]]) -> dict[str, Left]:
     """Kind of reason -> unreadable images: numbers and details of a reason do not count."""
     kinds: dict[str, list[str]] = {}
     for name, reason in skipped:
-        kind = re.sub(r"\d+", "N", reason.partition(":")[0])
+        kind = re.sub(r"\b(?<!JPEG )\d+", "N", reason.partition(":")[0])
         kinds.setdefault(kind, []).append(name)
     return by_reason(kinds)
 

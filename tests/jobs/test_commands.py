@@ -117,7 +117,7 @@ def test_plan_tells_what_became_of_each_file(tmp_path, small_config, write_image
         "  1 no images: Train/{}/notes",
         "  1 side-cars of cameras and editors: Train/[red] $/0.xmp",
         "unreadable: 1",
-        "  1 not a JPEG, PNG, WebP, BMP, TIFF, GIF, JP2 or PPM image: Train/{}/0.png",
+        "  1 not a JPEG, PNG, WebP, BMP, TIFF, GIF, JPEG 2000 or PPM image: Train/{}/0.png",
         "note: 1 of 2 classes have no test images: '[red] $'",
         "note: test images that are training images too: 1 (1 with the same bytes, 0 with the same "
         "pixels in another file), such as 'TEST/{}/1.png' and 'Train/{}/1.png'; "
