@@ -82,7 +82,8 @@ class Nodes:
     """A head without GPUs and nodes of one logical GPU each, for mixers and for train workers."""
 
     def __init__(self, mixers: int, trainers: int):
-        self.cluster = Cluster()
+        # A thread adds nodes: with hooks at exit Ray would set signal handlers for each of them.
+        self.cluster = Cluster(shutdown_at_exit=False)
         settings = {"prestart_worker_first_driver": False, "worker_register_timeout_seconds": 600}
         self.cluster.add_node(
             num_gpus=0,

@@ -6,7 +6,6 @@ Each resumes where an earlier attempt ended.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -29,6 +28,7 @@ from engine.nodes.waiting import Wanted, Watch, watching
 from engine.placement.pool import MixerPool, mixer_pool
 from engine.run_folder import concept_images, find_concept, leak
 from engine.session import Session
+from engine.telemetry import now
 from engine.training.attempt import Attempt
 from engine.training.identity import classifier_identity, key_of
 from engine.training.job import TrainJob
@@ -65,7 +65,7 @@ def personalize(session: Session) -> str | None:
             leaked["test_images"],
         )
     folder = session.out / "concept"
-    start = time.time()
+    start = now()
     job = PersonalizeJob(
         config=config,
         real_path=train_images.path,
@@ -84,7 +84,7 @@ def personalize(session: Session) -> str | None:
     session.telemetry.begin("personalize", workers, workers * config.placement.gpus_per_trainer)
     watch = _watch(session, "personalize", workers, on_events=session.ahead.on_events)
     fit(session, personalize_loop, {"job": job}, f"personalize-{key}", watch)
-    session.telemetry.record("personalize", start=start, end=time.time())
+    session.telemetry.record("personalize", start=start, end=now())
     return folder.uri
 
 

@@ -24,6 +24,14 @@ log = logging.getLogger(__name__)
 NAMESPACE = "diffmix"
 _ANSWER_SECONDS = 30.0
 _SHORT = 64
+_STARTED = time.time() - time.monotonic()
+
+
+def now() -> float:
+    """Seconds since 1970, for events. The machine's clock is read once in each process: where it is
+    set back, work would otherwise end before it began.
+    """
+    return _STARTED + time.monotonic()
 
 
 class _Collector:
@@ -68,7 +76,7 @@ class Reporter:
     def send(self, kind: str, **values: object) -> None:
         try:
             self._actor = self._actor or ray.get_actor(self.name, namespace=NAMESPACE)
-            self._actor.record.remote({"event": kind, "time": time.time(), **values})
+            self._actor.record.remote({"event": kind, "time": now(), **values})
         except (ValueError, ray.exceptions.RayError):
             self._actor = None
 
@@ -124,13 +132,13 @@ class Telemetry:
         self._listeners: list[Listener] = [MetricsFile(out), *listeners]
         self._heard = len(self.events)
         self._lock = threading.Lock()  # a thread collects while others record
-        command = time.time() if command is None else command
+        command = now() if command is None else command
         self.record("start", **with_version({"command": command}))
 
     def record(self, kind: str, **values: object) -> None:
         """Keep an event of the driver's own."""
         with self._lock:
-            self.events.append({"event": kind, "time": time.time(), **values})
+            self.events.append({"event": kind, "time": now(), **values})
 
     def begin(self, phase: str, workers: int, gpus: float) -> None:
         """Say that a phase begins (`personalize`, `mix`, `train` or `baseline`), on at most so many

@@ -37,7 +37,7 @@ from engine.mixing.store import SCHEMA
 from engine.nodes.ask_ahead import AskAhead
 from engine.placement.capacity import live
 from engine.session import Session
-from engine.telemetry import Telemetry
+from engine.telemetry import Telemetry, now
 from engine.training.arrivals import Arrivals
 from engine.training.job import TrainJob
 from engine.training.pool import PoolReader, PoolWriter
@@ -184,7 +184,7 @@ class StreamOnly:
 
     def run(self) -> None:
         self.arrivals.finish()
-        self.job.reporter.send("arrived", end=time.time())
+        self.job.reporter.send("arrived", end=now())
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class _SleepingLoop:
         self.arrivals.finish()
 
     def _epoch(self, epoch: int) -> None:
-        start, wait, synthetic = time.time(), 0.0, 0
+        start, wait, synthetic = now(), 0.0, 0
         self.sampler.set_epoch(epoch)
         draws = iter(self.sampler)
         for _ in range(self.sampler.steps):
@@ -244,7 +244,7 @@ class _SleepingLoop:
         self.job.reporter.send(
             self.job.name,
             start=start,
-            end=time.time(),
+            end=now(),
             rank=self.rank,
             epoch=epoch,
             pool=len(self.pool),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -17,6 +16,7 @@ from diffmix.options.markers import numbers
 from engine.budget.spending import EVENT, Meter, Sight, Spent, look, spent_before
 from engine.placement.cluster import LABEL, MIX_LABEL
 from engine.session import Session
+from engine.telemetry import now
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,12 @@ def keeping_limits(session: Session) -> Iterator[None]:
         yield
         return
     budget, over = Budget(session), threading.Event()
-    budget.see(look(time.time()))
+    budget.see(look(now()))
 
     def follow() -> None:
         while not over.wait(_LOOK_SECONDS):
             try:
-                budget.see(look(time.time()))
+                budget.see(look(now()))
             except ray.exceptions.RayError as error:  # the next look tries again
                 log.warning("The cluster could not be looked at: %s", reason(error))
 
@@ -58,7 +58,7 @@ def keeping_limits(session: Session) -> Iterator[None]:
         over.set()
         thread.join()
         with contextlib.suppress(Exception):  # the cluster may be what broke
-            budget.see(look(time.time()))
+            budget.see(look(now()))
         budget.keep()
 
 
@@ -98,9 +98,9 @@ class Budget:
             self._passed = True
             log.warning("limits.%s is spent; training goes on to its end.", self._over(Spent()))
 
-    def keep(self, now: float | None = None) -> None:
+    def keep(self, moment: float | None = None) -> None:
         """Record what is spent, for `summary.json` and for a later attempt."""
-        self._kept = time.time() if now is None else now
+        self._kept = now() if moment is None else moment
         self._telemetry.record(EVENT, **asdict(self.meter.spent))
 
     def _stopped_before(self) -> str | None:

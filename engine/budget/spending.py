@@ -35,7 +35,7 @@ class Sight:
     """Nodes that are up, by label."""
 
 
-def look(now: float) -> Sight:
+def look(moment: float) -> Sight:
     """The connected cluster now."""
     nodes: dict[str, int] = {}
     for node in ray.nodes():
@@ -43,7 +43,7 @@ def look(now: float) -> Sight:
             label = node.get("Labels", {}).get(LABEL, OTHER)
             nodes[label] = nodes.get(label, 0) + 1
     gpus = ray.cluster_resources().get("GPU", 0.0) - ray.available_resources().get("GPU", 0.0)
-    return Sight(time=now, gpus=max(0.0, gpus), nodes=nodes)
+    return Sight(time=moment, gpus=max(0.0, gpus), nodes=nodes)
 
 
 class Meter:

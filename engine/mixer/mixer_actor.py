@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from dataclasses import asdict
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from engine.mixer.start import start
 from engine.mixer.tries import Deadline, SetAside, check_number, short
 from engine.mixing.job import MixJob, Preparing
 from engine.mixing.store import SCHEMA, MixStore
+from engine.telemetry import now
 
 _NUMBERS = pa.schema([("chunk", pa.int64())])
 
@@ -43,7 +43,7 @@ class MixActor:
         self.name = f"mixer-{context.get_actor_id()[:12]}"
         self.startup_error: UserError | None = None
         self.said: dict | None = None
-        began = time.time()
+        began = now()
         try:
             if job.marker is not None:
                 job.marker.check()
@@ -61,7 +61,7 @@ class MixActor:
             node=context.get_node_id(),
             pid=os.getpid(),
             start=began,
-            end=time.time(),
+            end=now(),
         )
 
     def __call__(self, row: pa.Table) -> pa.Table:
@@ -167,9 +167,9 @@ class MixActor:
         if isinstance(self.mixer, Preparing):
             sources = self.mixer.prepare(specs, sources)
         with self.device, self.deadline.watching(lambda why: self._hangs(chunk, why)):
-            start = time.time()
+            start = now()
             made = self.mixer.mix(specs, sources)
-            end = time.time()
+            end = now()
             unlike = self._unlike()
         self.deadline.took(end - start)
         return self._table(specs, made), unlike, start, end

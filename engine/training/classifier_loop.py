@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder
 from engine.placement.sockets import shorten_listeners
+from engine.telemetry import now
 from engine.training.arrivals import Arrivals
 from engine.training.deepspeed_config import prepare_environment, training_dtype
 from engine.training.deepspeed_engine import full_weights, start_engine, thaw
@@ -158,7 +158,7 @@ class ClassifierLoop:
         """One pass over the real images. Gives what was seen: `images`, how many of them
         `synthetic`, the mean `loss`, the time of the `first_step`, seconds of `wait` for data.
         """
-        start = time.time()
+        start = now()
         train_mode(self.engine.module, self.frozen)
         self.sampler.set_epoch(epoch)
         first = self.start if self.start.epoch == epoch else Position(epoch)
@@ -177,7 +177,7 @@ class ClassifierLoop:
         batches = timed(self.loader, waited, began)
         for step, (images, labels, synthetic) in enumerate(batches, begun):
             loss = self._step(images, labels, step, epoch)
-            first_step = first_step or time.time()
+            first_step = first_step or now()
             counts.add(len(images), int(synthetic.sum()), loss)
             done = step + 1 - epoch * self.sampler.steps
             if self.clock.due() and done < self.sampler.steps:
@@ -194,7 +194,7 @@ class ClassifierLoop:
             node=ray.get_runtime_context().get_node_id(),
             pid=os.getpid(),
             start=start,
-            end=time.time(),
+            end=now(),
             rank=self.rank,
             epoch=epoch,
             pool=self.sampler.pool_size(),
