@@ -178,7 +178,7 @@ def _owner() -> dict:
         "host": socket.gethostname(),
         "machine": _machine(),
         "pid": process.pid,
-        "process_started": process.create_time(),
+        "process_started": _started(process),
         "beat": 0,
     }
 
@@ -198,10 +198,17 @@ def _is_alive(owner: dict) -> bool:
     try:
         process = psutil.Process(owner["pid"])
         # A zombie has ended; its parent has only not asked yet.
-        started = abs(process.create_time() - owner["process_started"]) < 1.0
+        started = abs(_started(process) - owner["process_started"]) < 2.0
         return started and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, KeyError, TypeError, ValueError):
         return False
+
+
+def _started(process: psutil.Process) -> float:
+    """When a process started, in seconds since the machine did. Linux counts so; the time of day
+    that psutil makes of it changes when the clock is set.
+    """
+    return process.create_time() - (psutil.boot_time() if psutil.LINUX else 0.0)
 
 
 def _name(number: int) -> str:
