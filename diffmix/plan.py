@@ -183,12 +183,14 @@ class MixPlan:
     def specs(self, ids: Int[np.ndarray, " n"]) -> list[MixSpec]:
         """The specs of `ids`."""
         columns = self.columns(ids)
-        source = columns["source"]
-        found = self.image_ids.take(np.maximum(source, 0)).to_pylist()
-        named = [name if row >= 0 else "" for name, row in zip(found, source, strict=True)]
-        columns["source_id"] = np.array(named, dtype=object)
+        columns["source_id"] = np.array(self.source_ids(columns["source"]), dtype=object)
         rows = zip(*(columns[name].tolist() for name in SPEC_COLUMNS), strict=True)
         return [MixSpec(**dict(zip(SPEC_COLUMNS, row, strict=True))) for row in rows]
+
+    def source_ids(self, source: Int[np.ndarray, " n"]) -> list[str]:
+        """The image ids of rows of real images; empty for -1."""
+        found = self.image_ids.take(np.maximum(source, 0)).to_pylist()
+        return [name if row >= 0 else "" for name, row in zip(found, source, strict=True)]
 
     def _uniform(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n 8"]:
         """Eight numbers in [0, 1) for each id: two blocks of Philox at the counter 2 * id."""
@@ -223,18 +225,20 @@ class MixPlan:
     def _targets(
         self, uniform: Float[np.ndarray, " n"], source_label: Int[np.ndarray, " n"]
     ) -> Int[np.ndarray, " n"]:
-        table = self.weights.table(self._sizes)
+        # A chunk has few of the classes as sources. Only their rows are looked at.
+        labels, place = np.unique(source_label, return_inverse=True)
+        table = self.weights.table(self._sizes)[labels]
         most = self.config.referred_classes
         if most is not None and most < self.num_classes:
-            table = table * self._referred
+            table = table * self._referred[labels]
         cumulative = np.cumsum(table, axis=1)
-        draw = uniform * cumulative[source_label, -1]
+        draw = uniform * cumulative[place, -1]
         # The first class whose cumulated weight lies above the draw. Rows differ by source, so the
         # search goes row by row.
         target = np.empty(len(uniform), dtype=np.int64)
-        for label in np.unique(source_label):
-            rows = source_label == label
-            target[rows] = np.searchsorted(cumulative[label], draw[rows], side="right")
+        for number, weights in enumerate(cumulative):
+            rows = place == number
+            target[rows] = np.searchsorted(weights, draw[rows], side="right")
         return np.minimum(target, self.num_classes - 1)
 
     @cached_property

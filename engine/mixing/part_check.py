@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 
+import numpy as np
 import pyarrow as pa
 
 from diffmix.config import Config
 from diffmix.datasets.real import open_rows
 from diffmix.errors import UserError
 from diffmix.plan import MixPlan, make_plan
-from diffmix.strategies.mix_spec import SPEC_COLUMNS
 from engine.mixer.tries import SetAside
 from engine.mixing.store import REPAIR, MixStore, part_name
 
@@ -43,12 +42,22 @@ class PartCheck:
                 f"The part {uri} belongs to another plan: this one has {plan.num_chunks} parts, "
                 "counted from 0; delete it, or give the same command with --run.repair True."
             )
-        wanted = [asdict(spec) for spec in plan.chunk(chunk)]
-        if table.select(SPEC_COLUMNS).to_pylist() != wanted:
+        if not _is_of(table, plan, chunk):
             raise UserError(
                 f"The part {uri} belongs to another plan: its mixes are not those that this one "
                 f"has as its part {chunk}; {REPAIR}."
             )
+
+
+def _is_of(table: pa.Table, plan: MixPlan, chunk: int) -> bool:
+    """Whether a part's mixes are those of the plan's chunk. Compared column by column: one part of
+    a million mixes is read after the other, and a `MixSpec` for each mix would double the time.
+    """
+    wanted = plan.columns(plan.chunk_ids(chunk))
+    source = wanted.pop("source")
+    return all(
+        np.array_equal(table[name].to_numpy(), column) for name, column in wanted.items()
+    ) and table["source_id"].to_pylist() == plan.source_ids(source)
 
 
 def check_of(config: Config, train_path: str, store: str) -> Callable[[int], pa.Table]:

@@ -4,11 +4,13 @@ from dataclasses import asdict
 from itertools import chain
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from diffmix.config import Config, MixConfig
 from diffmix.errors import UserError
 from diffmix.plan import make_plan
+from diffmix.strategies.mix_spec import SPEC_COLUMNS
 from engine.mixer.tries import SetAside
 from engine.mixing.part_check import PartCheck, check_of, repair
 from engine.mixing.store import SCHEMA, MixStore, part_name
@@ -46,6 +48,23 @@ def test_a_part_of_another_plan_is_named(tmp_path, plan, there):
         (tmp_path / "checksums" / "00000000.sha256").unlink()
     with pytest.raises(UserError, match=rf"{part_name(there)} belongs to another plan"):
         PartCheck(store, plan).read(there)
+
+
+@pytest.mark.parametrize("column", SPEC_COLUMNS)
+def test_one_value_of_another_plan_is_found(tmp_path, plan, column):
+    """In any of the columns, and in the last row."""
+    store = MixStore(str(tmp_path))
+    fill(store, plan)
+    table = pq.read_table(tmp_path / part_name(2))
+    values = table[column].to_pylist()
+    values[-1] = values[-1] + "x" if column == "source_id" else values[-1] + 1
+    place = table.schema.get_field_index(column)
+    changed = pa.array(values, table.schema.field(column).type)
+    pq.write_table(table.set_column(place, column, changed), tmp_path / part_name(2))
+    (tmp_path / "checksums" / "00000002.sha256").unlink()
+    PartCheck(store, plan).read(1)
+    with pytest.raises(UserError, match="belongs to another plan"):
+        PartCheck(store, plan).read(2)
 
 
 def test_repair_puts_the_bad_parts_away_and_no_other(tmp_path, plan, caplog):
