@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 import numpy as np
 
@@ -45,9 +45,11 @@ class SetAside:
         """The chunks that were given up."""
         return {int(name[:8]) for name in self._folder.names() if name.endswith(".json")}
 
-    def mixes(self) -> int:
-        """How many mixes they have."""
-        return sum(note["mixes"] for note in self._notes())
+    def mixes(self, stored: Container[int] = ()) -> int:
+        """How many mixes they have, without those of `stored` chunks: a mixer of a stream that was
+        given up may have stored one after all.
+        """
+        return sum(note["mixes"] for note in self._notes() if note["chunk"] not in stored)
 
     def reasons(self) -> dict[int, str]:
         """Why, by chunk."""

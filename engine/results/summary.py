@@ -34,7 +34,7 @@ def write_summary(session: Session, mixed: bool) -> dict:
     source = session.source if mixed else None
     stored, rejected = source.counts(config) if source else (0, 0)
     planned = len(source.plan(config)) if source else 0
-    aside = SetAside(source.store.folder).mixes() if source else 0
+    aside = SetAside(source.store.folder).mixes(source.store.stored_chunks()) if source else 0
     if aside:
         log.warning(
             "%d of %d mixes could not be made and were set aside; %s/set-aside says why, and "
@@ -49,9 +49,11 @@ def write_summary(session: Session, mixed: bool) -> dict:
         "gpu_hours": gpu_hours(session.telemetry.events),
         "versions": versions(),
     }
-    cut = planned - stored - rejected - aside
-    if cut and session.telemetry.stopped:
-        summary["plan"]["cut"] = cut
+    if left := planned - stored - rejected - aside:
+        stopped = session.telemetry.stopped
+        summary["plan"]["cut" if stopped else "missing"] = left
+        if not stopped:
+            log.warning("%d of %d mixes are not made yet; diffmix run makes them.", left, planned)
     if is_limited(config):
         summary["spent"] = asdict(spent_before(session.telemetry.events))
     for name, key in (("classifier", "accuracy"), ("baseline", "baseline")):

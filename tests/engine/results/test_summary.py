@@ -39,6 +39,7 @@ def test_a_run_without_mixes(tmp_path, small_config):
     assert given == {**read_json(inputs.out, "summary.json"), "report": given["report"]}
     assert given["report"].endswith("report.html")
     assert recorded == [("result", {"train": 0.5, "baseline": None})]
-    assert write_summary(session, mixed=True)["plan"]["planned"] == 40
+    whole = {"planned": 40, "stored": 0, "rejected": 0, "set_aside": 0}
+    assert write_summary(session, mixed=True)["plan"] == {**whole, "missing": 40}
     telemetry.stopped = "usd"
-    assert write_summary(session, mixed=True)["plan"]["cut"] == 40
+    assert write_summary(session, mixed=True)["plan"] == {**whole, "cut": 40}
