@@ -19,7 +19,7 @@ import tyro
 import yaml
 
 from clusters.local.fake_nodes import LOG, NO_CAPACITY
-from clusters.local.start import Noted
+from clusters.local.start import Noted, with_token
 
 ROOT = Path(__file__).parents[2]
 _HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"  # Ray's provider knows it
@@ -137,7 +137,7 @@ def _start_command(options: Options, file: Path) -> list[str]:
 def _environment(files: dict[str, str]) -> dict[str, str]:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return {
-        **os.environ,
+        **with_token(),
         "PYTHONPATH": path,
         NO_CAPACITY: files["no_capacity"],
         LOG: files["log"],
@@ -152,6 +152,9 @@ def _environment(files: dict[str, str]) -> dict[str, str]:
 
 if __name__ == "__main__":
     started = start(tyro.cli(Options, description=__doc__))
-    print(f"Ray runs at {started['address']}; submit jobs to {started['dashboard']}.")
+    print(
+        f"Ray runs at {started['address']}; submit jobs to {started['dashboard']}, with "
+        "RAY_AUTH_MODE=token in the environment."
+    )
     print(f"Groups named in {started['no_capacity']} have no capacity; {started['log']} has what")
     print("was asked of the cloud.")

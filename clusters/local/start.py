@@ -21,6 +21,7 @@ import tyro
 
 from clusters.local.stop import STATE, stop
 
+_RAY = str(Path(sys.executable).with_name("ray"))
 _RAY_COMMANDS = (
     "gcs_server",
     "raylet/raylet",
@@ -59,12 +60,24 @@ def start(options: Options) -> dict:
     Raises `SystemExit` on failure.
     """
     noted = Noted()
+    environment = with_token()
     for node in range(options.nodes):
-        noted.run(f"Node {node}", _start_command(options, node))
+        noted.run(f"Node {node}", _start_command(options, node), env=environment)
     return {
         "address": f"127.0.0.1:{options.port}",
         "dashboard": f"http://127.0.0.1:{options.dashboard_port}",
     }
+
+
+def with_token() -> dict[str, str]:
+    """This process's environment, in which Ray asks for a token: its ports can be reached from the
+    network. The token is the user's own in `~/.ray`, and is made where there is none.
+    `RAY_AUTH_MODE` says otherwise where it is set.
+    """
+    environment = {"RAY_AUTH_MODE": "token", **os.environ}
+    if environment["RAY_AUTH_MODE"] == "token":
+        subprocess.run([_RAY, "get-auth-token", "--generate"], capture_output=True, check=True)
+    return environment
 
 
 class Noted:
@@ -94,7 +107,7 @@ class Noted:
 
 def _start_command(options: Options, node: int) -> list[str]:
     """What starts a node; number 0 is the head."""
-    command = [str(Path(sys.executable).with_name("ray")), "start"]
+    command = [_RAY, "start"]
     if node == 0:
         command += [
             "--head",
@@ -128,4 +141,7 @@ def _ray_processes() -> set[int]:
 
 if __name__ == "__main__":
     started = start(tyro.cli(Options, description=__doc__))
-    print(f"Ray runs at {started['address']}; submit jobs to {started['dashboard']}.")
+    print(
+        f"Ray runs at {started['address']}; submit jobs to {started['dashboard']}, with "
+        "RAY_AUTH_MODE=token in the environment."
+    )

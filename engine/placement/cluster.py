@@ -14,6 +14,7 @@ from diffmix.errors import UserError, reason
 from engine.placement.demand import Demand, demand
 from engine.placement.ray_internals import (
     FEW_WORKERS_AT_START,
+    on_loopback,
     own_sigterm,
     search_only_the_drivers_path,
 )
@@ -22,6 +23,7 @@ from engine.placement.sockets import ray_folder
 log = logging.getLogger(__name__)
 
 NAMESPACE = "diffmix"
+LOOPBACK = "127.0.0.1"
 LABEL = "ray-subcluster"
 MIX_LABEL = {LABEL: "gen"}
 """Label of the nodes that mixers run on, with `placement.separate`."""
@@ -58,9 +60,10 @@ def connect(config: Config) -> None:
     import torch
 
     size = _local_size(config, demand(config))
-    with own_sigterm():
+    with own_sigterm(), on_loopback():
         ray.init(
             address="local",
+            _node_ip_address=LOOPBACK,
             num_gpus=torch.cuda.device_count() or size["GPU"],
             num_cpus=max(os.cpu_count() or 1, size["CPU"] + 2),
             include_dashboard=False,

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 
 import ray
+import ray._private.services
 import ray.data
 import ray.job_config
 import ray.train
@@ -56,6 +57,20 @@ def own_sigterm() -> Iterator[None]:
     finally:
         if callable(before) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let `ray.init(_node_ip_address="127.0.0.1")` mean that: a cluster that starts meanwhile
+    listens on this machine's own address alone. Ray puts the machine's address in the network in
+    its place, also for a cluster of one machine, and then listens to all of the network.
+    """
+    usual = ray._private.services.resolve_ip_for_localhost
+    ray._private.services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        ray._private.services.resolve_ip_for_localhost = usual
 
 
 def silence_raised_errors() -> None:

@@ -15,6 +15,7 @@ import yaml
 from engine.placement import ray_internals
 from engine.placement.ray_internals import (
     autoscaler_config,
+    on_loopback,
     own_sigterm,
     resolved_options,
     search_only_the_drivers_path,
@@ -104,3 +105,12 @@ def test_ray_still_has_the_monitors_whose_names_are_looked_for():
 
     for name in ray_internals._MONITORS:
         assert (Path(ray.__file__).parent / name).exists()
+
+
+def test_this_machines_own_address_stays_what_it_is():
+    """`ray.init` puts another in its place by this function, in `_private/worker.py`."""
+    services = ray._private.services
+    usual = services.resolve_ip_for_localhost
+    with on_loopback():
+        assert services.resolve_ip_for_localhost("127.0.0.1") == "127.0.0.1"
+    assert services.resolve_ip_for_localhost is usual
