@@ -12,7 +12,7 @@ from engine.placement.cluster import LOOPBACK, connect
 from engine.run import run_mixing
 
 KEYS = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS")
-SECRET = "a-secret-that-is-nowhere"  # noqa: S105
+SECRET = "a-secret-that-is-nowhere"
 
 
 @pytest.fixture
