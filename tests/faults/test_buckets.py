@@ -150,10 +150,16 @@ def _no_faults_left(proxy):
         {"HEAD": [503, 500]},
         {"GET": ["cut"]},
         {"PUT": [503], "GET": ["cut", 503], "HEAD": [500]},
+        # The client's patience is 3 s.
+        pytest.param({"GET": ["late"]}, marks=pytest.mark.slow),
+        pytest.param({"PUT": ["late"]}, marks=pytest.mark.slow),
+        pytest.param({"HEAD": ["late"]}, marks=pytest.mark.slow),
     ],
 )
 def test_a_bad_moment_costs_nothing(proxy, faults):
-    """Answers of 500 and 503, and half an object: the same request again gives all of it."""
+    """Answers of 500 and 503, half an object, and none in time: the same request again gives all of
+    it.
+    """
     store = MixStore(f"s3://{BUCKET}/bad moments")
     proxy.faults.update({method: list(what) for method, what in faults.items()})
     wanted = mix_table(4, 100)

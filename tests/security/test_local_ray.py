@@ -7,10 +7,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from engine.placement.cluster import LOOPBACK, connect
 from engine.run import run_mixing
 
+ROOT = Path(__file__).parents[2]
 KEYS = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS")
 SECRET = "a-secret-that-is-nowhere"
 
@@ -35,6 +37,12 @@ def listening() -> dict[str, str]:
     return found
 
 
+def test_jobs_carry_no_environment():
+    """Ray keeps a job's runtime environment where everybody on the cluster can read it."""
+    carried = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())
+    assert "env_vars" not in carried
+
+
 @pytest.mark.slow
 def test_ports_are_on_loopback_and_keys_are_nowhere(keys, tmp_path, small_config, capfd):
     import ray
@@ -47,7 +55,8 @@ def test_ports_are_on_loopback_and_keys_are_nowhere(keys, tmp_path, small_config
     assert summary["plan"]["stored"] == 40
     ports = {address: name for address, name in listening().items() if address not in before}
     assert len(ports) > 5
-    outside = {at: name for at, name in ports.items() if not at.startswith((LOOPBACK, "::1"))}
+    own = (f"{LOOPBACK}:", f"::ffff:{LOOPBACK}:", "::1:")
+    outside = {at: name for at, name in ports.items() if not at.startswith(own)}
     assert outside == {}
     said = capfd.readouterr()
     assert SECRET not in said.out + said.err
