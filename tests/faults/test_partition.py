@@ -61,6 +61,7 @@ class Far:
 
 @contextmanager
 def node_in_the_other_namespace(address: str):
+    """`ray start` there."""
     command = [
         *("ip", "netns", "exec", SPACE, sys.executable, "-m", "ray.scripts.scripts", "start"),
         *("--block", f"--address={address}", f"--node-ip-address={THERE}", "--num-gpus=1"),
@@ -82,16 +83,10 @@ def two_groups(own_clusters, link):
     import ray
     from ray.cluster_utils import Cluster
 
-    settings = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
     common = {"node_ip_address": HERE, **NODE}
     with own_clusters():
         cluster = Cluster()
-        cluster.add_node(
-            labels={"ray-subcluster": "train"},
-            include_dashboard=False,
-            _system_config=settings,
-            **common,
-        )
+        cluster.add_node(labels={"ray-subcluster": "train"}, include_dashboard=False, **common)
         cluster.add_node(labels={"ray-subcluster": "gen"}, **common)
     with node_in_the_other_namespace(cluster.address) as far:
         with own_clusters():
@@ -121,13 +116,13 @@ def test_the_drivers_side_goes_on_and_every_mix_is_made_once(
         # A part that is written again gets another inode.
         kept.update({file.name: file.stat().st_ino for file in (out / "mixes").glob("part-*")})
 
-    there = lambda: [  # noqa: E731
-        event["actor"]
-        for event in events(out)
-        if event["event"] == "mixer_ready" and event["node"] == two_groups.node_id
-    ]
-    by = lambda: {event["actor"] for event in events(out) if event["event"] == "mix"}  # noqa: E731
-    cut = when(lambda: bool(by() & set(there())), unplug)
+    def a_mixer_there_has_stored() -> bool:
+        happened = events(out)
+        ready = [event for event in happened if event["event"] == "mixer_ready"]
+        there = {event["actor"] for event in ready if event["node"] == two_groups.node_id}
+        return any(event["event"] == "mix" and event["actor"] in there for event in happened)
+
+    cut = when(a_mixer_there_has_stored, unplug)
     summary = run_mixing(small_config(out, **changes))
     cut.thread.join()
     assert cut.moment is not None, "the network was never cut"
