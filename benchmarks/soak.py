@@ -1,7 +1,7 @@
 """An hour of runs with random kills in one driver: what grows, and what is left behind.
 
 Each round is a short simulated run (mixing and training at once) on 4 nodes of this machine, in
-which a mixer or a train worker is killed. After each round, when its workers have ended, what is
+which mixers, train workers and their nodes are killed. After each round, when its workers have ended, what is
 there is counted. A slope is that of the least-squares line over the rounds, without the first two,
 which load libraries.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import ray
+import ray._private.state
 import ray.util
 
 from benchmarks import record
@@ -59,12 +60,7 @@ def count(start: float) -> Count:
         except psutil.Error:
             continue
     groups = ray.util.placement_group_table().values()
-    from ray.util.state import list_actors
-
-    try:
-        actors = len(list_actors(filters=[("state", "=", "ALIVE")], limit=1000))
-    except Exception:  # needs the dashboard's state API
-        actors = 0
+    actors = ray._private.state.actors(actor_state_name="ALIVE")  # the public one needs a dashboard
     folders = [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("diffmix-")]
     shm = Path("/dev/shm")
     return Count(
@@ -74,7 +70,7 @@ def count(start: float) -> Count:
         processes=living,
         files=me.num_fds(),
         placement_groups=sum(group["state"] != "REMOVED" for group in groups),
-        actors=actors,
+        actors=len(actors),
         shared_mb=psutil.disk_usage(str(shm)).used / 1e6 if shm.exists() else 0.0,
         folders=len([name for name in folders if "cache" not in name]),
     )
