@@ -1,9 +1,9 @@
 """An hour of runs with random kills in one driver: what grows, and what is left behind.
 
 Each round is a short simulated run (mixing and training at once) on 4 nodes of this machine, in
-which mixers, train workers and their nodes are killed. After each round, when its workers have ended, what is
-there is counted. A slope is that of the least-squares line over the rounds, without the first two,
-which load libraries.
+which mixers, train workers and their nodes are killed. After each round, when its workers have
+ended, what is there is counted. A slope is that of the least-squares line over the rounds, without
+the first two, which load libraries.
 """
 
 from __future__ import annotations

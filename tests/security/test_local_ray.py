@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from engine.placement.cluster import LOOPBACK, connect
-from engine.run import run_mixing
+from engine.run import run
 
 ROOT = Path(__file__).parents[2]
 KEYS = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS")
@@ -48,11 +48,12 @@ def test_ports_are_on_loopback_and_keys_are_nowhere(keys, tmp_path, small_config
     import ray
 
     before = listening()
-    config = small_config(tmp_path / "out")
+    config = small_config(tmp_path / "out", **{"placement.trainers": 2})
     connect(config)
     logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
-    summary = run_mixing(config)
+    summary = run(config)
     assert summary["plan"]["stored"] == 40
+    assert summary["trainer"]["workers"] == 2, "workers find one another"
     ports = {address: name for address, name in listening().items() if address not in before}
     assert len(ports) > 5
     own = (f"{LOOPBACK}:", f"::ffff:{LOOPBACK}:", "::1:")
