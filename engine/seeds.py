@@ -139,7 +139,7 @@ def aggregate(summaries: dict[int, dict]) -> dict:
     seconds = [run["seconds"] for run in runs]
     leaks = [run["leak"] for run in runs if "leak" in run]
     return {
-        "plan": _merge([run["plan"] for run in runs], sum),
+        "plan": _added([run["plan"] for run in runs]),
         **({"leak": _merge(leaks, sum)} if leaks else {}),
         "gpu_hours": _merge([run.get("gpu_hours", {}) for run in runs], sum),
         "seconds": _merge(seconds, sum)
@@ -182,6 +182,12 @@ def _figures(result: dict) -> dict:
 
 def _chosen(runs: list[dict], arm: str) -> dict:
     return {"on_test_set": any((run[arm].get("chosen") or {}).get("on_test_set") for run in runs)}
+
+
+def _added(plans: list[dict[str, int]]) -> dict[str, int]:
+    """Counts of several runs, of which some may have kinds that others have not."""
+    names = dict.fromkeys(name for plan in plans for name in plan)
+    return {name: sum(plan.get(name, 0) for plan in plans) for name in names}
 
 
 def _merge(values: list[Any], how: Callable[[list], float]) -> Any:

@@ -16,8 +16,10 @@ from engine.placement.capacity import Capacity
 from engine.placement.preflight import check_inputs
 from engine.results import report
 from engine.results.summary import write_summary
+from engine.seeds import _added
 from engine.session import Session
 
+WHOLE = {"planned": 40, "stored": 40, "rejected": 0, "set_aside": 0}
 FATES = ("stored", "rejected", "set aside", "stored and set aside", "left out")
 
 
@@ -65,3 +67,9 @@ def test_the_counts_add_up(tmp_path, small_config, monkeypatch, seed, limit):
         **left,
     }
     assert sum(found.values()) == 2 * found["planned"]
+
+
+def test_the_counts_of_several_seeds_add_up():
+    """Also where a limit has cut only one of them."""
+    cut = {**WHOLE, "stored": 30, "cut": 10}
+    assert _added([WHOLE, cut]) == {**WHOLE, "planned": 80, "stored": 70, "cut": 10}
