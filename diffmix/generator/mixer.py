@@ -36,6 +36,7 @@ from diffmix.generator.device.compiling import compile_parts, graphs
 from diffmix.generator.device.cores import one_core_each
 from diffmix.generator.device.layout import set_layout
 from diffmix.generator.device.memory import Parts, fitting
+from diffmix.generator.device.transfer import sent
 from diffmix.generator.latent_images import LatentImages, Original, Prepared, Source
 from diffmix.generator.prompt_encoder import Conditioning, PromptEncoder
 from diffmix.generator.prompt_table import PromptTable
@@ -343,7 +344,4 @@ class Mixer:
     ) -> Float32[Tensor, "n channels height width"]:
         """Standard normal, each from its own generator."""
         drawn = [torch.randn(self.latent_shape, generator=generator) for generator in generators]
-        noise = torch.cat(drawn)
-        if self.device.type == "cpu":
-            return noise
-        return noise.pin_memory().to(self.device, non_blocking=True)
+        return sent(torch.cat(drawn), self.device)
