@@ -216,7 +216,7 @@ class MixedSamples(Dataset):
 
 
 class EvalSamples(Dataset):
-    """Real images by row: image (as `transform` makes it) and row. Without `rows`, all of the set."""
+    """Real images by row: image (as `transform` makes it), row. Without `rows` all of the set."""
 
     def __init__(
         self,
