@@ -252,7 +252,7 @@ class Evaluation:
 
         from diffmix.generator.base_model import load_base
         from diffmix.generator.concept import prompt
-        from diffmix.personalize.modules import DenoisingLoss
+        from diffmix.personalize.modules import DenoisingLoss, inputs
 
         pipe = load_base(self.model, "cpu", torch.float32)
         concept.apply(pipe)
@@ -266,7 +266,7 @@ class Evaluation:
         )
         with torch.no_grad():
             return statistics.mean(
-                loss(*(tensor.to(self.device) for tensor in batch)).item() for batch in self.batches
+                loss(*inputs(batch, self.device)).item() for batch in self.batches
             )
 
 

@@ -25,6 +25,7 @@ def check(config: Config) -> None:
         option.fit(attrgetter(option.name)(config))
     for rules in (
         _check_mix,
+        _check_model,
         _check_personalize,
         _check_train,
         _check_long_tail,
@@ -102,6 +103,15 @@ def _check_personalize(config: Config) -> None:
         "personalize.global_batch_size",
         f"at least {parts}: an image for each of placement.personalizers, {workers}, and each of "
         "personalize.gradient_accumulation_steps",
+    )
+
+
+def _check_model(config: Config) -> None:
+    _require(
+        config,
+        config.model.precision == "fp16" or not config.model.fp16_accumulation,
+        "model.precision",
+        "fp16 with model.fp16_accumulation True",
     )
 
 

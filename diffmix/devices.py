@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from glob import glob
 
 
 def inference_device() -> str:
@@ -39,3 +40,19 @@ def take_share(cpus: float, gpus: float) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif gpus < 1 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(gpus)
+
+
+def loader_workers(asked: int | None) -> int:
+    """How many processes decode images for a train worker: `train.loader_workers`, or for None what
+    its option says.
+    """
+    import torch
+
+    if asked is not None:
+        return asked
+    if not torch.cuda.is_available():
+        return 2
+    mine = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    # Ray shows a worker its own GPUs alone.
+    gpus = max(1, len(glob("/dev/nvidia[0-9]*")))
+    return max(2, min(16, len(mine) // gpus - 1))

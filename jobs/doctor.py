@@ -173,7 +173,10 @@ def _compile() -> Iterator[Finding]:
 
     import torch
 
-    header = os.path.join(sysconfig.get_paths()["include"], "Python.h")
+    scheme = sysconfig.get_default_scheme()
+    # As Triton does: Debian's own Python has its headers elsewhere than its packages.
+    scheme = "posix_prefix" if scheme == "posix_local" else scheme
+    header = os.path.join(sysconfig.get_paths(scheme)["include"], "Python.h")
     needed = {"C++ compiler (g++ or clang++)": _first_of("g++", "clang++")}
     if torch.cuda.is_available():
         needed["C compiler (gcc or clang)"] = os.environ.get("CC") or _first_of("gcc", "clang")

@@ -21,11 +21,13 @@ from benchmarks.gpu.section import Context, Figures
 from benchmarks.gpu.timing import peak_gb, reset_peak, sync
 from benchmarks.random_images import random_file
 from diffmix.classifier.loss import Loss
-from diffmix.classifier.model import build_model, describe, input_layout
+from diffmix.classifier.metrics import eval_loader, predict_all
+from diffmix.classifier.model import build_model, describe
 from diffmix.classifier.samples import MixedSampler, MixedSamples
-from diffmix.classifier.transforms import train_transform
+from diffmix.classifier.transforms import Normalize, train_transform
 from diffmix.config import MixConfig, TrainConfig
 from diffmix.datasets.real import Example, RealSet
+from diffmix.devices import loader_workers
 from engine.training.deepspeed_config import prepare_environment, training_dtype
 from engine.training.pool import PoolReader
 
@@ -91,18 +93,39 @@ def from_loaders(context: Context) -> Figures:
             continue
         batches = loaded(context, real, workers)
         next(batches)  # the processes have started
-        seconds, images = 0.0, 0
-        start = time.perf_counter()
-        while seconds < (0.2 if context.rehearse else 4.0):
-            images += len(next(batches)[0])
-            seconds = time.perf_counter() - start
-        yield f"workers_{workers}_loader_images_per_second", images / seconds
-        alone = max(alone, images / seconds)
+        rate = _alone(context, batches)
+        yield f"workers_{workers}_loader_images_per_second", rate
+        alone = max(alone, rate)
         rate = _rate(context, step, batches)
         yield f"workers_{workers}_images_per_second", rate
         best = max(best, rate)
     yield "loader_images_per_second", alone
     yield "images_per_second", best
+    yield "workers that None means", str(loader_workers(None))
+    if context.left() < 12:
+        return
+    batches = loaded(context, real, sizes.loader_workers[-1], as_bytes=False)
+    next(batches)
+    yield "float_loader_images_per_second", _alone(context, batches)
+    config = options(context)
+    description = describe(config, real.class_names)
+    model = build_model(config, CUB_CLASSES).to(context.device)
+    images = eval_loader(description, real, None, 64, sizes.loader_workers[-1])
+    for _ in range(2):  # processes start in the first pass
+        start = time.perf_counter()
+        predict_all(model, description, images, context.dtype())
+        rate = len(real) / (time.perf_counter() - start)
+    yield "validation_images_per_second", rate
+
+
+def _alone(context: Context, batches: Iterator) -> float:
+    """Images a second that come when nobody trains on them."""
+    seconds, images = 0.0, 0
+    start = time.perf_counter()
+    while seconds < (0.2 if context.rehearse else 3.0):
+        images += len(next(batches)[0])
+        seconds = time.perf_counter() - start
+    return images / seconds
 
 
 def photos(context: Context) -> Callable[[Path], object]:
@@ -129,10 +152,11 @@ def loaded(
     pool_folder: str | None = None,
     pool_size: Callable[[], int] = lambda: 0,
     synthetic_p: float = 0.0,
+    as_bytes: bool = True,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Batches without end, as `engine.training.classifier_loop.ClassifierLoop` loads them."""
     config = options(context)
-    transform = train_transform(config, describe(config, real.class_names))
+    transform = train_transform(config, describe(config, real.class_names), as_bytes)
     mixes = PoolReader(pool_folder or context.scratch)
     samples = MixedSamples(real, mixes, transform, MixConfig(), config)
     sampler = MixedSampler(len(real), synthetic_p, pool_size, config.batch_size, seed=0)
@@ -171,10 +195,10 @@ def deepspeed_step(config: TrainConfig) -> Step:
     engine = start_engine(build_model(config, CUB_CLASSES), config, 1, dtype, frozen=False)
     engine.train()
     loss_of = Loss(config, np.ones(CUB_CLASSES, dtype=np.int64), engine.device)
-    layout = input_layout(engine.device.type)
+    normalize = Normalize(describe(config, []), engine.device)
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        images = images.to(engine.device, dtype, non_blocking=True, memory_format=layout)
+        images = normalize(images).to(dtype)
         loss = loss_of(engine(images), labels.to(engine.device, non_blocking=True), 0)
         engine.backward(loss)
         engine.step()
@@ -188,12 +212,11 @@ def plain_step(config: TrainConfig, device: str) -> Step:
     model = build_model(config, CUB_CLASSES).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     loss_of = Loss(config, np.ones(CUB_CLASSES, dtype=np.int64), device)
-    layout = input_layout(device)
+    normalize = Normalize(describe(config, []), device)
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        images = images.to(device, non_blocking=True, memory_format=layout)
         with torch.autocast(device, torch.bfloat16):
-            logits = model(images)
+            logits = model(normalize(images))
         loss = loss_of(logits, labels.to(device, non_blocking=True), 0)
         loss.backward()
         optimizer.step()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import torch
 from PIL import Image
@@ -85,6 +86,8 @@ def speed(context: Context) -> Figures:
     start = time.perf_counter()
     mixer = Mixer(base, settings(context, batch), CLASSES, SUPERCLASS, made_with=chosen)
     yield "load_s", time.perf_counter() - start
+    memory = psutil.Process().memory_info()
+    yield "private_main_memory_gb", (memory.rss - memory.shared) / 1e9
     yield "made with", _text(mixer.made_with)
     mix_all(mixer, *tasks(batch, mixer.resolution, -1))
     reset_peak(device)
@@ -137,6 +140,11 @@ def agreement(context: Context) -> Figures:
         reset_peak(context.device)
         half = Mixer(base, mix, CLASSES, SUPERCLASS)
         yield f"{prefix}half_psnr_db_min", _lowest(half.mix(*chunk), stock)
+    fp16 = "fp32" if context.rehearse else "fp16"  # CPUs have no mixer in fp16
+    for wanted, name in ((False, "fp16"), (True, "fp16_added_in_fp16")):
+        fewer = replace(base, precision=fp16, fp16_accumulation=wanted)
+        made = Mixer(fewer, mix, CLASSES, SUPERCLASS).mix(*chunk)
+        yield f"nano_{name}_psnr_db_min", _lowest(made, stock)
 
 
 def _lowest(made: list[Image.Image], others: list[Image.Image]) -> float:

@@ -22,6 +22,7 @@ from benchmarks.gpu.timing import (
     slowest,
     taken,
 )
+from diffmix.generator.device.accumulation import adding_in_fp16
 
 LAYOUTS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
 
@@ -57,6 +58,13 @@ def by_batch(context: Context) -> Figures:
         yield f"{name} slowest kernels", slowest(ran)
     if device == "cuda":
         yield "graph_2_ms_a_row", _in_a_graph(call_of(unet, context, 2), context) / 2 * 1e3
+    unet.to(torch.float16)
+    for name, wanted in (("fp16", False), ("fp16_added_in_fp16", True)):
+        if context.left() > 5:
+            call = call_of(unet, context, context.sizes.unet_rows[-2])
+            with adding_in_fp16(wanted):
+                seconds = median_seconds(call, device, context.sizes.repeats)
+            yield f"{name}_ms_a_row", seconds / context.sizes.unet_rows[-2] * 1e3
 
 
 def compiled(context: Context) -> Figures:

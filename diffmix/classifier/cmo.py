@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from diffmix.config import TrainConfig
@@ -97,12 +97,12 @@ class PasteSampler:
 
 
 def paste(
-    image: Float[Tensor, "channels height width"],
+    image: Num[Tensor, "channels height width"],
     label: Float[np.ndarray, " classes"],
-    other: Float[Tensor, "channels height width"],
+    other: Num[Tensor, "channels height width"],
     other_label: Float[np.ndarray, " classes"],
     how: Paste,
-) -> tuple[Float[Tensor, "channels height width"], Float[np.ndarray, " classes"]]:
+) -> tuple[Num[Tensor, "channels height width"], Float[np.ndarray, " classes"]]:
     """A copy of `image` with a box of `other` in it, and its label.
 
     The label is the mean of both labels, weighted by the visible areas.

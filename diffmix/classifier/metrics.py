@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -11,33 +11,65 @@ from torch.utils.data import DataLoader
 
 from diffmix.classifier.model import Classifier, load_classifier
 from diffmix.classifier.samples import EvalSamples
-from diffmix.classifier.transforms import eval_transform
+from diffmix.classifier.transforms import Normalize, eval_transform
 from diffmix.datasets.real import RealSet
 from diffmix.storage import Folder
 
 
-# Not inference mode: ZeRO 3 gathers weights here that training uses afterwards.
-@torch.no_grad()
 def predict(
     model: torch.nn.Module,
     description: Classifier,
     real: RealSet,
     rows: Int[np.ndarray, " images"] | None = None,
     batch_size: int = 64,
+    workers: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Float32[np.ndarray, "images classes"]:
-    """Logits for `rows` of a real set, in their order. Without `rows`, for all of it.
+    """Logits for `rows` of a real set, in their order. Without `rows`, for all of it. `workers` are
+    processes that decode images for this call.
 
-    Leaves the model in eval mode.
+    The model, float32, computes in autocast of `dtype`. Leaves it in eval mode.
     """
+    batches = eval_loader(description, real, rows, batch_size, workers)
+    return predict_all(model, description, batches, dtype)
+
+
+def eval_loader(
+    description: Classifier,
+    real: RealSet,
+    rows: Int[np.ndarray, " images"] | None,
+    batch_size: int,
+    workers: int,
+) -> DataLoader:
+    """Batches of images as bytes, and their rows. Its `workers` stay for further passes."""
+    return DataLoader(
+        EvalSamples(real, eval_transform(description, as_bytes=True), rows),
+        batch_size=batch_size,
+        num_workers=workers,
+        multiprocessing_context="forkserver" if workers else None,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+# Not inference mode: ZeRO 3 gathers weights here that training uses afterwards.
+@torch.no_grad()
+def predict_all(
+    model: torch.nn.Module,
+    description: Classifier,
+    batches: Iterable,
+    dtype: torch.dtype = torch.float32,
+) -> Float32[np.ndarray, "images classes"]:
+    """The same for the batches of `eval_loader`."""
     model.eval()
-    parameter = next(model.parameters())
-    samples = EvalSamples(real, eval_transform(description), rows)
+    device = next(model.parameters()).device
+    normalize = Normalize(description, device)
     # An empty first batch gives an empty set its shape.
-    logits = [np.empty((0, len(description.class_names)), dtype=np.float32)]
-    for images, _ in DataLoader(samples, batch_size=batch_size):
-        images = images.to(parameter.device, parameter.dtype)
-        logits.append(model(images).float().cpu().numpy())
-    return np.concatenate(logits)
+    logits = [torch.empty(0, len(description.class_names), device=device)]
+    for images, _ in batches:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits.append(model(normalize(images)).float())
+    return torch.cat(logits).cpu().numpy()
 
 
 def accuracy(
@@ -133,20 +165,22 @@ def evaluate_folder(
     test_path: str | None,
     device: str = "cpu",
     batch_size: int = 64,
+    workers: int = 0,
     keep: Callable[[np.ndarray], None] = lambda logits: None,
 ) -> tuple[dict, Int[np.ndarray, "classes classes"] | None]:
     """What the classifier in a folder reaches on a `RealSet`, and its confusion matrix
     (`confusion`). Without a set: how its epoch was chosen, and None.
 
     The dictionary is that of `accuracy`, with `calibration`, `images` (their number) and
-    `chosen` (how its epoch was chosen). `keep` gets the logits, float32 [images, classes].
+    `chosen` (how its epoch was chosen). `keep` gets the logits, float32 [images, classes];
+    `workers` as in `predict`.
     `UserError` where the folder holds no classifier.
     """
     model, description = load_classifier(Folder(classifier), device)
     if not test_path:
         return {"chosen": description.metrics}, None
     real = RealSet.open(test_path)
-    logits = predict(model, description, real, batch_size=batch_size)
+    logits = predict(model, description, real, batch_size=batch_size, workers=workers)
     keep(logits)
     result = {"chosen": description.metrics, **accuracy(logits, real.labels, real.groups)}
     result |= {"calibration": calibration(logits, real.labels), "images": len(real)}

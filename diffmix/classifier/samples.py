@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Int, Num
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -18,8 +18,8 @@ from diffmix.classifier.cmo import Paste, Pastes, paste
 from diffmix.config import MixConfig, TrainConfig
 from diffmix.datasets.real import RealSet
 
-Sample = tuple[Float32[Tensor, "3 side side"], Float32[Tensor, " classes"], bool]
-"""Image, label, and whether the image is a mix."""
+Sample = tuple[Num[Tensor, "3 side side"], Float32[Tensor, " classes"], bool]
+"""Image (as the transform makes it), label, and whether the image is a mix."""
 
 
 @runtime_checkable
@@ -133,7 +133,7 @@ class _Truth(NamedTuple):
 
 
 class MixedSamples(Dataset):
-    """Reads draws: image (float32 [3, S, S]), label (float32 [classes]), whether it is a mix.
+    """Reads draws: image (as `transform` makes it), label (float32 [classes]), whether it is a mix.
 
     Labels are made here, so that gamma and smoothing can change without making mixes again.
     `train.label_smoothing` smooths the labels of real images, and with `train.smooth_mixes` those
@@ -172,13 +172,13 @@ class MixedSamples(Dataset):
             samples.append((image, torch.from_numpy(label), draw.synthetic))
         return samples
 
-    def _read(self, draw: Draw) -> tuple[Float32[Tensor, "3 side side"], _Truth]:
+    def _read(self, draw: Draw) -> tuple[Num[Tensor, "3 side side"], _Truth]:
         if not draw.synthetic:
             return self._real(draw.row, draw.seed)
         data, source, target, strength = self.mixes[draw.row]
         return self._image(data, draw.seed), _Truth(source, target, strength, True)
 
-    def _real(self, row: int, seed: int) -> tuple[Float32[Tensor, "3 side side"], _Truth]:
+    def _real(self, row: int, seed: int) -> tuple[Num[Tensor, "3 side side"], _Truth]:
         label = int(self.real.labels[row])
         return self._image(self.real.image_bytes(row), seed), _Truth(label, label, 1.0, False)
 
@@ -202,7 +202,7 @@ class MixedSamples(Dataset):
             found[synthetic] = soft
         return found
 
-    def _image(self, data: bytes, seed: int) -> Float32[Tensor, "3 side side"]:
+    def _image(self, data: bytes, seed: int) -> Num[Tensor, "3 side side"]:
         image = images.decode(data)
         # The generator itself: torch.manual_seed also seeds GPUs and records its caller, which
         # takes as long as decoding.
@@ -216,7 +216,7 @@ class MixedSamples(Dataset):
 
 
 class EvalSamples(Dataset):
-    """Real images by row: image (float32 [3, S, S]) and row. Without `rows`, all of the set."""
+    """Real images by row: image (as `transform` makes it), row. Without `rows` all of the set."""
 
     def __init__(
         self,
@@ -230,6 +230,6 @@ class EvalSamples(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> tuple[Float32[Tensor, "3 side side"], int]:
+    def __getitem__(self, place: int) -> tuple[Num[Tensor, "3 side side"], int]:
         row = int(self.rows[place])
         return self.transform(images.decode(self.real.image_bytes(row))), row

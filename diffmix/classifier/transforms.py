@@ -1,7 +1,8 @@
 """Image transforms of training and evaluation.
 
 They map a PIL image (RGB) to a float32 tensor [3, resolution, resolution], normalized with the
-model's mean and standard deviation.
+model's mean and standard deviation. With `as_bytes` they stop at uint8 where they can, and
+`Normalize` does the rest for a whole batch, on the device, to the same bits.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ import random
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Num
 from PIL import Image, ImageFilter
+from torch import Tensor
 from torchvision import transforms as T
 
-from diffmix.classifier.model import Classifier
+from diffmix.classifier.model import Classifier, input_layout
 from diffmix.config import TrainConfig
 
 
-def train_transform(config: TrainConfig, model: Classifier) -> T.Compose:
+def train_transform(config: TrainConfig, model: Classifier, as_bytes: bool = False) -> T.Compose:
     """Resize, the random steps that `config` switches on, crop and flip.
 
     The order is that of the reference implementation. The crop is random, after padding; with
-    `config.resized_crop` its size is random too.
+    `config.resized_crop` its size is random too. With `config.erase` the result is float32 also
+    with `as_bytes`: what is erased becomes the mean, which is no byte.
     """
     if config.rand_augment:
-        return paco_transform(model)
+        return paco_transform(model, as_bytes)
     steps: list = []
     if not config.resized_crop:
         steps.append(_resize(model))
@@ -46,13 +50,13 @@ def train_transform(config: TrainConfig, model: Classifier) -> T.Compose:
         steps.append(T.ColorJitter(jitter, jitter, jitter, hue))
     if config.invert:
         steps.append(T.RandomInvert(config.invert))
-    steps += _to_tensor(model)
+    steps += _to_tensor(model, as_bytes and not config.erase)
     if config.erase:
         steps.append(T.RandomErasing(config.erase))
     return T.Compose(steps)
 
 
-def paco_transform(model: Classifier) -> T.Compose:
+def paco_transform(model: Classifier, as_bytes: bool = False) -> T.Compose:
     """The training transform of PaCo (Cui et al., ICCV 2021), which the reference implementation
     has as an option for long tails.
 
@@ -79,16 +83,38 @@ def paco_transform(model: Classifier) -> T.Compose:
         T.RandomHorizontalFlip(),
     ]
     either = T.RandomChoice([T.Compose(augmented), T.Compose(blurred)])
-    return T.Compose([_SeededByTorch(either), *_to_tensor(model)])
+    return T.Compose([_SeededByTorch(either), *_to_tensor(model, as_bytes)])
 
 
-def eval_transform(model: Classifier) -> T.Compose:
+def eval_transform(model: Classifier, as_bytes: bool = False) -> T.Compose:
     """Resize, crop the center, normalize."""
-    return T.Compose([_resize(model), T.CenterCrop(model.resolution), *_to_tensor(model)])
+    crop = T.CenterCrop(model.resolution)
+    return T.Compose([_resize(model), crop, *_to_tensor(model, as_bytes)])
 
 
-def _to_tensor(model: Classifier) -> list:
-    return [T.ToTensor(), T.Normalize(model.mean, model.std)]
+class Normalize:
+    """Makes of batches of a transform with `as_bytes` what it makes without, on one device."""
+
+    def __init__(self, model: Classifier, device: torch.device | str):
+        self.device = torch.device(device)
+        self.layout = input_layout(self.device.type)
+        # Divisors are tensors: a GPU multiplies by the reciprocal of a number.
+        self.most = torch.tensor(255.0, device=self.device)
+        self.mean = torch.tensor(model.mean, device=self.device)[:, None, None]
+        self.std = torch.tensor(model.std, device=self.device)[:, None, None]
+
+    def __call__(
+        self, images: Num[Tensor, "batch 3 height width"]
+    ) -> Float32[Tensor, "batch 3 height width"]:
+        """The images on the device. Bytes are normalized there, float32 is so already."""
+        images = images.to(self.device, non_blocking=True, memory_format=self.layout)
+        if images.dtype != torch.uint8:
+            return images
+        return images.float().div_(self.most).sub_(self.mean).div_(self.std)
+
+
+def _to_tensor(model: Classifier, as_bytes: bool) -> list:
+    return [T.PILToTensor()] if as_bytes else [T.ToTensor(), T.Normalize(model.mean, model.std)]
 
 
 def _resize(model: Classifier) -> T.Resize:

@@ -29,6 +29,10 @@ class ModelConfig:
     """Number format of the diffusion model. `auto` is bf16 on GPUs that have it, fp16 on older
     GPUs, and fp32 on CPUs.
     """
+    fp16_accumulation: bool = False
+    """Add up the UNet's matrix products in fp16 too, with `precision fp16`. GeForce GPUs are faster
+    so, data center GPUs are not. Off, because images are less exact.
+    """
     attention: Attention = "auto"
     """Attention kernels. `auto` is sdpa on CPUs. On GPUs it times all three once in a run, where
     mixers will run, and all mixers use the fastest.

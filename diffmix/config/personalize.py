@@ -108,5 +108,9 @@ class PersonalizeConfig:
     """Compile the UNet's blocks with torch.compile. On a GPU this pays off after some thousand
     steps.
     """
+    cuda_graph: bool = False
+    """Record a step's passes as a CUDA graph and replay it. It spares a GPU the wait for small
+    kernels to be started, with small batches. Off, because no GPU has run it yet.
+    """
     checkpoint_every: Annotated[PositiveInt, Unit("steps")] = 500
     """Steps between checkpoints."""

@@ -185,8 +185,10 @@ class TrainConfig:
     """Seed of the classifier alone: its new head, its samples and their augmentation. None:
     `run.seed`.
     """
-    loader_workers: Annotated[NonNegativeInt, Unit("processes")] = 2
-    """Processes per train worker that decode images; 0 decodes in the worker itself."""
+    loader_workers: Annotated[NonNegativeInt | None, Unit("processes")] = None
+    """Processes per train worker that decode images; 0 decodes in the worker itself. None: 2 on a
+    CPU, and on a GPU the machine's cores for each of its GPUs, less one, from 2 to 16.
+    """
     baseline: Usual[bool] = False
     """Also train a classifier without mixes, to compare with. It trains beside personalization
     where the cluster has room for both.

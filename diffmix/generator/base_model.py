@@ -268,12 +268,12 @@ def to_tensor(
     import torch
     from PIL.Image import Resampling
 
+    from diffmix.generator.device.transfer import sent
+
     if image.size != (side, side):
         image = image.resize((side, side), Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))
-    if torch.device(device).type == "cuda":
-        # Bytes, from pinned memory: the copy waits for nothing that the GPU is still busy with.
-        pixels = pixels.pin_memory().to(device, non_blocking=True)
+    pixels = sent(pixels, device)  # bytes: a quarter of what floats would be
     return (2.0 * (pixels.float() / 255.0) - 1.0).permute(2, 0, 1).contiguous()
 
 

@@ -293,25 +293,26 @@ class Concept:
         return alike[0] if len(alike) == 1 else None
 
     def apply(
-        self, pipe: Pipeline, use_tokens: bool = True, use_lora: bool = True, fuse: bool = True
+        self,
+        pipe: Pipeline,
+        use_tokens: bool = True,
+        use_lora: bool = True,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Put the tokens in the pipeline's tokenizers and text encoders, and the LoRA in its UNet.
+        """Put the tokens in the tokenizers and text encoders of a pipeline that is on the CPU in
+        float32, and add the LoRA to its UNet's weights. What gets some of it is then on `device` in
+        `dtype`; None: float32.
 
-        `fuse` adds the LoRA into the UNet's weights, so that it costs nothing at run time. Do it in
-        fp32 and cast after. Raises `UserError` if the weights do not fit this pipeline.
+        Raises `UserError` if the weights do not fit this pipeline.
         """
+        from diffmix.generator.fused_lora import fuse
+
         try:
             if use_tokens and self.tokens:
                 add_tokens(pipe, self.embeds(), self.embeds(1))
             if use_lora and self.lora_rank:
-                # `load_lora_weights` does the same, but warns that the text encoder gets nothing,
-                # and ignores keys without `unet.` in front, as the reference's are.
-                weights = self.lora_weights()
-                lora.check_layers(weights, pipe.unet)
-                pipe.load_lora_into_unet(weights, None, pipe.unet)
-                if fuse:
-                    pipe.unet.fuse_lora()
-                    pipe.unet.unload_lora()
+                fuse(self.lora_weights(), pipe.unet, device, dtype or pipe.unet.dtype)
         except (RuntimeError, ValueError) as error:
             raise self._does_not_fit(error) from error
 

@@ -31,11 +31,13 @@ from diffmix.generator.base_model import (
     resolution_of,
 )
 from diffmix.generator.concept import Concept, prompt
+from diffmix.generator.device.accumulation import adding_in_fp16, number_format
 from diffmix.generator.device.attention import choose_attention, kernels
 from diffmix.generator.device.compiling import compile_parts, graphs
 from diffmix.generator.device.cores import one_core_each
 from diffmix.generator.device.layout import set_layout
 from diffmix.generator.device.memory import Parts, fitting
+from diffmix.generator.device.transfer import sent
 from diffmix.generator.latent_images import LatentImages, Original, Prepared, Source
 from diffmix.generator.prompt_encoder import Conditioning, PromptEncoder
 from diffmix.generator.prompt_table import PromptTable
@@ -78,13 +80,15 @@ class Mixer:
         device, dtype = device_and_dtype(model.precision)
         # LoRAs are fused in fp32: most of one would be lost in the rounding of half precision.
         self.pipe = load_base(model, "cpu", torch.float32)
-        if loaded:
-            loaded.apply(self.pipe, use_tokens=True, use_lora=self.strategy.generator == "concept")
-        if mix.sampler_lora:
-            fuse_sampler_lora(self.pipe, mix.sampler_lora)
-        if model.tiny_vae:
-            use_tiny_vae(self.pipe, model.tiny_vae)
+        # A sampler's is fused on top, by peft, on the CPU.
+        place = ("cpu", torch.float32) if mix.sampler_lora else (device, dtype)
         with fitting(f"The base model {model.base}", _SMALLER):
+            if loaded:
+                loaded.apply(self.pipe, True, self.strategy.generator == "concept", *place)
+            if mix.sampler_lora:
+                fuse_sampler_lora(self.pipe, mix.sampler_lora)
+            if model.tiny_vae:
+                use_tiny_vae(self.pipe, model.tiny_vae)
             move(self.pipe, device, dtype)
         self.device, self.dtype = torch.device(device), dtype
         self.resolution = resolution_of(model, self.pipe)
@@ -119,7 +123,7 @@ class Mixer:
             (self.batch * (1 + self.guided), *self.latent_shape[1:]),
             found.get("attention"),
         )
-        self.compiled = model.compile
+        self.compiled, self.fp16_accumulation = model.compile, model.fp16_accumulation
         self._scope, self._graphs_before = model.compile_scope, graphs() if model.compile else 0
         if model.compile:
             compile_parts(self.pipe, model.compile_scope)
@@ -170,7 +174,7 @@ class Mixer:
         on_gpu = self.device.type == "cuda"
         found: dict[str, str | int] = {
             "device": torch.cuda.get_device_name(self.device) if on_gpu else "cpu",
-            "precision": str(self.dtype).removeprefix("torch."),
+            "precision": number_format(self.dtype, self.fp16_accumulation),
             "attention": self.attention,
             "layout": self.layout,
             "compile": self._scope if self.compiled else "off",
@@ -275,7 +279,7 @@ class Mixer:
             guided = self.guided and low <= step < high
             inputs = torch.cat([latents, latents[-1:].expand(missing, -1, -1, -1)]).to(self.dtype)
             text = both if guided else conditional
-            with kernels(self.attention):
+            with kernels(self.attention), adding_in_fp16(self.fp16_accumulation):
                 predicted = self._predict(
                     torch.cat([inputs] * (1 + guided)), on_device[step - begin], text
                 ).float()
@@ -343,7 +347,4 @@ class Mixer:
     ) -> Float32[Tensor, "n channels height width"]:
         """Standard normal, each from its own generator."""
         drawn = [torch.randn(self.latent_shape, generator=generator) for generator in generators]
-        noise = torch.cat(drawn)
-        if self.device.type == "cpu":
-            return noise
-        return noise.pin_memory().to(self.device, non_blocking=True)
+        return sent(torch.cat(drawn), self.device)

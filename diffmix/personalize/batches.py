@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float32, Int, Int64
 from torch import Tensor
 
+from diffmix.generator.device.transfer import sent
 from diffmix.personalize.crops import View
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Batch(NamedTuple):
     """The n samples of one step; with prior preservation as many prior images after them."""
 
     latents: Float32[Tensor, "n channels height width"]
-    """Scaled for the UNet."""
+    """Scaled for the UNet. They may be on a GPU; all else is on the CPU."""
     noise: Float32[Tensor, "n channels height width"]
     timesteps: Int64[Tensor, " n"]
     prompts: Int64[Tensor, " n"]
@@ -92,17 +93,21 @@ class Batches:
         def prior(step: int) -> list[_Choice]:
             return [self._prior_choice(step, slot, num_classes) for slot in slots]
 
-        drawn = self._noised(self.latents, slots, step, real)
+        chosen = real(step)
+        latents, noises = self._noised(self.latents, slots, step, chosen, real)
         weights = [1 / divisor] * len(slots)
         if self.prior:
-            drawn += self._noised(self.prior, slots, step, prior)
+            others = prior(step)
+            more, more_noise = self._noised(self.prior, slots, step, others, prior)
+            latents = torch.cat([latents, sent(more, latents.device)])
+            noises = torch.cat([noises, more_noise])
+            chosen += others
             weights += [self.config.prior_weight / divisor] * len(slots)
-        latents, noises, timesteps, prompts = zip(*drawn, strict=True)
         return Batch(
-            latents=torch.from_numpy(np.stack(latents)),
-            noise=torch.from_numpy(np.stack(noises)),
-            timesteps=torch.tensor(timesteps),
-            prompts=torch.tensor(prompts),
+            latents=latents,
+            noise=noises,
+            timesteps=torch.tensor([choice.timestep for choice in chosen]),
+            prompts=torch.tensor([choice.prompt for choice in chosen]),
             weights=torch.tensor(weights),
         )
 
@@ -129,27 +134,34 @@ class Batches:
         return _Choice(view, int(time * self.num_timesteps), prompt, rng)
 
     def _noised(
-        self, source: Latents, slots: range, step: int, choices: Callable[[int], list[_Choice]]
-    ) -> list[tuple[np.ndarray, np.ndarray, int, int]]:
-        """Of each sample: a draw from the posterior of its view, scaled for the UNet, and the noise
-        to add to it, both float32 [channels, height, width]; its timestep and its prompt.
+        self,
+        source: Latents,
+        slots: range,
+        step: int,
+        chosen: list[_Choice],
+        choices: Callable[[int], list[_Choice]],
+    ) -> tuple[
+        Float32[Tensor, "n channels height width"], Float32[Tensor, "n channels height width"]
+    ]:
+        """Draws from the posteriors of the chosen views, scaled for the UNet, where the posteriors
+        are; and the noise to add to them, on the CPU. `choices(step)` are those of any step.
         """
-        chosen = choices(step)
 
         def views(at: int) -> list[View]:
             return [choice.view for choice in (chosen if at == step else choices(at))]
 
-        drawn = []
-        posteriors = source.posteriors(slots, step, views)
-        for choice, (mean, std) in zip(chosen, posteriors, strict=True):
-            shape, rng = mean.shape, choice.rng
-            latent = (mean + std * rng.standard_normal(shape, dtype=np.float32)) * source.scale
+        mean, std = source.posteriors(slots, step, views).unbind(1)
+        draws, noises = [], []
+        for choice in chosen:
+            shape, rng = tuple(mean.shape[1:]), choice.rng
+            draws.append(rng.standard_normal(shape, dtype=np.float32))
             noise = rng.standard_normal(shape, dtype=np.float32)
             if self.config.noise_offset:
                 offset = rng.standard_normal((shape[0], 1, 1), dtype=np.float32)
                 noise = noise + np.float32(self.config.noise_offset) * offset
-            drawn.append((latent, noise, choice.timestep, choice.prompt))
-        return drawn
+            noises.append(noise)
+        drawn = sent(torch.from_numpy(np.stack(draws)), mean.device)
+        return (mean + std * drawn) * source.scale, torch.from_numpy(np.stack(noises))
 
     def _image(self, step: int, slot: int, choose: float, within: float) -> int:
         if self.config.class_balanced:

@@ -1,4 +1,6 @@
-"""The preset for large batches: the same samples in fewer steps, at a higher learning rate."""
+"""How many images a step has, and the preset for large batches: the same samples in fewer steps, at
+a higher learning rate.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from dataclasses import replace
 from math import ceil, sqrt
 
 from diffmix.config import PersonalizeConfig
+from diffmix.errors import UserError
 
 
 def folded(personalize: PersonalizeConfig) -> PersonalizeConfig:
@@ -29,3 +32,19 @@ def folded(personalize: PersonalizeConfig) -> PersonalizeConfig:
         weight_decay=personalize.weight_decay * sqrt(k),
         token_weight_decay=personalize.token_weight_decay * sqrt(k),
     )
+
+
+def of_a_step(personalize: PersonalizeConfig, workers: int) -> tuple[int, int]:
+    """Batches and images of a step, over all workers.
+
+    Raises `UserError` where a batch would be empty.
+    """
+    accumulated = personalize.gradient_accumulation_steps
+    batches = workers * accumulated
+    images = personalize.global_batch_size or personalize.batch_size * batches
+    if images < batches:
+        raise UserError(
+            f"--personalize.global_batch_size is {images}, but each of {workers} workers needs an "
+            f"image for each of {accumulated} accumulated batches; choose at least {batches}."
+        )
+    return batches, images

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Float16, Float32
 from torch import Tensor
 
+from diffmix.generator.device.transfer import sent
 from diffmix.personalize.crops import Images, View, cached_places, pixels_of
 
 BLOCK = 8
@@ -49,9 +50,9 @@ class Latents(Protocol):
 
     def posteriors(
         self, slots: range, step: int, views: Callable[[int], Sequence[View]]
-    ) -> Float32[np.ndarray, "n 2 channels height width"]:
-        """Mean and standard deviation of the views that the samples `slots` of `step` see.
-        `views(step)` gives those of any step.
+    ) -> Float32[Tensor, "n 2 channels height width"]:
+        """Mean and standard deviation of the views that the samples `slots` of `step` see, on the
+        CPU or on the VAE's device. `views(step)` gives those of any step.
         """
         ...
 
@@ -98,12 +99,12 @@ class LatentCache:
 
     def posteriors(
         self, slots: range, step: int, views: Callable[[int], Sequence[View]]
-    ) -> Float32[np.ndarray, "n 2 channels height width"]:
+    ) -> Float32[Tensor, "n 2 channels height width"]:
         found = [
             self._stored[view.image, int(view.place * self._crops), int(view.flipped)]
             for view in views(step)
         ]
-        return np.stack(found).astype(np.float32)
+        return torch.from_numpy(np.stack(found).astype(np.float32))
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -127,8 +128,8 @@ class LatentCache:
 
 class FreshLatents:
     """Encodes each view when a step draws it, together with those of the steps around it: at least
-    `BLOCK` views at once. Threads decode the images of the next views meanwhile. Owned by one
-    process, which keeps the VAE on its device.
+    `BLOCK` views at once. Threads decode the images of the next views meanwhile. The latents stay
+    on the VAE's device, so that no step waits for them. Owned by one process.
 
     Which steps are encoded together depends on their numbers alone, so that a resumed run sees the
     same bits.
@@ -143,11 +144,11 @@ class FreshLatents:
         self._threads = ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 1) - 1)), "decode")
         # By slots: the number of a block of steps, and what is known of its views.
         self._decoded: dict[range, tuple[int, list[Future]]] = {}
-        self._encoded: dict[range, tuple[int, np.ndarray]] = {}
+        self._encoded: dict[range, tuple[int, Tensor]] = {}
 
     def posteriors(
         self, slots: range, step: int, views: Callable[[int], Sequence[View]]
-    ) -> Float32[np.ndarray, "n 2 channels height width"]:
+    ) -> Float32[Tensor, "n 2 channels height width"]:
         steps = -(-BLOCK // len(slots))  # of a block
         number, within = divmod(step, steps)
 
@@ -170,9 +171,9 @@ class FreshLatents:
     def __len__(self) -> int:
         return len(self._images)
 
-    def _encode(self, pixels: list[Tensor]) -> Float32[np.ndarray, "n 2 channels height width"]:
+    def _encode(self, pixels: list[Tensor]) -> Float32[Tensor, "n 2 channels height width"]:
         parts = [_moments(self._vae, part) for part in torch.stack(pixels).split(BLOCK)]
-        return torch.cat(parts).float().cpu().numpy()
+        return torch.cat(parts).float()
 
 
 @torch.no_grad()
@@ -180,7 +181,7 @@ def _moments(
     vae: Vae, pixels: Float32[Tensor, "n 3 side side"]
 ) -> Float[Tensor, "n 2 channels height width"]:
     """Mean and standard deviation of the images' latents."""
-    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    posterior = vae.encode(sent(pixels, vae.device).to(vae.dtype)).latent_dist
     return torch.stack([posterior.mean, posterior.std], dim=1)
 
 

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from diffmix.errors import UserError
 from diffmix.generator.base_model import text_parts
-from diffmix.generator.prompt_encoder import Conditioning, PromptEncoder
+from diffmix.generator.device.transfer import sent
+from diffmix.generator.prompt_encoder import PromptEncoder
 from diffmix.generator.token_vectors import spell
 
 if TYPE_CHECKING:
@@ -89,11 +90,21 @@ def _token_ids(tokenizer: CLIPTokenizer, start: str | int) -> list[int]:
     return ids
 
 
+class InInputsDtype(nn.Linear):
+    """A LoRA matrix: float32, rounded to the dtype of its input where it is used. Its gradients are
+    float32.
+    """
+
+    def forward(self, input: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch out"]:
+        return functional.linear(input, self.weight.to(input.dtype))
+
+
 def add_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> None:
-    """Add LoRA in float32 to the attention projections of the frozen UNet. B is zero, so the model
-    starts unchanged.
+    """Add LoRA in float32 to the attention projections of the frozen UNet, which computes it in its
+    own dtype. B is zero, so the model starts unchanged.
     """
     from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
 
     config = LoraConfig(
         r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=LORA_TARGETS
@@ -103,6 +114,12 @@ def add_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet.add_adapter(config)
+    for layer in unet.modules():
+        if isinstance(layer, LoraLayer):
+            # peft would compute the LoRA in fp32, outside of a GPU's fast units.
+            layer.cast_input_dtype_enabled = False
+            for matrix in (*layer.lora_A.values(), *layer.lora_B.values()):
+                matrix.__class__ = InInputsDtype
     for parameter in unet.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -146,15 +163,20 @@ class DenoisingLoss(nn.Module):
         latents: Float32[Tensor, "n channels height width"],
         noise: Float32[Tensor, "n channels height width"],
         timesteps: Int64[Tensor, " n"],
-        prompts: Int64[Tensor, " n"],
+        prompts: Int64[Tensor, " distinct"],
+        places: Int64[Tensor, " n"],
         weights: Float32[Tensor, " n"],
     ) -> Float32[Tensor, ""]:
-        """The loss of a `Batch`'s tensors: the sum of the samples' losses times their weights."""
+        """The sum of the samples' losses times their weights. `inputs` gives what is taken here:
+        sample i has the prompt `prompts[places[i]]`.
+        """
         alpha_bar = self.alphas_cumprod[timesteps][:, None, None, None]
         alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         noisy = alpha * latents + sigma * noise
-        text = self._conditioning(prompts).unet_inputs()
-        predicted = self.unet(noisy.to(self.unet.dtype), timesteps, **text).sample
+        known = self.text
+        text = self.encoder(self.prompt_ids[prompts]) if known is None else known.rows(prompts)
+        told = text.rows(places).unet_inputs()
+        predicted = self.unet(noisy.to(self.unet.dtype), timesteps, **told).sample
         target = alpha * noise - sigma * latents if self.predicts_v else noise
         errors = functional.mse_loss(predicted.float(), target, reduction="none")
         losses = errors.mean(dim=(1, 2, 3))
@@ -163,9 +185,40 @@ class DenoisingLoss(nn.Module):
             losses = losses * snr.clamp(max=self.snr_gamma) / (snr + 1 if self.predicts_v else snr)
         return (losses * weights).sum()
 
-    def _conditioning(self, prompts: Int64[Tensor, " n"]) -> Conditioning:
-        """Each distinct prompt of the batch runs through the text encoders once."""
-        if self.text is not None:
-            return self.text.rows(prompts)
-        distinct, inverse = torch.unique(prompts, return_inverse=True)
-        return self.encoder(self.prompt_ids[distinct]).rows(inverse)
+
+def inputs(
+    batch: Sequence[Tensor], device: torch.device | str, padded: bool = False
+) -> list[Tensor]:
+    """A `Batch`'s tensors as `DenoisingLoss` takes them, on its device. Each distinct prompt runs
+    through the text encoders once; with `padded` there are as many as samples, the last of them
+    again and again.
+
+    Which prompts are distinct is found here, on the CPU: a GPU would have to be waited for.
+    """
+    latents, noise, timesteps, prompts, weights = batch
+    distinct, places = torch.unique(prompts, return_inverse=True)
+    if padded:
+        distinct = torch.cat([distinct, distinct[-1:].expand(len(prompts) - len(distinct))])
+    taken = (latents, noise, timesteps, distinct, places, weights)
+    return [sent(tensor, device) for tensor in taken]
+
+
+def trained_rows(
+    pipe: Pipeline, tokens: Sequence[str], vectors: int
+) -> list[dict[str, Float[Tensor, "vectors dim"]]]:
+    """Token -> its rows, of each text encoder; without tokens a single empty one."""
+    if not tokens:
+        return [{}]
+    found = []
+    for _, encoder in text_parts(pipe):
+        rows = encoder.get_input_embeddings().rows.detach().split(vectors)
+        found.append(dict(zip(tokens, rows, strict=True)))
+    return found
+
+
+def trained_lora(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """The UNet's LoRA in diffusers' naming."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    return convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_WITHOUT_EFFECT = ("concept", "checkpoint_every", "compile", "data_seed")
+_WITHOUT_EFFECT = ("concept", "checkpoint_every", "compile", "cuda_graph", "data_seed")
 """Options that the weights do not depend on, or that show elsewhere: the seed of the data in the
 data's fingerprint.
 """

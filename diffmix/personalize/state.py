@@ -26,8 +26,9 @@ class TrainingState(NamedTuple):
     scaler: torch.amp.GradScaler
     """Scales the loss in fp16, so that small gradients survive; it does nothing otherwise."""
 
-    def update(self, max_grad_norm: float, clip_tokens: bool = True) -> None:
-        """Take an optimizer step with the gradients, whose norm is clipped, and clear them.
+    def update(self, max_grad_norm: float, clip_tokens: bool = True, keep: bool = False) -> None:
+        """Take an optimizer step with the gradients, whose norm is clipped, and clear them. With
+        `keep` they become zeros where they are.
 
         Without `clip_tokens` the new embedding rows (names that end in `.rows`) have no part in the
         norm and are not scaled.
@@ -41,7 +42,7 @@ class TrainingState(NamedTuple):
         nn.utils.clip_grad_norm_(clipped, max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not keep)
 
     def forget(self) -> None:
         """Drop the gradients of a step that was broken off."""

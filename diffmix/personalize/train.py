@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffmix.config import ModelConfig, PersonalizeConfig
-from diffmix.errors import UserError
 from diffmix.generator.base_model import (
     base_fingerprint,
     device_and_dtype,
@@ -25,11 +25,19 @@ from diffmix.generator.base_model import (
     text_parts,
 )
 from diffmix.generator.concept import Concept, prompt
+from diffmix.generator.device.graph import StepGraph
 from diffmix.personalize.batches import Batches
 from diffmix.personalize.crops import Images
-from diffmix.personalize.large_batch import folded
+from diffmix.personalize.large_batch import folded, of_a_step
 from diffmix.personalize.latents import FreshLatents, LatentCache, Latents
-from diffmix.personalize.modules import DenoisingLoss, add_lora, add_rows
+from diffmix.personalize.modules import (
+    DenoisingLoss,
+    add_lora,
+    add_rows,
+    inputs,
+    trained_lora,
+    trained_rows,
+)
 from diffmix.personalize.optimizer import check_optimizer, make_optimizer
 from diffmix.personalize.prior import prior_images, prior_prompt
 from diffmix.personalize.rows import Rows
@@ -40,6 +48,8 @@ from diffmix.storage import Folder
 if TYPE_CHECKING:
     from diffmix.datasets.real import RealSet
     from diffmix.generator.base_model import Pipeline
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +118,14 @@ class ConceptTraining:
         prior: Folder,
     ):
         self.device, self.dtype = device_and_dtype(model.precision)
+        self.autocast = self.dtype == torch.float16
+        """A UNet in bf16 runs as it is, as in mixers: autocast would make its norms' inputs and
+        outputs fp32. In fp16 their gradients could overflow.
+        """
         check_optimizer(personalize)
         self.model, self.real, self.seed, self.attempt = model, real, seed, attempt
         self.options = folded(personalize)
-        self.parts = attempt.world_size * self.options.gradient_accumulation_steps
-        """Batches of a step, over all workers."""
-        self.per_step = self.options.global_batch_size or self.options.batch_size * self.parts
-        """Images of a step, over all workers."""
-        self._check_batch()
+        self.parts, self.per_step = of_a_step(self.options, attempt.world_size)
         square = all_square(real)
         self.cropped = personalize.resize_mode == "shorter" and not square
         self.identity: dict[str, Any] = {
@@ -138,6 +148,7 @@ class ConceptTraining:
         self.parallel: nn.Module = self.loss
         if attempt.world_size > 1:
             self.parallel = nn.parallel.DistributedDataParallel(self.loss, broadcast_buffers=False)
+        self.graph = self._step_graph()
 
     def run(self) -> None:
         """Take the steps that are left."""
@@ -153,8 +164,9 @@ class ConceptTraining:
 
     def step(self, number: int) -> Float[Tensor, ""]:
         """Take step `number`, the first of which is 0. Gives this rank's loss on the device."""
-        loss = self.rows.retried(lambda: self._gradients(number), self.state.forget)
-        self.state.update(self.options.max_grad_norm, self.options.clip_tokens)
+        loss = self.rows.retried(lambda: self._gradients(number), self._forget)
+        options = self.options
+        self.state.update(options.max_grad_norm, options.clip_tokens, keep=self.graph.is_on)
         return loss
 
     def _gradients(self, number: int) -> Float[Tensor, ""]:
@@ -185,17 +197,9 @@ class ConceptTraining:
         )
         if self.attempt.rank != 0:
             return concept
-        embeds = self._embeds()
-        return concept.save(out, embeds[0], self._lora(), *embeds[1:])
-
-    def _check_batch(self) -> None:
-        if self.per_step < self.parts:
-            raise UserError(
-                f"--personalize.global_batch_size is {self.per_step}, but each of "
-                f"{self.attempt.world_size} workers needs an image for each of "
-                f"{self.options.gradient_accumulation_steps} accumulated batches; choose at least "
-                f"{self.parts}."
-            )
+        embeds = trained_rows(self.pipe, list(self.tokens.values()), options.vectors_per_token)
+        lora = trained_lora(self.pipe.unet) if options.lora else {}
+        return concept.save(out, embeds[0], lora, *embeds[1:])
 
     def _prior_images(self, folder: Folder) -> Images:
         return prior_images(
@@ -315,35 +319,35 @@ class ConceptTraining:
         batch = self.batches.draw(step, range(*edges), num_classes, divisor)
         total = torch.zeros((), device=self.device)
         for rows in self.rows.of(batch):
-            with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
-                on_device = (tensor.to(self.device, non_blocking=True) for tensor in rows)
-                loss = self.parallel(*on_device) / self.options.gradient_accumulation_steps
-            self.state.scaler.scale(loss).backward()
-            total += loss.detach()
+            total += self.graph(inputs(rows, self.device, padded=self.graph.is_on))
         return total
+
+    def _work(self, taken: Sequence[Tensor]) -> Float[Tensor, ""]:
+        """Forward and backward pass: adds gradients, gives the share of the loss."""
+        with torch.autocast(self.device, self.dtype, enabled=self.autocast):
+            loss = self.parallel(*taken) / self.options.gradient_accumulation_steps
+        self.state.scaler.scale(loss).backward()
+        return loss.detach()
+
+    def _step_graph(self) -> StepGraph:
+        trained = list(self.state.parameters.values())
+        graph = StepGraph(self._work, trained, self.attempt.on_note or (lambda _: None))
+        possible = self.device == "cuda" and self.attempt.world_size == 1 and not self.autocast
+        if self.options.cuda_graph and not possible:
+            log.warning(
+                "--personalize.cuda_graph is for one worker, on a GPU, in bf16 or fp32: going on "
+                "without"
+            )
+        graph.is_on = self.options.cuda_graph and possible
+        return graph
+
+    def _forget(self) -> None:
+        """Drop the gradients of a step that was broken off, and the graph that adds to them."""
+        self.graph.drop()
+        self.state.forget()
 
     def _checkpoint(self, on_checkpoint: Callable[[Path | None, int], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="diffmix-") as folder:
             if self.attempt.rank == 0:
                 self.state.save(Path(folder), self.identity, self.done)
             on_checkpoint(Path(folder) if self.attempt.rank == 0 else None, self.done)
-
-    def _embeds(self) -> list[dict[str, Float[Tensor, "vectors dim"]]]:
-        """Token -> its rows, of each text encoder."""
-        if not self.tokens:
-            return [{}]
-        embeds = []
-        for _, encoder in text_parts(self.pipe):
-            rows = encoder.get_input_embeddings().rows.detach()
-            of_tokens = rows.split(self.options.vectors_per_token)
-            embeds.append(dict(zip(self.tokens.values(), of_tokens, strict=True)))
-        return embeds
-
-    def _lora(self) -> dict[str, Tensor]:
-        """The LoRA in diffusers' naming; empty without."""
-        from diffusers.utils import convert_state_dict_to_diffusers
-        from peft.utils import get_peft_model_state_dict
-
-        if not self.options.lora:
-            return {}
-        return convert_state_dict_to_diffusers(get_peft_model_state_dict(self.pipe.unet))

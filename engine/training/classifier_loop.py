@@ -15,7 +15,7 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -29,17 +29,16 @@ from diffmix.classifier.model import (
     bare_model,
     build_model,
     describe,
-    input_layout,
     load_description,
     save_classifier,
 )
 from diffmix.classifier.samples import MixedSampler, MixedSamples
 from diffmix.classifier.schedule import Schedule
 from diffmix.classifier.target_draw import TargetDraw, inverse_weights
-from diffmix.classifier.transforms import train_transform
+from diffmix.classifier.transforms import Normalize, train_transform
 from diffmix.config import replace
 from diffmix.datasets.real import RealSet
-from diffmix.devices import take_share
+from diffmix.devices import loader_workers, take_share
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder
@@ -89,7 +88,12 @@ class ClassifierLoop:
         self.resumed = Resumed(self.sampler)
         minutes = self.options.checkpoint_minutes
         self.clock = CheckpointClock(minutes, self.world_size, self.engine.device)
+        self.workers = loader_workers(self.options.loader_workers)
         self.loader = self._loader(pool)
+        self.val_loader: DataLoader | None = None
+        workers = self.workers * (self.engine.device.type == "cuda")  # else cores are busy
+        self.eval_sizes = max(64, self.options.batch_size // self.world_size), workers
+        self.normalize = Normalize(self.classifier, self.engine.device)
 
     def _sampler(self, pool: PoolWriter) -> MixedSampler:
         mix = self.job.config.mix
@@ -115,10 +119,10 @@ class ClassifierLoop:
         return None
 
     def _loader(self, pool: PoolWriter) -> DataLoader:
-        transform = train_transform(self.options, self.classifier)
+        transform = train_transform(self.options, self.classifier, as_bytes=True)
         mixes = PoolReader(pool.folder)
         samples = MixedSamples(self.real, mixes, transform, self.job.config.mix, self.options)
-        workers = self.options.loader_workers
+        workers = self.workers
         shorten_listeners()
         return DataLoader(
             samples,
@@ -204,7 +208,7 @@ class ClassifierLoop:
 
     def _step(
         self,
-        images: Float[Tensor, "batch 3 height width"],
+        images: Num[Tensor, "batch 3 height width"],
         labels: Float[Tensor, "batch classes"],
         step: int,
         epoch: int,
@@ -212,12 +216,11 @@ class ClassifierLoop:
         """One train step on this rank's share of a batch; gives its loss, which may still be
         computing. `step` counts from the first epoch's start.
         """
-        device, rate = self.engine.device, self.schedule.rate(step)
+        rate = self.schedule.rate(step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        layout = input_layout(device.type)
-        images = images.to(device, self.dtype, non_blocking=True, memory_format=layout)
-        labels = labels.to(device, non_blocking=True)
+        images = self.normalize(images).to(self.dtype)
+        labels = labels.to(self.engine.device, non_blocking=True)
         images, labels = self.batch_mix(images, labels, self.seed, self.rank, step)
         loss = self.loss(self.engine(images), labels, epoch)
         self.engine.backward(loss)
@@ -275,8 +278,10 @@ class ClassifierLoop:
         share = -(-len(self.val) // self.world_size)
         positions = self.rank + self.world_size * np.arange(share)
         rows = positions % len(self.val)
-        logits = metrics.predict(
-            self.engine.module, self.classifier, self.val, rows, self._eval_batch()
+        if self.val_loader is None:
+            self.val_loader = metrics.eval_loader(self.classifier, self.val, rows, *self.eval_sizes)
+        logits = metrics.predict_all(
+            self.engine.module, self.classifier, self.val_loader, self.dtype
         )
         right = (logits.argmax(1) == self.val.labels[rows]) & (positions < len(self.val))
         correct = torch.tensor([float(right.sum())], device=self.engine.device)
@@ -334,13 +339,10 @@ class ClassifierLoop:
                 folder.write("predictions.json", json.dumps(logits.argmax(1).tolist()).encode())
 
             result, confusion = metrics.evaluate_folder(
-                folder.uri, self.job.test_path, device, self._eval_batch(), keep
+                folder.uri, self.job.test_path, device, *self.eval_sizes, keep
             )
             if confusion is not None:
                 folder.write("confusion.json", json.dumps(confusion.tolist()).encode())
             folder.write("result.json", json.dumps(with_version(result), indent=2).encode())
         if dist.is_initialized():
             dist.barrier()
-
-    def _eval_batch(self) -> int:
-        return max(64, self.options.batch_size // self.world_size)

@@ -3,7 +3,8 @@ import os
 import pytest
 import torch
 
-from diffmix.devices import inference_device, limit_threads, take_share
+from diffmix import devices
+from diffmix.devices import inference_device, limit_threads, loader_workers, take_share
 
 
 @pytest.mark.parametrize("available", [True, False])
@@ -47,3 +48,17 @@ def test_a_part_of_a_gpu_is_a_part_of_its_memory(monkeypatch, gpus, expected):
     take_share(cpus=1, gpus=gpus)
     assert inference_device() == "cuda"
     assert taken == expected
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "expected"), [(16, 1, 15), (200, 8, 16), (8, 4, 2), (24, 2, 11), (4, 0, 3)]
+)
+def test_images_are_decoded_by_the_cores_that_a_gpu_has(monkeypatch, cores, gpus, expected):
+    files = [f"/dev/nvidia{number}" for number in range(gpus)]  # none are seen under WSL
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    monkeypatch.setattr(devices, "glob", lambda pattern: files)
+    assert loader_workers(None) == expected
+    assert loader_workers(5) == 5
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert loader_workers(None) == 2

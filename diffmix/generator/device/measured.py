@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from diffmix.config import MixConfig, ModelConfig
 from diffmix.generator.base_model import base_path, device_and_dtype
+from diffmix.generator.device.accumulation import number_format
 from diffmix.generator.device.attention import choose_attention
 from diffmix.generator.device.layout import faster_layout, set_layout
 
@@ -48,7 +49,8 @@ def made_with_here(model: ModelConfig, mix: MixConfig) -> dict[str, str | int]:
         attention = choose_attention(unet, attention, shape)
         layout = faster_layout(unet, shape, attention) if layout == "auto" else layout
     name = torch.cuda.get_device_name()
-    return _made_with(name, str(dtype).removeprefix("torch."), attention, layout, model)
+    precision = number_format(dtype, model.fp16_accumulation)
+    return _made_with(name, precision, attention, layout, model)
 
 
 def _random_unet(model: ModelConfig, device: str, dtype: torch.dtype) -> UNet2DConditionModel:

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
+import torch
 
-from diffmix.classifier.metrics import accuracy, by_class_size, calibration, confusion
+from diffmix.classifier.metrics import accuracy, by_class_size, calibration, confusion, predict
+from diffmix.classifier.model import build_model, describe
+from diffmix.classifier.transforms import eval_transform
+from diffmix.config import TrainConfig
+from diffmix.images import decode
 
 
 def test_worked_by_hand():
@@ -71,3 +76,20 @@ def test_many_medium_and_few():
     assert by_class_size(per_class, sizes, 20, 5) == {"many": 0.5, "medium": 0.375, "few": 0.75}
     assert by_class_size(per_class, sizes, 30, 10) == {"many": 0.0, "medium": 0.75, "few": 0.5}
     assert by_class_size(per_class, np.full(5, 10), 20, 5) == {}, "there is nothing to compare"
+
+
+def test_predictions_by_hand_with_workers_and_in_half_precision(tiny_real):
+    config = TrainConfig(model_name="resnet10t", pretrained=False, resolution=32)
+    model, description = build_model(config, 4).eval(), describe(config, tiny_real.class_names)
+    rows = np.array([3, 0, 11])
+    transform = eval_transform(description)
+    images = torch.stack([transform(decode(tiny_real.image_bytes(int(row)))) for row in rows])
+    with torch.no_grad():
+        expected = model(images).numpy()
+    np.testing.assert_allclose(predict(model, description, tiny_real, rows), expected, rtol=1e-5)
+    by_others = predict(model, description, tiny_real, rows, batch_size=2, workers=1)
+    np.testing.assert_allclose(by_others, expected, rtol=1e-4, atol=1e-5)
+    half = predict(model, description, tiny_real, rows, dtype=torch.bfloat16)
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - expected).max() < 0.05 * np.abs(expected).max()
+    assert predict(model, description, tiny_real, rows[:0]).shape == (0, 4)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms
 
 from diffmix.classifier.model import describe
-from diffmix.classifier.transforms import eval_transform, train_transform
+from diffmix.classifier.transforms import Normalize, eval_transform, train_transform
 from diffmix.config import TrainConfig
 
 PLAIN = {
@@ -97,3 +98,27 @@ def test_rand_augment_is_a_function_of_torchs_seed_alone():
     np.random.seed(5)
     assert torch.equal(crops(image, rand_augment=True), found)
     assert not torch.equal(found, crops(image, resized_crop=True, color_jitter=0.4, hue=0.0))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"flip": True, "color_jitter": 0.4}, {"rand_augment": True}, {"erase": 1.0}, None]
+)
+def test_bytes_are_normalized_to_the_same_bits_as_by_torchvision(settings):
+    """Of a quarter of the size, unless something was erased. None: as tests see images."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    config = TrainConfig(**{**PLAIN, **(settings or {})})
+    model = describe(config, ["a"])
+    found = []
+    for as_bytes in (False, True):
+        usual = eval_transform(model, as_bytes)
+        transform = usual if settings is None else train_transform(config, model, as_bytes)
+        torch.manual_seed(3)
+        random.seed(3)
+        found.append(torch.stack([transform(image) for _ in range(6)]))
+    erased = settings == {"erase": 1.0}
+    assert found[1].dtype == (torch.float32 if erased else torch.uint8)
+    assert torch.equal(Normalize(model, "cpu")(found[1]), found[0])
+    every = torch.arange(256, dtype=torch.uint8).repeat(3, 1)[None, :, None]
+    stock = transforms.Normalize(model.mean, model.std)(every.float().div(255))
+    assert torch.equal(Normalize(model, "cpu")(every), stock)

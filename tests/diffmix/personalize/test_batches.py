@@ -29,7 +29,8 @@ class Numbers:
         self.views += views(step)
         mean = np.array([view.image for view in views(step)], np.float32)
         moments = np.stack([mean, np.zeros_like(mean)], axis=1)
-        return np.broadcast_to(moments[..., None, None, None], (*moments.shape, 4, 2, 2))
+        shape = (*moments.shape, 4, 2, 2)
+        return torch.from_numpy(np.broadcast_to(moments[..., None, None, None], shape).copy())
 
 
 def batches(cropped: bool = False, **options) -> Batches:

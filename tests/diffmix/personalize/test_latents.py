@@ -21,7 +21,7 @@ def posterior(vae, images, view: View, cropped: bool) -> np.ndarray:
 
 
 def seen(latents, *views: View) -> np.ndarray:
-    return latents.posteriors(range(len(views)), 0, lambda step: views)
+    return latents.posteriors(range(len(views)), 0, lambda step: views).numpy()
 
 
 @pytest.fixture
@@ -60,13 +60,13 @@ def test_fresh_latents_are_those_of_each_view(vae, tiny_real, count):
         for _ in range(30)
     ]
     whole = FreshLatents(vae, tiny_real, 32)
-    made = [whole.posteriors(slots, step, steps.__getitem__) for step in range(12)]
+    made = [whole.posteriors(slots, step, steps.__getitem__).numpy() for step in range(12)]
     for views, found in zip(steps, made, strict=False):
         expected = np.stack([posterior(vae, tiny_real, view, cropped=True) for view in views])
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
     resumed = FreshLatents(vae, tiny_real, 32)
     for step in range(5, 12):
-        again = resumed.posteriors(slots, step, steps.__getitem__)
+        again = resumed.posteriors(slots, step, steps.__getitem__).numpy()
         assert np.array_equal(again, made[step])
 
 
