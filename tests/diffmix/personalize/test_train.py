@@ -10,6 +10,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffmix.config import MixConfig, PersonalizeConfig, replace
 from diffmix.errors import UserError
@@ -20,6 +21,7 @@ from diffmix.personalize import train as module
 from diffmix.personalize.settings import concept_settings
 from diffmix.personalize.train import Attempt, train_concept
 from diffmix.plan import MixSpec
+from diffmix.storage import Folder
 
 FILES = ("learned_embeds.safetensors", "pytorch_lora_weights.safetensors")
 
@@ -427,6 +429,50 @@ def test_half_precision_trains_in_full_precision(tmp_path, tiny_model, tiny_real
     other = weights(tmp_path / "concept")
     assert {value.dtype for value in other.values()} == {torch.float32}
     assert 0 < max((plain[key] - other[key]).abs().max() for key in plain) < 0.1
+
+
+class Casts(TorchDispatchMode):
+    """Notes the shapes of what is cast to another floating-point type."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and args[0].is_floating_point():
+            self.seen.append((tuple(args[0].shape), args[0].dtype, made.dtype))
+        return made
+
+
+def test_a_bf16_unet_runs_without_autocast(tmp_path, tiny_model, tiny_real):
+    """Only the LoRA's matrices are cast, once each, and the sines of the time steps. Losses are
+    those of fp32 and of autocast but for rounding.
+    """
+    losses = {}
+    for precision in ("fp32", "bf16", "autocast"):
+        model = replace(tiny_model, precision="fp32" if precision == "fp32" else "bf16")
+        folder = Folder(str(tmp_path / "prior"))
+        training = module.ConceptTraining(
+            model, settings(batch_size=3), tiny_real, 0, Attempt(), folder
+        )
+        training.autocast = precision == "autocast"
+        losses[precision] = [training.step(number).item() for number in range(3)]
+        if precision != "bf16":
+            continue
+        unet, casts = training.pipe.unet, Casts()
+        matrices = [value for name, value in unet.named_parameters() if "lora_" in name]
+        assert {value.dtype for value in matrices} == {torch.float32}
+        latents, text = torch.randn(3, 4, 8, 8).bfloat16(), torch.randn(3, 77, 32).bfloat16()
+        timesteps = torch.tensor([1, 2, 3])
+        with casts:
+            unet(latents, timesteps, text)
+        assert not torch.is_autocast_enabled("cpu")
+        sines = ((3, 16), torch.float32, torch.bfloat16)
+        expected = [(tuple(value.shape), value.dtype, torch.bfloat16) for value in matrices]
+        assert sorted(casts.seen, key=str) == sorted([sines, *expected], key=str)
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.01)
+    assert losses["bf16"] == pytest.approx(losses["autocast"], rel=0.01)
 
 
 def test_fp16_trains_through_the_gradient_scaler(
