@@ -58,7 +58,8 @@ def by_batch(context: Context) -> Figures:
         yield f"{name} slowest kernels", slowest(ran)
     if device == "cuda":
         yield "graph_2_ms_a_row", _in_a_graph(call_of(unet, context, 2), context) / 2 * 1e3
-    unet.to(torch.float16)
+    if device == "cuda":  # CPUs are slow with it
+        unet.to(torch.float16)
     for name, wanted in (("fp16", False), ("fp16_added_in_fp16", True)):
         if context.left() > 5:
             call = call_of(unet, context, context.sizes.unet_rows[-2])
