@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_GRAPHS = "for one worker, on a GPU, in bf16 or fp32"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
@@ -202,15 +204,8 @@ class ConceptTraining:
         return concept.save(out, embeds[0], lora, *embeds[1:])
 
     def _prior_images(self, folder: Folder) -> Images:
-        return prior_images(
-            self.model,
-            self.real.superclass,
-            self.options.prior_images,
-            self.seed,
-            folder,
-            self.attempt.rank,
-            self.attempt.world_size,
-        )
+        count, place = self.options.prior_images, (self.attempt.rank, self.attempt.world_size)
+        return prior_images(self.model, self.real.superclass, count, self.seed, folder, *place)
 
     def _add_what_is_trained(self) -> dict[str, str]:
         """Freeze the base, and add tokens and LoRA to it. Gives class name -> token, empty without
@@ -334,10 +329,7 @@ class ConceptTraining:
         graph = StepGraph(self._work, trained, self.attempt.on_note or (lambda _: None))
         possible = self.device == "cuda" and self.attempt.world_size == 1 and not self.autocast
         if self.options.cuda_graph and not possible:
-            log.warning(
-                "--personalize.cuda_graph is for one worker, on a GPU, in bf16 or fp32: going on "
-                "without"
-            )
+            log.warning("--personalize.cuda_graph is %s: going on without", _GRAPHS)
         graph.is_on = self.options.cuda_graph and possible
         return graph
 
