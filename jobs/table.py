@@ -73,9 +73,6 @@ _COLORS |= {"waiting": "yellow"}
 
 def print_forecast(forecast: dict) -> None:
     """What `diffmix plan` found."""
-    # Outside the table, which would cut long lines, and as it is: names may look like markup.
-    for line in forecast.get("data", []):
-        print(line)
     table = Table(show_header=False)
     for name, value in forecast.items():
         if not isinstance(value, list):
