@@ -15,6 +15,7 @@ from diffmix.format_version import KEY, without_version
 from diffmix.storage import Folder
 from engine.display import View
 from engine.display.state import SILENT_SECONDS
+from engine.display.terminal import say
 from engine.listeners import METRICS_FILE, metrics_among
 
 _LOCAL_SECONDS, _REMOTE_SECONDS = 1.0, 10.0
@@ -38,10 +39,13 @@ def watch(
         raise UserError(f"{uri or 'The run folder'} does not exist; set --out to a run folder.")
     seconds = _LOCAL_SECONDS if folder.is_local else _REMOTE_SECONDS
     follower: Follower | None = None
-    last = None
+    last, told = None, False
     with contextlib.closing(view):
         while True:
             running = _latest(folder)
+            if running is None and not told:
+                told = True
+                say(f"nothing is recorded in {uri} yet; waiting for a run to begin there")
             if running is not None and (follower is None or running.uri != follower.folder.uri):
                 follower = Follower(running)
             events = follower.new_events() if follower else []

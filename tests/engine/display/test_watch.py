@@ -62,13 +62,18 @@ def test_a_run_that_was_resumed_goes_on(tmp_path, event):
     assert view.kinds == ["start", "end", "start", "end"]
 
 
-def test_a_run_that_has_not_begun_is_waited_for(tmp_path, event):
-    view = Kinds()
+def test_a_run_that_has_not_begun_is_waited_for(tmp_path, event, capsys):
+    view, looks = Kinds(), []
 
     def pause(seconds):
-        Folder(str(tmp_path)).write("metrics.jsonl", lines(event("end", 1.0, outcome="done")))
+        looks.append(seconds)
+        if len(looks) == 2:
+            ends = event("end", 1.0, outcome="done")
+            Folder(str(tmp_path)).write("metrics.jsonl", lines(ends))
 
     assert watch(str(tmp_path), view, pause) == "done"
+    said = f"nothing is recorded in {tmp_path} yet; waiting for a run to begin there\n"
+    assert capsys.readouterr().err == said
 
 
 def test_seeds_are_watched_one_after_the_other(tmp_path, event):
