@@ -127,8 +127,8 @@ class _WithoutRay(io.TextIOBase):
 def interruptible() -> Iterator[None]:
     """In the block, the first Ctrl-C raises `KeyboardInterrupt`, as usual, and the second one ends
     the process at once, with exit code 130, whatever it is waiting for. So does the first one where
-    SIGTERM has already told the process to end (`jobs/cli.py`). After Ctrl-C, SIGTERM is ignored: it
-    would break what closes.
+    SIGTERM has already told the process to end (`jobs/cli.py`). After Ctrl-C, SIGTERM is ignored:
+    it would break what closes.
     """
     usual = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(usual):

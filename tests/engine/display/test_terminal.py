@@ -11,7 +11,6 @@ import logging, os, sys, threading, warnings
 from diffmix.errors import UserError
 from engine.display import terminal
 
-{before}
 try:
     with terminal.quiet({verbose}):
         os.write(2, b"raylet noise\\n")
@@ -83,6 +82,7 @@ INTERRUPTED = """
 import os, signal, sys, threading
 from engine.display import terminal
 
+{before}
 try:
     with terminal.interruptible(), terminal.quiet():
         os.kill(os.getpid(), signal.SIGINT)
