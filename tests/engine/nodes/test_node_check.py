@@ -47,3 +47,7 @@ def test_the_table_has_a_row_for_each_node_and_says_what_is_wrong(capsys):
     assert "torch differs" in words
     assert "10.0.0.3 does not see the run folder" in words
     assert "10.0.0.4 did not answer (gone)" in words
+    assert print_nodes([node("a", versions={}, error="gone")]) == 1
+    assert "same versions" not in capsys.readouterr().out
+    assert print_nodes([*good, node("c", versions={}, error="gone")]) == 1
+    assert "the nodes that answered have the same versions" in capsys.readouterr().out
