@@ -63,7 +63,8 @@ def preview(config: Config) -> None:
 def report(config: Config) -> None:
     from engine.results.report import report as make_report
 
-    print(make_report(config))
+    make_report(config)
+    print(f"{config.out}/report.html")
 
 
 def synthesize(config: Config) -> None:

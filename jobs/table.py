@@ -30,7 +30,7 @@ def print_summary(summary: dict, config: Config) -> None:
     _console().print(table)
     # Outside the table, which would cut long paths off.
     if "report" in summary:
-        print(f"report: {summary['report']}")
+        print(f"report: {config.out}/report.html")
     print(f"run folder: {config.out}")
 
 
