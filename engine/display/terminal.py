@@ -113,7 +113,7 @@ class _WithoutRay(io.TextIOBase):
         self._stream().flush()
 
     def isatty(self) -> bool:
-        return self._output.isatty()
+        return not self._output.closed and self._output.isatty()
 
     def fileno(self) -> int:
         return self._output.fileno()
