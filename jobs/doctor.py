@@ -55,14 +55,15 @@ def print_nodes(nodes: list[NodeFacts]) -> int:
 
     from engine.nodes.node_check import differences
 
-    table = Table("node", "CPUs", "GPUs", "devices", "free disk", "run folder")
+    table = Table("node", "CPUs", "GPUs", "devices", "free disk", "run folder", "ray, torch")
     bad = []
     for node in nodes:
         kinds = Counter(node.devices)
         devices = ", ".join(f"{number} x {name}" for name, number in kinds.items()) or "none"
         seen = {True: "yes", False: "no", None: ""}[node.sees_out]
         cells = (node.name, f"{node.cpus:g}", f"{node.gpus:g}", devices)
-        table.add_row(*map(escape, cells), f"{node.free_gb:.0f} GB", seen)
+        versions = ", ".join(str(node.versions.get(name) or "none") for name in ("ray", "torch"))
+        table.add_row(*map(escape, cells), f"{node.free_gb:.0f} GB", seen, versions)
         if node.error:
             bad.append(f"{node.name} did not answer ({node.error})")
         elif node.sees_out is False:
