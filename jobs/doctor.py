@@ -55,15 +55,14 @@ def print_nodes(nodes: list[NodeFacts]) -> int:
 
     from engine.nodes.node_check import differences
 
-    table = Table("node", "CPUs", "GPUs", "devices", "free disk", "run folder", "ray, torch")
+    table = Table("node", "CPUs", "GPUs", "devices", "free disk", "run folder")
     bad = []
     for node in nodes:
         kinds = Counter(node.devices)
         devices = ", ".join(f"{number} x {name}" for name, number in kinds.items()) or "none"
         seen = {True: "yes", False: "no", None: ""}[node.sees_out]
         cells = (node.name, f"{node.cpus:g}", f"{node.gpus:g}", devices)
-        versions = ", ".join(str(node.versions.get(name) or "none") for name in ("ray", "torch"))
-        table.add_row(*map(escape, cells), f"{node.free_gb:.0f} GB", seen, versions)
+        table.add_row(*map(escape, cells), f"{node.free_gb:.0f} GB", seen)
         if node.error:
             bad.append(f"{node.name} did not answer ({node.error})")
         elif node.sees_out is False:
@@ -75,10 +74,11 @@ def print_nodes(nodes: list[NodeFacts]) -> int:
     console.print(table)
     for text in bad:
         console.print(f"[red] bad[/]  {escape(text)}")
-    answered = sum(not node.error for node in nodes)
+    answered = [node for node in nodes if not node.error]
     if answered and not differing:
-        which = "all nodes" if answered == len(nodes) else "the nodes that answered"
-        console.print(f"[green]  ok[/]  {which} have the same versions")
+        which = "all nodes" if len(answered) == len(nodes) else "the nodes that answered"
+        named = ", ".join(f"{name} {one}" for name, one in answered[0].versions.items() if one)
+        console.print(f"[green]  ok[/]  {which} have the same versions: {escape(named)}")
     return 1 if bad else 0
 
 
