@@ -168,6 +168,8 @@ def _hours_section(config: Config, summary: dict, events: list[dict]) -> list[Se
         columns = ["phase", "GPU-hours", "cost, $"]
         rows = []
         for phase in dict.fromkeys([*hours, *dollars]):
+            if phase == IDLE and round(dollars[IDLE], 2) == 0:
+                continue
             row = [_PHASES.get(phase, phase), round(hours.get(phase, 0.0), 4)]
             rows.append([*row, round(dollars.get(phase, 0.0), 2)])
         sums = sum(hours.values()), sum(dollars.values())
