@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from diffmix.config import Config
@@ -181,6 +181,11 @@ class MetricsFile:
 
 def metrics_files(out: Folder) -> list[str]:
     """The names of a run folder's files of events, in the order in which they were begun."""
-    names = out.names()
+    return metrics_among(out.names())
+
+
+def metrics_among(files: Iterable[str]) -> list[str]:
+    """Those of a run folder's `files` that hold events, in the order in which they were begun."""
+    names = sorted(files)
     later = [name for name in names if _LATER_PART.fullmatch(name)]
     return [METRICS_FILE, *later] if METRICS_FILE in names else later

@@ -18,6 +18,7 @@ def run(config: Config) -> None:
     from jobs.table import print_summary
 
     _require_shared_out(config)
+    _say_start(config)
     if config.run.seeds:
         from engine.seeds import run_seeds
 
@@ -33,6 +34,7 @@ def personalize(config: Config) -> None:
     from engine.run import run_personalization
 
     _require_shared_out(config)
+    _say_start(config)
     concept = run_personalization(config)
     print(
         f"The concept is in {concept}."
@@ -61,13 +63,15 @@ def preview(config: Config) -> None:
 def report(config: Config) -> None:
     from engine.results.report import report as make_report
 
-    print(make_report(config))
+    make_report(config)
+    print(f"{config.out}/report.html")
 
 
 def synthesize(config: Config) -> None:
     from engine.run import run_mixing
 
     _require_shared_out(config)
+    _say_start(config)
     plan = run_mixing(config)["plan"]
     print(
         f"{plan['stored']} mixes are in {config.out}/mixes ({plan['rejected']} more were rejected)."
@@ -90,6 +94,7 @@ def train(config: Config) -> None:
     from jobs.table import print_summary
 
     _require_shared_out(config)
+    _say_start(config)
     print_summary(run_training(config), config)
 
 
@@ -146,10 +151,15 @@ def compare(config: Config, words: list[str]) -> None:
 def watch(config: Config, words: list[str]) -> int:
     """Gives the exit code: that of the run."""
     from engine.display import make_display
+    from engine.display.terminal import say
     from engine.display.watch import watch as watch_run
 
     out = _one_folder(words, config.out, "watch")
-    outcome = watch_run(out, make_display(config.run.display, out))
+    try:
+        outcome = watch_run(out, make_display(config.run.display, out))
+    except KeyboardInterrupt:
+        say("diffmix: no longer watched; the run is not touched.")
+        return 130
     return {"done": 0, "interrupted": 130}.get(outcome, 1)
 
 
@@ -174,6 +184,14 @@ def plan(config: Config) -> None:
     from jobs.table import print_forecast
 
     print_forecast(forecast(config))
+
+
+def _say_start(config: Config) -> None:
+    """The display has nothing to show before the first event, many seconds from here."""
+    from engine.display.terminal import say
+
+    if "progress" in config.run.listeners and config.run.display != "json":
+        say("starting: libraries are loaded, data are checked, Ray is connected to")
 
 
 def _require_shared_out(config: Config) -> None:

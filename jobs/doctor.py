@@ -67,14 +67,18 @@ def print_nodes(nodes: list[NodeFacts]) -> int:
             bad.append(f"{node.name} did not answer ({node.error})")
         elif node.sees_out is False:
             bad.append(f"{node.name} does not see the run folder, or may not write there")
-    for name, versions in differences(nodes).items():
+    differing = differences(nodes)
+    for name, versions in differing.items():
         bad.append(f"{name} differs between nodes: {', '.join(map(str, versions))}")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     for text in bad:
         console.print(f"[red] bad[/]  {escape(text)}")
-    if not any("differs" in text for text in bad):
-        console.print("[green]  ok[/]  all nodes have the same versions")
+    answered = [node for node in nodes if not node.error]
+    if answered and not differing:
+        which = "all nodes" if len(answered) == len(nodes) else "the nodes that answered"
+        named = ", ".join(f"{name} {one}" for name, one in answered[0].versions.items() if one)
+        console.print(f"[green]  ok[/]  {which} have the same versions: {escape(named)}")
     return 1 if bad else 0
 
 

@@ -30,7 +30,7 @@ def print_summary(summary: dict, config: Config) -> None:
     _console().print(table)
     # Outside the table, which would cut long paths off.
     if "report" in summary:
-        print(f"report: {summary['report']}")
+        print(f"report: {config.out}/report.html")
     print(f"run folder: {config.out}")
 
 
@@ -39,7 +39,9 @@ def print_runs(runs: list[RunLine], folder: str) -> None:
     if not runs:
         print(f"no runs below {folder}")
         return
-    names = ("run", "state", "with", "without", "mixes", "GPU-h", "time", "ago")
+    priced = any(run.usd is not None for run in runs)
+    cost = ("GPU-h", "$") if priced else ("GPU-h",)
+    names = ("run", "state", "with", "without", "mixes", *cost, "time", "ago")
     table = Table(*names, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.columns[0].overflow = "fold"  # the only column that a narrow terminal makes narrower
     for column in table.columns[1:]:
@@ -54,13 +56,15 @@ def print_runs(runs: list[RunLine], folder: str) -> None:
             percent(run.baseline) if run.baseline is not None else "",
             f"{run.stored}/{run.planned}" if run.planned else "",
             f"{run.gpu_hours:.2f}" if run.gpu_hours is not None else "",
+            *([f"{run.usd:.2f}" if run.usd is not None else ""] if priced else []),
             age(run.seconds),
             age(time.time() - run.last),
         )
     console = Console(width=None if sys.stdout.isatty() else _WIDE)
     console.print(table)
     console.print(
-        "with, without: test accuracy with and without mixes; GPU-h: GPU-hours; ago: last event",
+        "with, without: test accuracy with and without mixes; GPU-h: GPU-hours; "
+        f"{'$: cost of all nodes; ' if priced else ''}ago: last event",
         style="dim",
     )
 
@@ -73,9 +77,6 @@ _COLORS |= {"waiting": "yellow"}
 
 def print_forecast(forecast: dict) -> None:
     """What `diffmix plan` found."""
-    # Outside the table, which would cut long lines, and as it is: names may look like markup.
-    for line in forecast.get("data", []):
-        print(line)
     table = Table(show_header=False)
     for name, value in forecast.items():
         if not isinstance(value, list):

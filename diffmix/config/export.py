@@ -32,3 +32,7 @@ class ExportConfig:
     """Empty or new folder to write to: a local path, s3:// or gs://."""
     rejected: Usual[bool] = False
     """Also export the mixes that the gate rejected."""
+    marked: Usual[bool] = False
+    """Write into each exported mix that it is synthetic: EXIF `Software`, and IPTC's
+    `DigitalSourceType` in XMP. Pixels stay as they are. False: files are the store's bytes.
+    """

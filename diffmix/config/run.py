@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from diffmix.options.markers import Numbers, PathOrName, Share, Unit, Usual
 
@@ -30,8 +30,6 @@ class RunConfig:
     """Ray cluster to join; `auto` is a running one. None: the cluster that the job was submitted
     to; without one, a new one on this machine.
     """
-    usd_per_gpu_hour: Annotated[NonNegativeFloat, Unit("US dollars")] | None = None
-    """Price of an hour of one GPU, for the cost in the report. None: hours without a cost."""
     train_after: Share = 0.05
     """Share of the planned mixes that must be there before training starts. For overlapped mode.
     """
@@ -83,7 +81,8 @@ class LimitsConfig:
     """Dollars for the cluster's nodes while the run runs, by `prices`. None: no limit."""
     prices: Numbers = ()
     """Dollars an hour of one node, for each value of the label `ray-subcluster`: `gen=0.4
-    train=2.1`; `other=0.1` for nodes without one. `limits.usd` needs them.
+    train=2.1`; `other=0.1` for nodes without one. With them the report says what a run cost, also
+    where nothing is limited; `limits.usd` needs them. Empty: no cost is measured.
     """
     for_training: Share = 0.2
     """Share of each limit that is kept for training until an epoch has been timed."""

@@ -6,7 +6,7 @@ import html
 import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -42,7 +42,7 @@ class NamedMix:
     score: float | None
     """The gate's score; None without a gate."""
     accepted: bool
-    load: Callable[[], bytes]
+    load: Callable[[], bytes] = field(repr=False)
     """Reads the image file. Called only for mixes that are needed."""
 
     def _repr_html_(self) -> str:

@@ -70,7 +70,7 @@ def write(folder: Folder, mixes: Iterable[NamedMix], class_names: list[str]) -> 
         source, target = directory(mix.source), directory(mix.target)
         strength = shortest(mix.strength)
         name = f"{target}-{mix.mix_id:06d}-{strength}.png"
-        (folder / "data" / source).write(name, _png(mix))
+        (folder / "data" / source).write(name, as_png(mix))
         first, second = source.replace("_", " "), target.replace("_", " ")
         theirs = [first, second, mix.mix_id, strength, f"{source}/{name}"]
         ours = [mix.source_id, mix.seed, mix.score, mix.accepted, mix.source, mix.target]
@@ -118,7 +118,10 @@ def _check_directories(class_names: list[str]) -> None:
         )
 
 
-def _png(mix: NamedMix) -> bytes:
+def as_png(mix: NamedMix) -> bytes:
+    """The image file of a mix, as PNG whatever the store has. Raises `UserError` where it cannot be
+    read.
+    """
     data = mix.load()
     if data.startswith(b"\x89PNG"):
         return data

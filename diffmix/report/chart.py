@@ -54,7 +54,7 @@ class Chart:
             "width": "container",
             "autosize": {"type": "fit-x", "contains": "padding"},
             "description": self.described or self.title,
-            **self.spec,
+            **_with_ticks(self.spec),
         }
 
 
@@ -73,6 +73,21 @@ class ColorScale:
             "scale": {"domain": list(self.colors), "range": list(self.colors.values())},
             "legend": {"orient": "top"} if legend else None,
         }
+
+
+_PIXELS_OF_A_TICK = 80
+
+
+def _with_ticks(spec: dict) -> dict:
+    """A specification, or a layer of one, whose horizontal axis has as many numbers as fit."""
+    found = dict(spec)
+    if "layer" in spec:
+        found["layer"] = [_with_ticks(layer) for layer in spec["layer"]]
+    x = spec.get("encoding", {}).get("x", {})
+    if x.get("type") == "quantitative":
+        ticks = {"tickCount": {"expr": f"ceil(width / {_PIXELS_OF_A_TICK})"}}
+        found["encoding"] = {**spec["encoding"], "x": {**x, "axis": {**ticks, **x.get("axis", {})}}}
+    return found
 
 
 def _plain(cell: object) -> object:

@@ -56,7 +56,10 @@ def _mix_rows(summary: dict) -> _Rows:
     overlap, trainer = summary.get("overlap", {}), summary.get("trainer", {})
     rejected = f", {plan['rejected']} rejected" if plan.get("rejected") else ""
     aside = f", {plan['set_aside']} set aside" if plan.get("set_aside") else ""
-    rows = [("mixes made", f"{plan['stored']} of {plan['planned']} planned{rejected}{aside}")]
+    cut = f", {plan['cut']} left out by a limit" if plan.get("cut") else ""
+    missing = f", {plan['missing']} not made yet" if plan.get("missing") else ""
+    made = f"{plan['stored']} of {plan['planned']} planned{rejected}{aside}{cut}{missing}"
+    rows = [("mixes made", made)]
     if mixer.get("images_per_second"):
         rows.append(("mixes per second", f"{mixer['images_per_second']:.1f}"))
     if "oracle_share" in mixer:

@@ -32,12 +32,17 @@ def is_limited(config: Config) -> bool:
     return any(getattr(limits, name) is not None for name in _LIMITS)
 
 
+def is_measured(config: Config) -> bool:
+    """Whether what the run costs is followed: it has a limit, or nodes have prices."""
+    return is_limited(config) or bool(config.limits.prices)
+
+
 @contextlib.contextmanager
 def keeping_limits(session: Session) -> Iterator[None]:
     """Follow what the run costs while the block runs, and stop its mixing in time. Nothing without
-    limits.
+    limits and prices.
     """
-    if not is_limited(session.config):
+    if not is_measured(session.config):
         yield
         return
     budget, over = Budget(session), threading.Event()

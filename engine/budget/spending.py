@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
 
@@ -21,6 +21,8 @@ class Spent:
     hours: float = 0.0
     gpu_hours: float = 0.0
     usd: float = 0.0
+    node_hours: Mapping[str, float] = field(default_factory=dict)
+    """Hours of nodes that were up, by label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +62,14 @@ class Meter:
         if self._last is not None:
             hours = max(0.0, sight.time - self._last.time) / 3600
             rate = self.rate(self._last.nodes)
+            up = dict(self.spent.node_hours)
+            for label, count in self._last.nodes.items():
+                up[label] = up.get(label, 0.0) + hours * count
             self.spent = Spent(
                 hours=self.spent.hours + hours,
                 gpu_hours=self.spent.gpu_hours + hours * self._last.gpus,
                 usd=self.spent.usd + hours * rate,
+                node_hours=up,
             )
         self._last = sight
 
@@ -78,4 +84,9 @@ def spent_before(events: Iterable[dict]) -> Spent:
     if not found:
         return Spent()
     last = found[-1]
-    return Spent(hours=last["hours"], gpu_hours=last["gpu_hours"], usd=last["usd"])
+    return Spent(
+        hours=last["hours"],
+        gpu_hours=last["gpu_hours"],
+        usd=last["usd"],
+        node_hours=last.get("node_hours", {}),
+    )

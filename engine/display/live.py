@@ -118,7 +118,8 @@ def _phase(name: str, phase: Phase, state: RunState, width: int, now: float) -> 
         return Text(", ".join(["stopped", progress(name, phase)]), style="yellow")
     if not phase.times:
         since = duration(now - phase.begun) if phase.begun is not None else ""
-        return Text(f"starting{f' {where}' if where else ''}, {since}", style="dim")
+        comma = "," if name == "mix" else ""  # `starting, 0 of 2 mixers` but `starting on 2 GPUs`
+        return Text(f"starting{f'{comma} {where}' if where else ''}, {since}", style="dim")
     facts = _facts(name, phase, state)
     done = _columns(_bar(phase.done, phase.of, False), _figures(name, phase), width)
     details = Text(", ".join([*facts, where] if where else facts), style="dim")

@@ -11,6 +11,7 @@ import pyarrow.fs as pafs
 from diffmix import storage
 from diffmix.errors import UserError
 from diffmix.storage import Folder
+from engine.budget.spending import spent_before
 from engine.display.state import PHASES, RunState
 from engine.listeners import METRICS_FILE
 from engine.results.figures import wall_seconds
@@ -38,6 +39,8 @@ class RunLine:
     planned: int
     gpu_hours: float | None
     """None: unknown."""
+    usd: float | None
+    """Of all nodes that were up, by `limits.prices`. None: not measured."""
     seconds: float
     """Of work, over all attempts."""
     last: float
@@ -85,6 +88,7 @@ def _line(name: str, folder: Folder, now: float) -> RunLine:
         stored=plan.get("stored", 0) + plan.get("rejected", 0) if plan else mixing.done,
         planned=plan.get("planned", mixing.of or 0),
         gpu_hours=sum(hours.values()) if hours else None,
+        usd=spent_before(events).usd or None,
         seconds=wall_seconds(events),
         last=state.last or 0.0,
     )

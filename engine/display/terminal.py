@@ -113,7 +113,7 @@ class _WithoutRay(io.TextIOBase):
         self._stream().flush()
 
     def isatty(self) -> bool:
-        return self._output.isatty()
+        return not self._output.closed and self._output.isatty()
 
     def fileno(self) -> int:
         return self._output.fileno()
@@ -126,7 +126,9 @@ class _WithoutRay(io.TextIOBase):
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """In the block, the first Ctrl-C raises `KeyboardInterrupt`, as usual, and the second one ends
-    the process at once, with exit code 130, whatever it is waiting for.
+    the process at once, with exit code 130, whatever it is waiting for. So does the first one where
+    SIGTERM has already told the process to end (`jobs/cli.py`). After Ctrl-C, SIGTERM is ignored:
+    it would break what closes.
     """
     usual = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(usual):
@@ -138,6 +140,9 @@ def interruptible() -> Iterator[None]:
         os._exit(130)
 
     def first(*_: object) -> None:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+            at_once()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, at_once)
         say("stopping; Ctrl-C again ends at once")
         raise KeyboardInterrupt

@@ -15,10 +15,11 @@ from diffmix.format_version import KEY, without_version
 from diffmix.storage import Folder
 from engine.display import View
 from engine.display.state import SILENT_SECONDS
-from engine.listeners import METRICS_FILE
+from engine.display.terminal import say
+from engine.listeners import METRICS_FILE, metrics_among
 
 _LOCAL_SECONDS, _REMOTE_SECONDS = 1.0, 10.0
-"""How often the file is looked at. A run writes it once a second, in an object store twice a
+"""How often the files are looked at. A run writes it once a second, in an object store twice a
 minute.
 """
 
@@ -38,10 +39,13 @@ def watch(
         raise UserError(f"{uri or 'The run folder'} does not exist; set --out to a run folder.")
     seconds = _LOCAL_SECONDS if folder.is_local else _REMOTE_SECONDS
     follower: Follower | None = None
-    last = None
+    last, told = None, False
     with contextlib.closing(view):
         while True:
             running = _latest(folder)
+            if running is None and not told:
+                told = True
+                say(f"nothing is recorded in {uri} yet; waiting for a run to begin there")
             if running is not None and (follower is None or running.uri != follower.folder.uri):
                 follower = Follower(running)
             events = follower.new_events() if follower else []
@@ -79,35 +83,50 @@ def _seeds(folder: Folder) -> list[str]:
 
 
 def _modified(folder: Folder) -> float:
+    """When a run's events were last written, in nanoseconds since 1970; 0 without any."""
+    return max((info.mtime_ns or 0 for info in _metrics(folder).values()), default=0)
+
+
+def _metrics(folder: Folder) -> dict[str, pafs.FileInfo]:
+    """A run's files of events by name, in the order in which they were begun."""
     remote, path = storage.filesystem(folder.uri)
-    return remote.get_file_info(f"{path}/{METRICS_FILE}").mtime_ns or 0
+    selected = remote.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    infos = {info.base_name: info for info in selected if info.type == pafs.FileType.File}
+    return {name: infos[name] for name in metrics_among(infos)}
 
 
 class Follower:
-    """Reads what is new in a run's `metrics.jsonl`. Owned by one call of `watch`."""
+    """Reads what is new in a run's `metrics.jsonl` and its later parts. Owned by one call of
+    `watch`.
+    """
 
     def __init__(self, folder: Folder):
         self.folder = folder
-        self._read = 0
+        self._read: dict[str, int] = {}  # bytes, by file
         self._rest = b""
 
     def new_events(self) -> list[dict]:
         """The events since the last call. A line that is not whole yet is left for the next one."""
-        remote, path = storage.filesystem(self.folder.uri)
-        info = remote.get_file_info(f"{path}/{METRICS_FILE}")
-        if info.type != pafs.FileType.File or info.size == self._read:
-            return []
-        if info.size < self._read:  # another run's file is in its place
-            self._read, self._rest = 0, b""
-        try:
-            with self.folder.open(METRICS_FILE) as file:
-                file.seek(self._read)
-                data = file.read(info.size - self._read)
-        except OSError:  # an object store replaces the file: the next call reads it
-            return []
-        self._read += len(data)
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return list(self._parsed(lines))
+        sizes = {name: info.size for name, info in _metrics(self.folder).items()}
+        if any(sizes.get(name, 0) < read for name, read in self._read.items()):
+            self._read, self._rest = {}, b""  # another run's files are in their place
+        events: list[dict] = []
+        for name, size in sizes.items():
+            read = self._read.get(name, 0)
+            if size == read:
+                continue
+            if read == 0:
+                self._rest = b""  # of the part before, which a killed writer cut off
+            try:
+                with self.folder.open(name) as file:
+                    file.seek(read)
+                    data = file.read(size - read)
+            except OSError:  # an object store replaces the file: the next call reads it
+                break
+            self._read[name] = read + len(data)
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            events += self._parsed(lines)
+        return events
 
     def _parsed(self, lines: list[bytes]) -> Iterator[dict]:
         for line in lines:

@@ -58,15 +58,20 @@ class StoreViews:
         `source_label` and `target_label` are class labels. `rejected`: the rejected ones too.
         """
         import datasets
+        from datasets.table import table_cast
 
         rows = []
         for table in self.tables():
             kept = table if rejected else table.filter(table["accepted"])
             rows.append(kept.replace_schema_metadata())
         label = datasets.ClassLabel(names=self.class_names)
-        found = datasets.Dataset(pa.concat_tables([self.schema.empty_table(), *rows]))
-        found = found.cast_column("source_label", label).cast_column("target_label", label)
-        return found.cast_column("image", datasets.Image())
+        whole = pa.concat_tables([self.schema.empty_table(), *rows])
+        features = datasets.Features.from_arrow_schema(whole.schema)
+        features |= {"source_label": label, "target_label": label, "image": datasets.Image()}
+        # `Dataset.cast_column` would show a progress bar for each column.
+        return datasets.Dataset(
+            table_cast(whole, features.arrow_schema), datasets.DatasetInfo(features=features)
+        )
 
     def __repr__(self) -> str:
         return f"MixStore({self.folder.uri!r})"

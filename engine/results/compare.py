@@ -181,6 +181,8 @@ def _figures(runs: Sequence[Run]) -> Table:
         found = dict(headline(run.summary))
         for phase, hours in run.summary.get("gpu_hours", {}).items():
             found[f"GPU-hours: {phase}"] = f"{hours:.3g}"
+        if usd := run.summary.get("spent", {}).get("usd"):
+            found["cost of all nodes, $"] = f"{usd:.2f}"
         columns.append(found)
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [[name, *(column.get(name, "") for column in columns)] for name in names]

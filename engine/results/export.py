@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +15,9 @@ from diffmix.config import Config, replace
 from diffmix.config_check import check
 from diffmix.errors import UserError
 from diffmix.format_version import without_version
-from diffmix.formats import FORMATS, lora, reference_concept
+from diffmix.formats import FORMATS, lora, reference, reference_concept
+from diffmix.formats.named_mix import NamedMix
+from diffmix.formats.synthetic_mark import marked
 from diffmix.generator.concept import Concept
 from diffmix.storage import Folder
 from engine.mixing.store import MixStore
@@ -53,11 +57,23 @@ def _export_mixes(config: Config, to: Folder) -> int:
             f"{store.folder.uri} has no mixes to export; make some, or set --export.rejected True "
             "where the gate rejected all."
         )
-    every = itertools.chain([first], mixes)
+    every: Iterator[NamedMix] = itertools.chain([first], mixes)
+    if config.export.marked:
+        every = (_marked(mix, config.export.format == "reference") for mix in every)
     count = FORMATS[config.export.format].write(to.create(), every, class_names)
     if config.export.format == "imagefolder":
         to.write(CARD_FILE, data_card(_as_run(config), count, class_names).encode())
     return count
+
+
+def _marked(mix: NamedMix, as_png: bool) -> NamedMix:
+    """A mix whose file says that it is synthetic; `as_png` where its layout has PNG alone."""
+
+    def load() -> bytes:
+        file = reference.as_png(mix) if as_png else mix.load()
+        return marked(file, bool(mix.source_id), f"mix {mix.mix_id}")
+
+    return dataclasses.replace(mix, load=load)
 
 
 def _export_classifier(config: Config, to: Folder) -> None:

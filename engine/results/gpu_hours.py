@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from engine.results.figures import length, spans, union
 
 _PAUSE_SECONDS = 60.0
+
+
+class Held(NamedTuple):
+    """So many GPUs from one moment to another."""
+
+    start: float
+    """Seconds since 1970; so is `end`."""
+    end: float
+    gpus: float
 
 
 def gpu_hours(events: Sequence[dict]) -> dict[str, float]:
@@ -17,19 +27,29 @@ def gpu_hours(events: Sequence[dict]) -> dict[str, float]:
     Time in which a worker was starting counts from its phase's beginning for train workers, and not
     for mixers, whose pool may grow and shrink.
     """
+    hours = {}
+    for phase, spans_held in held(events).items():
+        hours[phase] = sum((end - start) * gpus for start, end, gpus in spans_held) / 3600
+    return hours
+
+
+def held(events: Sequence[dict]) -> dict[str, list[Held]]:
+    """When each phase held how many GPUs, as `gpu_hours` counts them. Spans of one phase may
+    overlap: each mixer has its own.
+    """
     each = {}
     for event in events:
         if event["event"] == "phase" and event["state"] == "begin" and event["workers"]:
             each[event["phase"]] = (event["workers"], event["gpus"] / event["workers"])
-    hours = {}
+    found = {}
     for phase, (workers, gpus) in each.items():
         if phase == "mix":
-            seconds = _mixer_seconds(events)
+            times = _mixer_spans(events)
         else:
-            seconds = workers * length(union(sorted(_phase_spans(events, phase))))
-        if gpus and seconds:
-            hours[phase] = gpus * seconds / 3600
-    return hours
+            times, gpus = union(sorted(_phase_spans(events, phase))), workers * gpus
+        if gpus and length(times):
+            found[phase] = [Held(start, end, gpus) for start, end in times]
+    return found
 
 
 def _phase_spans(events: Sequence[dict], phase: str) -> list[tuple[float, float]]:
@@ -51,12 +71,13 @@ def _phase_spans(events: Sequence[dict], phase: str) -> list[tuple[float, float]
     return found
 
 
-def _mixer_seconds(events: Sequence[dict]) -> float:
-    """Seconds that all mixers held their GPUs together: each from its start to its last chunk,
-    without long pauses.
-    """
+def _mixer_spans(events: Sequence[dict]) -> list[tuple[float, float]]:
+    """When mixers held their GPUs: each from its start to its last chunk, without long pauses."""
     of_actor: dict[str, list[dict]] = {}
     for event in events:
         if event["event"] in ("mix", "mixer_ready"):
             of_actor.setdefault(event["actor"], []).append({**event, "event": "held"})
-    return sum(length(union(spans(held, "held"), _PAUSE_SECONDS)) for held in of_actor.values())
+    found = []
+    for work in of_actor.values():
+        found += union(spans(work, "held"), _PAUSE_SECONDS)
+    return found

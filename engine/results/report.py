@@ -13,6 +13,7 @@ from diffmix.datasets.class_names import spoken
 from diffmix.datasets.prepare import Prepared, prepare
 from diffmix.datasets.real import RealSet
 from diffmix.errors import UserError
+from diffmix.options.markers import numbers
 from diffmix.plan import MixPlan
 from diffmix.report import accuracy, timeline
 from diffmix.report.chart import Chart, Table
@@ -23,6 +24,7 @@ from diffmix.storage import Folder
 from diffmix.strategies import Strategy
 from engine.mixing.mix_source import ComposedPlan, MixSource, find_mix_source
 from engine.mixing.store import MixStore
+from engine.results.cost import IDLE, cost
 from engine.results.gallery import make_gallery
 from engine.run_folder import config_yaml, read_json
 from engine.telemetry import read_events
@@ -62,7 +64,7 @@ def write_report(
         class_names=[spoken(name) for name in class_names],
         charts=make_charts(summary, events, class_names, _confusion(out / "classifier")),
         gallery=make_gallery(config, out, data, source),
-        sections=[*_hours_section(config, summary), *_skipped_section(out)],
+        sections=[*_hours_section(config, summary, events), *_skipped_section(out)],
         config=config_yaml(config),
     )
     out.write("report.html", render_report(page).encode())
@@ -140,24 +142,40 @@ _PHASES = {
     "mix": "mixing",
     "train": "training with mixes",
     "baseline": "training without mixes",
+    IDLE: "nodes without work",
 }
 
 
-def _hours_section(config: Config, summary: dict) -> list[Section]:
-    """GPU-hours by phase, and what they cost where the price is known."""
+def _hours_section(config: Config, summary: dict, events: list[dict]) -> list[Section]:
+    """GPU-hours by phase, and what they cost where that was measured."""
     hours = summary.get("gpu_hours", {})
-    if not hours:
+    prices = numbers(config.limits.prices)
+    dollars = cost(events, prices, config.placement.separate)
+    if not hours and dollars is None:
         return []
-    price = config.run.usd_per_gpu_hour
-    columns = ["phase", "GPU-hours", *(["cost, $"] if price is not None else [])]
-    rows: list[list[object]] = []
-    for phase, used in [*hours.items(), ("together", sum(hours.values()))]:
-        cost = [round(used * price, 2)] if price is not None else []
-        rows.append([_PHASES.get(phase, phase), round(used, 4), *cost])
-    text = "Ray's GPUs times the seconds that workers held them, over all attempts."
-    if price is None:
-        text += " With --run.usd_per_gpu_hour, diffmix report adds what they cost."
-    return [Section(key="gpu-hours", title="GPU-hours", text=text, table=Table(columns, rows))]
+    text = "GPU-hours: Ray's GPUs times the seconds that workers held them, over all attempts."
+    if dollars is None:
+        text += " A run with --limits.prices also measures what its nodes cost."
+        rows: list[list[object]] = [[_PHASES.get(p, p), round(hours[p], 4)] for p in hours]
+        rows.append(["together", round(sum(hours.values()), 4)])
+        columns = ["phase", "GPU-hours"]
+    else:
+        named = ", ".join(f"{label} {price:g}" for label, price in prices.items())
+        text += (
+            f" Cost: all nodes that were up, in dollars an hour of a node ({named}), shared out to "
+            "the phases that held GPUs at the time."
+        )
+        columns = ["phase", "GPU-hours", "cost, $"]
+        rows = []
+        for phase in dict.fromkeys([*hours, *dollars]):
+            if phase == IDLE and round(dollars[IDLE], 2) == 0:
+                continue
+            row = [_PHASES.get(phase, phase), round(hours.get(phase, 0.0), 4)]
+            rows.append([*row, round(dollars.get(phase, 0.0), 2)])
+        sums = sum(hours.values()), sum(dollars.values())
+        rows.append(["together", round(sums[0], 4), round(sums[1], 2)])
+    title = "GPU-hours" if dollars is None else "GPU-hours and cost"
+    return [Section(key="gpu-hours", title=title, text=text, table=Table(columns, rows))]
 
 
 def _skipped_section(out: Folder) -> list[Section]:

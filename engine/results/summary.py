@@ -6,7 +6,7 @@ import logging
 from dataclasses import asdict
 
 from diffmix.versions import versions
-from engine.budget.budget import is_limited
+from engine.budget.budget import is_measured
 from engine.budget.spending import spent_before
 from engine.mixer.tries import SetAside
 from engine.mixing.store import MixStore
@@ -54,7 +54,7 @@ def write_summary(session: Session, mixed: bool) -> dict:
         summary["plan"]["cut" if stopped else "missing"] = left
         if not stopped:
             log.warning("%d of %d mixes are not made yet; diffmix run makes them.", left, planned)
-    if is_limited(config):
+    if is_measured(config):
         summary["spent"] = asdict(spent_before(session.telemetry.events))
     for name, key in (("classifier", "accuracy"), ("baseline", "baseline")):
         if (out / name).exists("model.json"):

@@ -139,7 +139,7 @@ def test_configuration_is_complete_and_runs_again_without_making_anything(finish
     assert {file: file.stat().st_mtime_ns for file in before} == before
     out = capsys.readouterr().out
     assert "64 of 64" in out
-    assert f"report: {finished}/report/mixes.png\n" in out
+    assert f"report: {finished}/report.html\n" in out
 
 
 def test_metrics_are_lines_of_json(finished):

@@ -101,7 +101,7 @@ def test_evaluate(capsys):
 
 def test_report(old, capsys):
     assert main(["report", "--config", "out/config.yaml"]) == 0
-    assert capsys.readouterr().out.strip().endswith("mixes.png")
+    assert capsys.readouterr().out.strip().endswith("report.html")
     assert "6 of 6" in (old / "report.html").read_text()
 
 

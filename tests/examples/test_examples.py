@@ -79,6 +79,36 @@ def test_training_on_foreign_mixes(by_hand, cluster, tmp_path):
     assert f"top-1 on 1200 test images: {summary['accuracy']['top1']:.3f}" in printed
 
 
+def test_the_notebook_is_kept_as_it_ran():
+    cells = json.loads((EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    kinds = {output["output_type"] for cell in code for output in cell["outputs"]}
+    assert kinds == {"execute_result", "stream"}, "neither errors nor noise"
+    streams = [o["name"] for cell in code for o in cell["outputs"] if o["output_type"] == "stream"]
+    assert streams == ["stdout"]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_the_notebook_runs(tmp_path):
+    nbclient = pytest.importorskip("nbclient")
+    import nbformat
+
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", 4)
+    kept = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        resources = {"metadata": {"path": str(tmp_path)}}
+        nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
+    made = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    shapes = [[output.output_type for output in outputs] for outputs in made]
+    assert shapes == [[output.output_type for output in outputs] for outputs in kept]
+    html = "".join(output.data.get("text/html", "") for output in made[3])
+    assert html.count("<img") == 8
+    assert (tmp_path / "runs" / "notebook" / "report.html").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_the_ten_line_job(tmp_path):

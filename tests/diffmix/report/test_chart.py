@@ -32,6 +32,17 @@ def test_a_specification_has_the_keys_that_all_share_and_its_own():
     assert chart.vega()["width"] == "container"
 
 
+def test_numbers_on_a_horizontal_axis_fit_in_every_layer():
+    x = {"field": "a", "type": "quantitative", "axis": {"format": "d"}}
+    names = {"encoding": {"x": {"field": "b", "type": "nominal"}}}
+    spec = {"encoding": {"y": {}}, "layer": [{"encoding": {"x": x}}, names]}
+    found = Chart(key="k", title="T", text="", spec=spec, table=Table((), [])).vega()
+    axis = found["layer"][0]["encoding"]["x"]["axis"]
+    assert axis == {"tickCount": {"expr": "ceil(width / 80)"}, "format": "d"}
+    assert found["layer"][1] == names
+    assert x["axis"] == {"format": "d"}, "the chart's own stays as it is"
+
+
 def test_colors_belong_to_names():
     encoding = ColorScale({"a": "red", "b": "blue"}).encoding("arm", legend=False)
     assert encoding["scale"] == {"domain": ["a", "b"], "range": ["red", "blue"]}

@@ -156,6 +156,10 @@ def test_headline_puts_the_comparison_first_and_leaves_out_what_is_not_there():
     plain = headline({"plan": no_mixes, "accuracy": {"top1": 0.5}})
     assert plain == [("accuracy", "50.0 %")]
     assert headline({}) == []
+    left = {**no_mixes, "planned": 9, "stored": 2, "set_aside": 1}
+    made = "2 of 9 planned, 1 set aside"
+    assert ("mixes made", f"{made}, 6 left out by a limit") in headline({"plan": left | {"cut": 6}})
+    assert ("mixes made", f"{made}, 6 not made yet") in headline({"plan": left | {"missing": 6}})
 
 
 def test_the_references_protocol_is_said_in_the_table_and_on_the_page():

@@ -8,7 +8,7 @@ from diffmix.config_check import check
 from diffmix.errors import UserError
 from diffmix.options.markers import numbers
 from engine import phases
-from engine.budget.budget import Budget, is_limited, keeping_limits
+from engine.budget.budget import Budget, is_limited, is_measured, keeping_limits
 from engine.budget.spending import Sight
 from engine.mixing.stages import stream
 from engine.mixing.store import MixStore
@@ -114,6 +114,9 @@ def test_a_stop_stays_until_a_limit_changes():
 def test_no_limit():
     assert not is_limited(Config())
     assert is_limited(Config(limits=LimitsConfig(usd=1.0)))
+    priced = Config(limits=LimitsConfig(prices=("gen=0.5",)))
+    assert (is_limited(priced), is_measured(priced)) == (False, True)
+    assert not is_measured(Config())
     with keeping_limits(SimpleNamespace(config=Config())):
         assert "budget" not in {thread.name for thread in threading.enumerate()}
 

@@ -40,11 +40,13 @@ def test_figures_of_a_finished_run(tmp_path, running, event):
         "accuracy": {"top1": 0.75},
         "baseline": {"top1": 0.5},
     }
-    write(tmp_path / "a", *running, event("end", 1058.0, outcome="done"), **summary)
+    spent = event("spent", 1057.0, hours=0.1, gpu_hours=0.1, usd=2.5)
+    write(tmp_path / "a", *running, spent, event("end", 1058.0, outcome="done"), **summary)
     (run,) = find_runs(str(tmp_path), now=2000.0)
     assert (run.state, run.accuracy, run.baseline) == ("done", 0.75, 0.5)
     assert (run.stored, run.planned) == (200, 200)
     assert run.seconds == 58.0
+    assert run.usd == 2.5
     # Personalization 10 s, baseline 11 s, one mixer 8 s on one GPU each; training 8 s on two.
     assert run.gpu_hours == pytest.approx((10 + 11 + 8 + 2 * 8) / 3600)
 

@@ -82,6 +82,7 @@ INTERRUPTED = """
 import os, signal, sys, threading
 from engine.display import terminal
 
+{before}
 try:
     with terminal.interruptible(), terminal.quiet():
         os.kill(os.getpid(), signal.SIGINT)
@@ -92,8 +93,8 @@ except KeyboardInterrupt:
 """
 
 
-def interrupted(then: str) -> tuple[int, str, str]:
-    program = [sys.executable, "-c", INTERRUPTED.format(then=then)]
+def interrupted(then: str, before: str = "") -> tuple[int, str, str]:
+    program = [sys.executable, "-c", INTERRUPTED.format(then=then, before=before)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=50)
     return done.returncode, done.stdout, done.stderr
 
@@ -102,6 +103,16 @@ def test_the_first_ctrl_c_ends_cleanly():
     code, out, err = interrupted("sys.exit(7)")
     assert (code, out) == (7, "cleaning up\n")
     assert err == "stopping; Ctrl-C again ends at once\n"
+
+
+def test_sigterm_does_not_break_what_closes_after_ctrl_c():
+    code, out, _ = interrupted("os.kill(os.getpid(), signal.SIGTERM); print('closed')")
+    assert (code, out) == (0, "cleaning up\nclosed\n")
+
+
+def test_ctrl_c_ends_at_once_where_sigterm_came_before():
+    code, out, _ = interrupted("", "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    assert (code, out) == (130, "")
 
 
 def test_the_second_ctrl_c_ends_at_once():

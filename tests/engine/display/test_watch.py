@@ -9,7 +9,9 @@ import pytest
 
 from diffmix.errors import UserError
 from diffmix.storage import Folder
+from engine import listeners
 from engine.display.watch import Follower, watch
+from engine.telemetry import read_events
 
 
 class Kinds:
@@ -60,13 +62,18 @@ def test_a_run_that_was_resumed_goes_on(tmp_path, event):
     assert view.kinds == ["start", "end", "start", "end"]
 
 
-def test_a_run_that_has_not_begun_is_waited_for(tmp_path, event):
-    view = Kinds()
+def test_a_run_that_has_not_begun_is_waited_for(tmp_path, event, capsys):
+    view, looks = Kinds(), []
 
     def pause(seconds):
-        Folder(str(tmp_path)).write("metrics.jsonl", lines(event("end", 1.0, outcome="done")))
+        looks.append(seconds)
+        if len(looks) == 2:
+            ends = event("end", 1.0, outcome="done")
+            Folder(str(tmp_path)).write("metrics.jsonl", lines(ends))
 
     assert watch(str(tmp_path), view, pause) == "done"
+    said = f"nothing is recorded in {tmp_path} yet; waiting for a run to begin there\n"
+    assert capsys.readouterr().err == said
 
 
 def test_seeds_are_watched_one_after_the_other(tmp_path, event):
@@ -94,6 +101,44 @@ def test_an_object_store_is_read_from_where_the_last_look_ended(object_store, ev
     assert follower.new_events() == []
     out.append("metrics.jsonl", lines(event("mix", 2.0)))
     assert [one["event"] for one in follower.new_events()] == ["mix"]
+
+
+def test_later_parts_in_an_object_store_are_followed(bucket_server, event, monkeypatch):
+    """The run's own writer begins a part after two events; a second attempt goes on in the next."""
+    monkeypatch.setattr(listeners, "_PART_BYTES", 2 * len(lines(event("mix", 1.0))))
+    monkeypatch.setattr(listeners, "_REMOTE_SECONDS", 0.0)
+    out, view = Folder("s3://mixes/followed/run").create(), Kinds()
+    first = listeners.MetricsFile(out)
+    first.on_events([event("mix", 0.0)])
+    told = [
+        lambda: first.on_events([event("mix", 1.0)]),  # fills `metrics.jsonl`
+        lambda: first.on_events([event("mix", 2.0)]),
+        lambda: listeners.MetricsFile(out).on_events([event("mix", 3.0), event("mix", 4.0)]),
+        lambda: listeners.MetricsFile(out).on_events([event("end", 5.0, outcome="done")]),
+    ]
+    heard = []
+
+    def pause(seconds):
+        heard.append(len(view.kinds))
+        told.pop(0)()
+
+    assert watch(out.uri, view, pause) == "done"
+    assert heard == [1, 2, 3, 5]
+    assert view.kinds == ["mix"] * 5 + ["end"]
+    assert listeners.metrics_files(out) == [
+        "metrics.jsonl",
+        *(f"metrics-{part:05d}.jsonl" for part in (1, 2, 3)),
+    ]
+    assert Follower(out).new_events() == read_events(out)
+
+
+def test_a_line_that_a_part_cuts_off_is_not_put_before_the_next_part(tmp_path, event):
+    out = Folder(str(tmp_path))
+    out.write("metrics.jsonl", lines(event("mix", 1.0)) + b'{"event": "mi')
+    follower = Follower(out)
+    assert len(follower.new_events()) == 1
+    out.write("metrics-00001.jsonl", lines(event("end", 2.0)))
+    assert [one["event"] for one in follower.new_events()] == ["end"]
 
 
 def test_another_run_in_the_same_place_is_read_from_its_start(tmp_path, event):

@@ -39,7 +39,7 @@ def test_the_table_has_a_row_for_each_node_and_says_what_is_wrong(capsys):
     assert print_nodes(good) == 0
     text = capsys.readouterr().out
     assert "10.0.0.1 (train)" in text
-    assert "all nodes have the same versions" in text
+    assert "all nodes have the same versions: torch 2.10" in text
     bad = [*good, node("10.0.0.3", sees_out=False), node("10.0.0.4", error="gone")]
     bad.append(node("10.0.0.5", versions={"torch": "2.9"}))
     assert print_nodes(bad) == 1
@@ -47,3 +47,7 @@ def test_the_table_has_a_row_for_each_node_and_says_what_is_wrong(capsys):
     assert "torch differs" in words
     assert "10.0.0.3 does not see the run folder" in words
     assert "10.0.0.4 did not answer (gone)" in words
+    assert print_nodes([node("a", versions={}, error="gone")]) == 1
+    assert "same versions" not in capsys.readouterr().out
+    assert print_nodes([*good, node("c", versions={}, error="gone")]) == 1
+    assert "the nodes that answered have the same versions" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """timm loads what is exported, and cards say what was made from what."""
 
+import tarfile
+
 import numpy as np
 import pytest
 import timm
@@ -37,6 +39,48 @@ def exported(tmp_path, out: Folder, format: str) -> Folder:
     to = Folder(str(tmp_path / "to"))
     export(Config(out=out.uri, export=ExportConfig(to=to.uri, format=format)))
     return to
+
+
+def test_timm_loads_the_folder_as_a_model_of_the_hub(tmp_path, monkeypatch):
+    """The hub's files are those of the folder; the loader is timm's own."""
+    out = run_folder(tmp_path)
+    to = exported(tmp_path, out, "classifier")
+    asked = []
+
+    def downloaded(repo_id: str, filename: str, **_) -> str:
+        asked.append((repo_id, filename))
+        return f"{to.path}/{filename}"
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", downloaded)
+    theirs = timm.create_model("hf-hub:me/birds", pretrained=True).eval()
+    assert asked == [("me/birds", "config.json"), ("me/birds", "model.safetensors")]
+    ours, _ = load_classifier(out / "classifier")
+    assert theirs.pretrained_cfg["label_names"] == CLASS_NAMES
+    for name, value in ours.state_dict().items():
+        assert torch.equal(theirs.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("format", ["imagefolder", "webdataset", "reference"])
+def test_exported_mixes_are_marked_by_option(tmp_path, format, kind):
+    out = run_folder(tmp_path)
+    store = MixStore((out / "mixes").uri)
+    store.bind({"class_names": CLASS_NAMES})
+    file = tmp_path / "red"
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(file, kind)
+    red = Image.open(file).getpixel((3, 3))
+    store.write(0, mix_table(2, image=file.read_bytes()))
+    to = tmp_path / "marked"
+    export(Config(out=out.uri, export=ExportConfig(to=str(to), format=format, marked=True)))
+    if format == "webdataset":
+        with tarfile.open(to / "mixes-000000.tar") as tar:
+            tar.extractall(to, filter="data")
+    pictures = [Image.open(path) for path in [*to.rglob("*.png"), *to.rglob("*.jpg")]]
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert picture.getexif()[0x0131] == "Diff-Mix engine"
+        assert b"DigitalSourceType" in bytes(picture.info["xmp"])
+        assert picture.getpixel((3, 3)) == red
 
 
 @pytest.mark.parametrize(
@@ -82,6 +126,7 @@ def test_exported_mixes_have_a_data_card_and_load(tmp_path):
     Image.new("RGB", (8, 8)).save(file)
     store.write(0, mix_table(5, image=file.read_bytes()))
     to = exported(tmp_path, out, "imagefolder")
+    assert (to / "images" / "0001").read("00000000.png") == file.read_bytes()
     text = to.read("README.md").decode()
     assert yaml.safe_load(text.split("---")[1])["size_categories"] == ["n<1K"]
     assert "# 5 synthetic mixes of 3 classes" in text

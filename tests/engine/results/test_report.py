@@ -4,6 +4,7 @@ behind.
 
 import io
 import json
+import re
 from dataclasses import asdict
 
 import numpy as np
@@ -186,3 +187,29 @@ def test_report_of_a_finished_run_folder(config, tmp_path):
     page = out.read("report.html").decode()
     assert "75.0 %" in page
     assert "When what ran" in page
+
+
+def test_the_cost_is_that_of_measured_nodes_at_the_prices_given(config, data):
+    """By hand: two hours of a node at 0.5, in the second of which training held a GPU."""
+    phase = {"event": "phase", "phase": "train", "workers": 1, "gpus": 1}
+    events = [
+        {"event": "spent", "time": 0.0, "node_hours": {}},
+        {"event": "spent", "time": 3600.0, "node_hours": {"other": 1.0}},
+        {**phase, "time": 3600.0, "state": "begin"},
+        {**phase, "time": 7200.0, "state": "end"},
+        {"event": "spent", "time": 7200.0, "node_hours": {"other": 2.0}},
+    ]
+    summary, out = {"gpu_hours": {"train": 1.0}}, Folder(config.out)
+
+    def rows(config: Config) -> list[list]:
+        write_report(config, out, data, summary, events, None)
+        table = out.read("report.html").decode().partition('data-table="gpu-hours"')[2]
+        found = table.partition("</table>")[0].split("<tr>")[2:]
+        return [re.findall("<td>([^<]*)</td>", row) for row in found]
+
+    assert rows(config) == [["training with mixes", "1"], ["together", "1"]]
+    assert rows(replace(config, **{"limits.prices": ("other=0.5",)})) == [
+        ["training with mixes", "1", "0.5"],
+        ["nodes without work", "0", "0.5"],
+        ["together", "1", "1"],
+    ]
