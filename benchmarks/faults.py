@@ -117,6 +117,7 @@ def nodes(mixers: int, trainers: int) -> Iterator[Nodes]:
     """Connect to a new cluster of such nodes."""
     found = Nodes(mixers, trainers)
     ray.init(address=found.cluster.address, namespace="diffmix", log_to_driver=False)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nodes would outlive this process
     found.cluster.wait_for_nodes()
     try:
         yield found
