@@ -26,8 +26,8 @@ def test_every_file_of_clusters_that_a_user_calls_is_on_the_page():
 
 
 def test_the_costs_arithmetic():
-    personalize = 35_000 * 2 * (3 * 0.803 + 1.12)
-    mix = 5 * 5_994 * 30.9
+    personalize = 35_000 * 8 * (0.28 + 0.03 + 1.12 * (224 / 512) ** 2)
+    mix = 5 * 5_994 * 30.0
     train = 120 * 5_994 * 0.098
     for phase, work in {"personalize": personalize, "mix": mix, "train": train}.items():
         row = re.search(rf"\| {phase} \|.*\| ([\d,]+) \|", PAGE).group(1)
@@ -37,4 +37,5 @@ def test_the_costs_arithmetic():
         hours = [float(cell.split()[0]) for cell in row.split("|")]
         expected = [work / (0.35 * peak) / 3600 for work in (personalize, mix, train)]
         assert hours == [round(hour, 1) for hour in [*expected, sum(expected)]]
-    assert round(1.4 * 1.00 + 2.0 * 0.40 + 4 * 0.2 * 0.40 + 1.4 * 0.10, 2) == 2.66
+    run = 0.3 + 0.2 + 2.0 / 4 + 0.2
+    assert f"= {round(run * 1.00 + 2.0 * 0.40 + 4 * 0.2 * 0.40 + run * 0.10, 2)} of that" in PAGE
