@@ -30,6 +30,7 @@ def check(config: Config) -> None:
         _check_train,
         _check_long_tail,
         _check_groups,
+        _check_elastic,
         _check_compose,
     ):
         rules(config)
@@ -153,6 +154,31 @@ def _check_train(config: Config) -> None:
     drops = train.lr_drop_epochs
     _require(
         config, list(drops) == sorted(set(drops)), "train.lr_drop_epochs", "rising epochs from 0"
+    )
+
+
+def _check_elastic(config: Config) -> None:
+    if not config.placement.elastic:
+        return
+    _require(
+        config,
+        config.run.mode == "overlapped",
+        "placement.elastic",
+        "off with run.mode staged, whose weights are those of a fixed number of workers",
+    )
+    _require(
+        config,
+        config.train.zero_stage == 0,
+        "placement.elastic",
+        f"off with train.zero_stage {config.train.zero_stage}: DeepSpeed brings ZeRO's split state "
+        "to another number of workers for Adam alone, and without batch norms' statistics",
+    )
+    each = config.placement.gpus_per_trainer
+    _require(
+        config,
+        each >= 1,
+        "placement.elastic",
+        f"off with placement.gpus_per_trainer {each:g}: it gives each train worker whole GPUs",
     )
 
 

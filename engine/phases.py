@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Int
@@ -34,6 +35,7 @@ from engine.training.identity import classifier_identity, key_of
 from engine.training.job import TrainJob
 from engine.training.personalize_worker import PersonalizeJob, personalize_loop
 from engine.training.worker import build_loop, train_loop
+from engine.worker_group.elastic import elastic, more_mixers
 from engine.worker_group.fit import fit, in_a_thread
 
 log = logging.getLogger(__name__)
@@ -151,6 +153,20 @@ def _attempt(job: MixJob, num_chunks: int) -> Attempt:
     return Attempt(stored, stream(job, _lacking(job, num_chunks, stored)))
 
 
+def make_rest(session: Session, job: MixJob) -> None:
+    """Make the mixes of a stream that was cut short: with `placement.elastic` by mixers on the
+    train workers' GPUs too.
+    """
+    placement, pool = session.config.placement, job.pool
+    more = more_mixers(placement, placement.trainers) if placement.elastic else 0
+    if pool is not None and more:
+        most = pool.most + more
+        gpus = None if pool.gpus is None else pool.gpus + more * placement.gpus_per_mixer
+        cpus = None if pool.cpus is None else pool.cpus + more * placement.cpus_per_mixer
+        job = replace(job, pool=replace(pool, first=most, most=most, gpus=gpus, cpus=cpus))
+    make_mixes(session, job)
+
+
 def make_mixes(session: Session, job: MixJob) -> None:
     """Make every mix that the store lacks, with nothing beside it."""
     missing = missing_chunks(job, session.source.plan(session.config).num_chunks)
@@ -216,6 +232,7 @@ def train_classifier(
         reporter=session.telemetry.reporter,
         marker=session.marker,
         name="baseline" if baseline else "train",
+        elastic=elastic(session) if job else None,
         build=build,
     )
     if not best.exists("finished"):
@@ -230,7 +247,7 @@ def train_classifier(
         workers, each = config.placement.trainers, config.placement.gpus_per_trainer
         session.telemetry.begin(train_job.name, workers, workers * each)
         watch = _watch(session, train_job.name, workers, pool, missing if streaming else 0)
-        fit(session, train_loop, settings, f"{name}-{key}", watch, datasets)
+        fit(session, train_loop, settings, f"{name}-{key}", watch, datasets, train_job.elastic)
         if overlapped and job is not None and session.telemetry.stopped:
             missing = len(missing_chunks(job, chunks))
             if missing:

@@ -61,7 +61,7 @@ def _whole_job(session: Session) -> Session:
         job = phases.mix_job(session, concept)
     if makes_mixes and session.config.run.mode == "overlapped":
         phases.train_classifier(session, job, streaming=True)
-        phases.make_mixes(session, job)  # nothing, unless the stream was cut short
+        phases.make_rest(session, job)  # nothing, unless the stream was cut short
     else:
         phases.make_mixes(session, job)
         session.source.settle(session.config)

@@ -61,3 +61,13 @@ class PlacementConfig:
     """How long before personalization ends mixing nodes are asked for. For clusters that grow: the
     time that a new node takes until it can work.
     """
+    elastic: bool = False
+    """Let the number of train workers change while the classifier trains. When the stream of mixes
+    has ended and enough of training is left, it goes on with more workers on GPUs that are free.
+    After the loss of a node it goes on with fewer, until the node is back. Workers stay on nodes
+    labeled `ray-subcluster=train` with `placement.separate`.
+    """
+    elastic_minutes: Annotated[NonNegativeFloat, Unit("minutes")] = 10.0
+    """How long `placement.elastic` waits for a lost train node on a cluster that grows, before it
+    goes on with fewer workers. On a cluster of a fixed size it does not wait.
+    """

@@ -127,6 +127,14 @@ class RunState:
         else:
             phase.ended = event["time"]
 
+    def _resize_event(self, event: dict) -> None:
+        phase = self.phases[event["phase"]]
+        if phase.gpus is not None and phase.workers:
+            phase.gpus *= event["workers"] / phase.workers
+        phase.workers = event["workers"]
+        phase.pool.clear()
+        phase.waited.clear()
+
     def _personalize_step_event(self, event: dict) -> None:
         phase = self.phases["personalize"]
         phase.begun = phase.begun or event["time"]

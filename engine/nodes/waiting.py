@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 
@@ -148,6 +148,9 @@ class Watch:
             self._workers[event["rank"]] = event["node"]
         elif kind == "mixer_ready":
             self._mixers[event["actor"]] = event["node"]
+        elif kind == "resize" and event["phase"] == self._name:
+            self._wanted = replace(self._wanted, workers=event["workers"])
+            self._workers.clear()  # each of the new group says that it is ready
         elif kind == "mix":
             self._made.add(event["chunk"])
 

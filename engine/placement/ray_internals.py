@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import ray
 import ray._private.services
@@ -89,6 +90,44 @@ def torch_backend() -> type:
     from ray.train.torch.config import _TorchBackend
 
     return _TorchBackend
+
+
+def scaling_policy() -> type:
+    """What decides how many workers a Ray Train group has, to be derived from."""
+    from ray.train.v2._internal.execution.scaling_policy import ScalingPolicy
+
+    return ScalingPolicy
+
+
+def no_change() -> Any:
+    """A scaling policy's answer: ask again."""
+    from ray.train.v2._internal.execution.scaling_policy import NoopDecision
+
+    return NoopDecision()
+
+
+def resize(workers: int, config: ray.train.ScalingConfig) -> Any:
+    """A scaling policy's answer: end the worker group, if there is one, and start one with
+    `workers`.
+    """
+    from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
+
+    return ResizeDecision(workers, config._resources_per_worker_not_none)
+
+
+def follow(trainer: Any, policy: object) -> None:
+    """Let the controller of a Ray Train trainer follow this scaling policy, not Ray's own."""
+    run = trainer._initialize_and_run_controller
+
+    def run_with_policy(**settings: object) -> object:
+        return run(**{**settings, "scaling_policy": policy})
+
+    trainer._initialize_and_run_controller = run_with_policy
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """Ray's resources that nobody holds, for each live node by its id."""
+    return ray._private.state.available_resources_per_node()
 
 
 def autoscaler_config(timeout: float = 60.0) -> dict | None:

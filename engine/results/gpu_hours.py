@@ -40,23 +40,28 @@ def held(events: Sequence[dict]) -> dict[str, list[Held]]:
     each = {}
     for event in events:
         if event["event"] == "phase" and event["state"] == "begin" and event["workers"]:
-            each[event["phase"]] = (event["workers"], event["gpus"] / event["workers"])
+            each[event["phase"]] = event["gpus"] / event["workers"]
     found = {}
-    for phase, (workers, gpus) in each.items():
+    for phase, gpus in each.items():
         if phase == "mix":
-            times = _mixer_spans(events)
+            spans_held = [Held(start, end, gpus) for start, end in _mixer_spans(events)]
         else:
-            times, gpus = union(sorted(_phase_spans(events, phase))), workers * gpus
-        if gpus and length(times):
-            found[phase] = [Held(start, end, gpus) for start, end in times]
+            spans_held = [
+                Held(start, end, workers * gpus)
+                for start, end, workers in _phase_spans(events, phase)
+            ]
+        if gpus and any(end > start for start, end, _ in spans_held):
+            found[phase] = spans_held
     return found
 
 
-def _phase_spans(events: Sequence[dict], phase: str) -> list[tuple[float, float]]:
-    """From each beginning of a phase to its end, or to the last thing that a killed attempt did."""
-    found: list[tuple[float, float]] = []
+def _phase_spans(events: Sequence[dict], phase: str) -> list[tuple[float, float, int]]:
+    """From each beginning of a phase to its end, or to the last thing that a killed attempt did,
+    with its number of workers; where that changed, a span for each number.
+    """
+    found: list[tuple[float, float, int]] = []
     begun: float | None = None
-    last = 0.0
+    last, workers = 0.0, 0
     for event in [*events, {"event": "start"}]:
         kind = event["event"]
         named = kind == "phase" and event["phase"] == phase
@@ -64,10 +69,13 @@ def _phase_spans(events: Sequence[dict], phase: str) -> list[tuple[float, float]
         if begun is not None and kind != "start" and (ends or kind in (phase, f"{phase}_step")):
             last = event["time"]
         if begun is not None and ends:
-            found.append((begun, last))
+            found.append((begun, last, workers))
             begun = None
+        if begun is not None and kind == "resize" and event["phase"] == phase:
+            found.append((begun, event["time"], workers))
+            begun, last, workers = event["time"], event["time"], event["workers"]
         if named and event["state"] == "begin":
-            begun = last = event["time"]
+            begun, last, workers = event["time"], event["time"], event["workers"]
     return found
 
 

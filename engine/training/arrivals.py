@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -37,6 +38,13 @@ class Arrivals:
         chunks. Without it `stored` are the chunks that all ranks share; None: what the store holds.
         `read` gives a stored chunk's mixes; None: as they are.
         """
+        self.began = time.monotonic()
+        self.waited = 0.0
+        """Seconds of waiting for the first mixes."""
+        self.streamed = 0
+        """Mixes that this worker has had from the stream."""
+        self.first_streamed = 0.0
+        """When the first of them came, as `began`; 0: not yet."""
         self._pool = pool
         self._changed = threading.Condition()
         self._error: BaseException | None = None
@@ -55,14 +63,21 @@ class Arrivals:
             take()
         pool.flush()
 
+    @property
+    def streams(self) -> bool:
+        """Whether mixes are still to come."""
+        return self._running > 0
+
     def wait_for(self, mixes: int) -> None:
         """Return when the pool holds at least `mixes`, or when no more will come. Raises as `check`
         does.
         """
+        start = time.monotonic()
         with self._changed:
             self._changed.wait_for(
                 lambda: self._available() >= mixes or not self._running or self._error is not None
             )
+        self.waited += time.monotonic() - start
         self.check()
 
     def check(self) -> None:
@@ -116,6 +131,8 @@ class Arrivals:
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         ):
             self._add(table)
+            self.streamed += len(table)
+            self.first_streamed = self.first_streamed or time.monotonic()
 
     def _available(self) -> int:
         """Mixes in the pool. Flushes first: mixes may wait in memory for the next file, and no

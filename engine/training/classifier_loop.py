@@ -50,6 +50,7 @@ from engine.training.deepspeed_engine import full_weights, start_engine, thaw
 from engine.training.job import TrainJob
 from engine.training.pool import PoolReader, PoolWriter
 from engine.training.position import CheckpointClock, Position, Resumed, random_state, timed
+from engine.worker_group.growth import Growth
 
 
 class ClassifierLoop:
@@ -89,6 +90,7 @@ class ClassifierLoop:
         minutes = self.options.checkpoint_minutes
         self.clock = CheckpointClock(minutes, self.world_size, self.engine.device)
         self.workers = loader_workers(self.options.loader_workers)
+        self.growth = Growth(job.elastic, arrivals, self.engine.device)
         self.loader = self._loader(pool)
         self.val_loader: DataLoader | None = None
         workers = self.workers * (self.engine.device.type == "cuda")  # else cores are busy
@@ -150,7 +152,7 @@ class ClassifierLoop:
             last = self.val is None and epoch + 1 == self.options.epochs
             if self.schedule.validates(epoch) or last:
                 self._validate_and_save(epoch, seen)
-        self.arrivals.finish()
+        self.growth.finish_stream(self.job.planned, self.sampler.pool_size())
         self._test()
 
     def _thaw(self) -> None:
@@ -184,8 +186,10 @@ class ClassifierLoop:
             first_step = first_step or now()
             counts.add(len(images), int(synthetic.sum()), loss)
             done = step + 1 - epoch * self.sampler.steps
-            if self.clock.due() and done < self.sampler.steps:
-                self._save(Position(epoch, done, counts, random_state()), {})
+            grows = self.growth.due(self.options.epochs * self.sampler.steps - step - 1)
+            if (self.clock.due() or grows) and done < self.sampler.steps:
+                self._save(Position(epoch, done, counts, random_state()), self.growth.shown)
+                self.growth.leave()
         seen = {
             "images": counts.images,
             "synthetic": counts.synthetic,
@@ -313,10 +317,10 @@ class ClassifierLoop:
                     f"optimizer's state for that number; resume with --placement.trainers "
                     f"{state['workers']}, or choose another --out."
                 )
-            self.best, step = state["best"], state.get("step", 0)
-            self.start = Position.load(folder, self.rank, state["epoch"], step)
+            self.best = state["best"]
+            self.start = Position.load(folder, self.rank, self.world_size, state)
             # Up to the thaw, checkpoints are of an engine that trains the head alone.
-            trained = self.start.epoch if not step else self.start.epoch + 1
+            trained = self.start.epoch + (self.start.step > 0)
             self.frozen = 0 < trained <= self.options.freeze_epochs
             model = bare_model(self.classifier)
             engine = start_engine(model, self.options, self.world_size, self.dtype, self.frozen)

@@ -11,6 +11,7 @@ from engine.nodes.shared_folder import Marker
 from engine.telemetry import Reporter
 from engine.training.arrivals import Arrivals
 from engine.training.pool import PoolWriter
+from engine.worker_group.elastic import Elastic
 
 
 @runtime_checkable
@@ -48,5 +49,7 @@ class TrainJob:
     """By which a worker knows the run folder; None where nothing is to be looked for."""
     name: str = "train"
     """Kind of the events that the worker sends: `train` or `baseline`."""
+    elastic: Elastic | None = None
+    """With it the number of workers may change; None: it stays."""
     build: Callable[[TrainJob, PoolWriter, Arrivals], Loop]
     """Called on the worker; makes the loop that it runs."""

@@ -42,6 +42,11 @@ class Seen:
         self.loss = self.loss + loss  # computing goes on meanwhile: no number is asked for
         self.steps += 1
 
+    def add_other(self, other: Seen) -> None:
+        """Add what another rank has seen."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
 
 @dataclass(frozen=True)
 class Position:
@@ -62,15 +67,18 @@ class Position:
         save_file(self.random, str(Path(folder, f"random-{rank}.safetensors")))
 
     @staticmethod
-    def load(folder: str, rank: int, epoch: int, step: int) -> Position:
-        """The position of a rank at `step` of `epoch`. A rank that the checkpoint does not know,
-        because there were fewer, has seen nothing of the epoch yet.
+    def load(folder: str, rank: int, world_size: int, place: dict) -> Position:
+        """The position of one of `world_size` ranks at `place`, an `epoch` and, within it, a
+        `step`. Where there were more ranks, what they have seen of the epoch is shared out; where
+        there were fewer, the new ones have seen nothing.
         """
-        kept = Path(folder, f"position-{rank}.json")
-        if not kept.exists():
+        epoch, step = place["epoch"], place.get("step", 0)
+        seen, number = Seen(), rank
+        while (kept := Path(folder, f"position-{number}.json")).exists():
+            seen.add_other(Seen(**json.loads(kept.read_text())["seen"]))
+            number += world_size
+        if number == rank:
             return Position(epoch, step)
-        values = json.loads(kept.read_text())
-        seen = Seen(**values["seen"])
         # A float holds each float32 exactly, and a sum goes on in the type that it began in.
         seen.loss = torch.tensor(seen.loss, dtype=torch.float32)
         random = load_file(str(Path(folder, f"random-{rank}.safetensors")))

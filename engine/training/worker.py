@@ -13,6 +13,7 @@ from engine.mixing.part_check import check_of
 from engine.training.arrivals import Arrivals
 from engine.training.job import Loop, TrainJob
 from engine.training.pool import PoolWriter, pool_folder
+from engine.worker_group.growth import Regroup, wait_to_be_replaced
 from engine.worker_group.start import begin
 
 
@@ -31,7 +32,10 @@ def train_loop(settings: dict) -> None:
         arrivals = Arrivals(job.store, pool, settings["streaming"], settings["stored"], read)
         advice = "lower --train.batch_size, add train workers or raise --train.zero_stage"
         with fitting_in_memory(f"--train.batch_size {job.config.train.batch_size}", advice):
-            job.build(job, pool, arrivals).run()
+            try:
+                job.build(job, pool, arrivals).run()
+            except Regroup:
+                wait_to_be_replaced()
 
 
 def build_loop(job: TrainJob, pool: PoolWriter, arrivals: Arrivals) -> Loop:

@@ -14,8 +14,11 @@ from engine.failures import StopAtUserErrors, user_errors
 from engine.mixing.stages import execution_options
 from engine.nodes.waiting import Watch, watching
 from engine.placement.cluster import TRAIN_LABEL
+from engine.placement.ray_internals import follow
 from engine.session import Session
 from engine.training.attempt import AsTheyCome
+from engine.worker_group.elastic import Elastic
+from engine.worker_group.scaling import ElasticPolicy
 from engine.worker_group.torch_backend import ByDevices
 
 _LOOK_SECONDS = 0.2
@@ -28,8 +31,10 @@ def fit(
     name: str,
     watch: Watch,
     datasets: dict | None = None,
+    elastic: Elastic | None = None,
 ) -> None:
     """Run a loop on Ray Train workers; the same name resumes from that name's last checkpoint.
+    With `elastic` their number may change.
 
     Raises `UserError` for a worker's.
     """
@@ -37,19 +42,20 @@ def fit(
     checkpoints = session.out / "checkpoints"
     # Ray's own reader of URIs refuses spaces and umlauts, so it gets the bucket and the path in it.
     remote = None if checkpoints.is_local else filesystem(checkpoints.uri)[0]
+    scaling = ray.train.ScalingConfig(
+        num_workers=watch.workers,
+        use_gpu=placement.gpus_per_trainer > 0,
+        resources_per_worker={
+            "CPU": placement.cpus_per_trainer,
+            "GPU": placement.gpus_per_trainer,
+        },
+        label_selector=TRAIN_LABEL if placement.separate else None,
+    )
     trainer = ray.train.torch.TorchTrainer(
         loop,
         train_loop_config=settings,
         torch_config=ByDevices(),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=watch.workers,
-            use_gpu=placement.gpus_per_trainer > 0,
-            resources_per_worker={
-                "CPU": placement.cpus_per_trainer,
-                "GPU": placement.gpus_per_trainer,
-            },
-            label_selector=TRAIN_LABEL if placement.separate else None,
-        ),
+        scaling_config=scaling,
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=checkpoints.path,
@@ -61,6 +67,8 @@ def fit(
         datasets=datasets,
         dataset_config=AsTheyCome(execution_options=execution_options(placement, watch.pool)),
     )
+    if elastic is not None:
+        follow(trainer, ElasticPolicy(scaling, elastic))
     with user_errors(), watching(watch) as over:
         in_a_thread(trainer.fit, over)
 

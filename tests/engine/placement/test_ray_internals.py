@@ -15,9 +15,14 @@ import yaml
 from engine.placement import ray_internals
 from engine.placement.ray_internals import (
     autoscaler_config,
+    follow,
+    free_resources,
+    no_change,
     on_loopback,
     own_sigterm,
+    resize,
     resolved_options,
+    scaling_policy,
     search_only_the_drivers_path,
     silence_raised_errors,
     torch_backend,
@@ -71,6 +76,40 @@ def test_ray_data_knows_the_settings_of_the_stream():
 
 def test_rays_torch_backend_has_the_method_that_is_replaced():
     assert callable(torch_backend().on_start)
+
+
+def test_a_scaling_policy_of_our_own_is_what_the_controller_gets(monkeypatch):
+    """test_attempt.py lets a real controller follow one."""
+    from ray.train.v2._internal.execution import scaling_policy as parts
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    asked = {}
+    run = DataParallelTrainer._initialize_and_run_controller
+    assert callable(run)
+    monkeypatch.setattr(
+        DataParallelTrainer,
+        "_initialize_and_run_controller",
+        lambda trainer, **settings: asked.update(settings) or ray.train.Result(None, None, None),
+    )
+    trainer = DataParallelTrainer(print)
+    follow(trainer, "mine")
+    trainer.fit()
+    assert asked["scaling_policy"] == "mine"
+    assert "failure_policy" in asked
+    assert scaling_policy().__abstractmethods__ == {
+        "make_decision_for_non_running_worker_group",
+        "make_decision_for_running_worker_group",
+        "_get_num_workers_for_resource_request",
+    }
+    scaling = ray.train.ScalingConfig(num_workers=1, resources_per_worker={"CPU": 2})
+    assert resize(3, scaling) == parts.ResizeDecision(3, {"CPU": 2})
+    assert isinstance(no_change(), parts.NoopDecision)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_is_free_on_each_node():
+    (node,) = (node["NodeID"] for node in ray.nodes() if node["Alive"])
+    assert free_resources()[node]["GPU"] == ray.cluster_resources()["GPU"]
 
 
 @pytest.mark.usefixtures("cluster")

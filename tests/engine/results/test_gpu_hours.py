@@ -46,6 +46,12 @@ def test_a_killed_attempt_counts_to_the_last_thing_it_did():
     assert hours(*first, begin("train", 510, 1, 1.0), end("train", 530)) == {"train": 15 + 20}
 
 
+def test_a_group_that_changes_its_size_holds_as_many_as_it_has():
+    grown = {"event": "resize", "time": 20.0, "phase": "train", "workers": 3, "before": 1}
+    events = [begin("train", 10, 1, 1.0), epoch(15), grown, epoch(24), end("train", 25)]
+    assert hours(*events) == {"train": 10 + 3 * 5}
+
+
 def test_personalization_ends_with_its_own_event():
     step = {"event": "personalize_step", "time": 15.0}
     done = {"event": "personalize", "time": 20.0, "start": 10.0, "end": 20.0}

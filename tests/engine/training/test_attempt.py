@@ -28,6 +28,7 @@ from engine.training.arrivals import Arrivals
 from engine.training.attempt import share
 from engine.training.job import TrainJob
 from engine.training.pool import PoolWriter
+from engine.worker_group.growth import REGROUP, Regroup
 
 MIXES, BATCH = 240, 4
 
@@ -70,6 +71,39 @@ class DyingLoop:
         note.write_text(json.dumps(pooled(self.pool.folder)))
 
 
+@dataclass(frozen=True)
+class Growing:
+    """`TrainJob.build` of a loop that notes what its pool holds. One worker asks for three when
+    some mixes have come, as an elastic group does.
+    """
+
+    notes: str
+
+    def __call__(self, job: TrainJob, pool: PoolWriter, arrivals: Arrivals) -> "GrowingLoop":
+        return GrowingLoop(self, pool, arrivals)
+
+
+class GrowingLoop(DyingLoop):
+    def run(self) -> None:
+        if ray.train.get_context().get_world_size() == 1:
+            self.arrivals.wait_for(3 * BATCH)
+            ray.train.report({REGROUP: 3})
+            raise Regroup
+        self.settings = Dying(self.settings.notes, False)
+        super().run()
+
+
+class LeavingLoop(DyingLoop):
+    """Its training is over when some mixes have come; it leaves the rest of the stream."""
+
+    def run(self) -> None:
+        self.arrivals.wait_for(3 * BATCH)
+
+
+def leaving(job: TrainJob, pool: PoolWriter, arrivals: Arrivals) -> LeavingLoop:
+    return LeavingLoop(Dying("", False), pool, arrivals)
+
+
 def notes(folder: Path, workers: int) -> list[list[int]]:
     return [json.loads((folder / f"{workers}-{rank}.json").read_text()) for rank in range(workers)]
 
@@ -102,6 +136,45 @@ def test_pools_are_disjoint_after_a_workers_death_and_with_more_workers(tmp_path
         session = replace_config(session, more)
         phases.train_classifier(session, job, build=Dying(str(tmp_path), False))
         assert sorted(chain.from_iterable(notes(tmp_path, 3))) == list(range(MIXES))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_pools_are_disjoint_when_a_group_grows_in_the_middle_of_the_stream(tmp_path):
+    config = Config(
+        mix=MixConfig(count=MIXES, batch=BATCH, strategy="real-mix"),
+        train=TrainConfig(epochs=1, batch_size=6),
+        placement=PlacementConfig(elastic=True, cpus_per_mixer=0.5, cpus_per_trainer=0.5),
+    )
+    with temporary_session(config, 30, count=40) as session:
+        job = simulated_mix_job(session, SleepingMixer(0.2, 9))
+        phases.train_classifier(session, job, streaming=True, build=Growing(str(tmp_path)))
+        assert sorted(chain.from_iterable(notes(tmp_path, 3))) == list(range(MIXES))
+        events = collected(session)
+        (grown,) = (event for event in events if event["event"] == "resize")
+        assert (grown["before"], grown["workers"]) == (1, 3)
+        made = [event for event in events if event["event"] == "mix"]
+        assert sorted(event["chunk"] for event in made) == list(range(MIXES // BATCH))
+        assert max(event["end"] for event in made) > grown["time"], "it grew after the stream"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_train_workers_that_are_done_leave_their_gpus_to_mixers():
+    config = Config(
+        mix=MixConfig(count=MIXES, batch=BATCH, strategy="real-mix"),
+        train=TrainConfig(epochs=1, batch_size=6),
+        placement=PlacementConfig(
+            elastic=True, trainers=2, cpus_per_mixer=0.5, cpus_per_trainer=0.5
+        ),
+    )
+    with temporary_session(config, 30, count=40) as session:
+        job = simulated_mix_job(session, SleepingMixer(0.4, 9))
+        phases.train_classifier(session, job, streaming=True, build=leaving)
+        over = time.time()
+        phases.make_rest(session, job)
+        made = [event for event in collected(session) if event["event"] == "mix"]
+        assert sorted(event["chunk"] for event in made) == list(range(MIXES // BATCH))
+        late = {event["actor"] for event in made if event["start"] > over}
+        assert len(late) == 3, "one mixer, and two in the place of the train workers"
 
 
 def collected(session) -> list[dict]:

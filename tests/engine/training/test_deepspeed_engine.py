@@ -2,12 +2,15 @@
 ZeRO stage.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from diffmix.classifier.head import train_mode
 from diffmix.classifier.model import build_model
 from diffmix.config import TrainConfig
+from engine.training.deepspeed_config import build_optimizer, deepspeed_config
 from engine.training.deepspeed_engine import full_weights, start_engine, thaw
 
 pytestmark = [
@@ -105,3 +108,57 @@ def test_bf16_trains_a_model_with_batch_norms(stage):
     assert {value.dtype for value in after.values() if value.is_floating_point()} == {torch.float32}
     assert moved(first, after) == set(first)
     assert all(value.isfinite().all() for value in after.values())
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_why_elastic_training_is_refused_with_zero(tmp_path, stage):
+    """DeepSpeed's universal checkpoint is its only way to another number of workers. When one of
+    these fails, `diffmix.config_check` may refuse less.
+    """
+    import deepspeed
+    from deepspeed.checkpoint import ds_to_universal
+
+    def engine(optimizer: str, load_universal: bool = False):
+        options = TrainConfig(batch_size=4, zero_stage=stage, optimizer=optimizer)
+        settings = deepspeed_config(options, 1, torch.float32)
+        settings["checkpoint"] = {"load_universal": load_universal}
+        layers = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten()
+        model = torch.nn.Sequential(*layers)
+        made, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=build_optimizer(model, options),
+            config=settings,
+            dist_init_required=False,
+        )
+        return made
+
+    def convert(optimizer: str):
+        trained = engine(optimizer)
+        loss = trained(torch.randn(4, 3, 8, 8)).square().mean()
+        trained.backward(loss)
+        trained.step()
+        folder = tmp_path / optimizer
+        trained.save_checkpoint(str(folder), tag="state")
+        ds_to_universal.main(
+            SimpleNamespace(
+                input_folder=f"{folder}/state",
+                output_folder=f"{folder}/universal",
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,
+            )
+        )
+        (folder / "latest_universal").write_text("universal")
+        return trained, folder
+
+    with pytest.raises(KeyError, match="exp_avg"):
+        convert("sgd")
+    trained, folder = convert("adamw")
+    loaded = engine("adamw", load_universal=True)
+    loaded.load_checkpoint(str(folder), tag="universal")
+    weights = full_weights(trained, stage), full_weights(loaded, stage)
+    assert torch.equal(weights[0]["0.weight"], weights[1]["0.weight"])
+    assert weights[0]["1.running_mean"].any()
+    assert not weights[1]["1.running_mean"].any()

@@ -16,7 +16,7 @@ def test_a_position_is_read_as_it_was_written(tmp_path):
         seen.add(8, 2, torch.tensor(loss))
     Position(4, 3, seen, random_state()).save(str(tmp_path), 1)
     wanted = torch.rand(3)
-    found = Position.load(str(tmp_path), 1, 4, 3)
+    found = Position.load(str(tmp_path), 1, 2, {"epoch": 4, "step": 3})
     assert (found.epoch, found.step, found.seen.images, found.seen.synthetic) == (4, 3, 24, 6)
     assert torch.equal(found.seen.loss, seen.loss)
     found.restore_random()
@@ -25,8 +25,18 @@ def test_a_position_is_read_as_it_was_written(tmp_path):
 
 def test_a_rank_that_the_checkpoint_does_not_know_has_seen_nothing(tmp_path):
     Position(2, 1, Seen(images=9), random_state()).save(str(tmp_path), 0)
-    found = Position.load(str(tmp_path), 1, 2, 1)
+    found = Position.load(str(tmp_path), 1, 2, {"epoch": 2, "step": 1})
     assert (found.epoch, found.step, found.seen.images, found.random) == (2, 1, 0, {})
+
+
+def test_what_more_ranks_have_seen_is_shared_out(tmp_path):
+    for rank in range(3):
+        seen = Seen(images=10**rank, wait=rank / 4, loss=torch.tensor(rank / 2), steps=rank)
+        Position(2, 1, seen, random_state()).save(str(tmp_path), rank)
+    place = {"epoch": 2, "step": 1}
+    first, second = (Position.load(str(tmp_path), rank, 2, place).seen for rank in range(2))
+    assert (first.images, first.wait, float(first.loss), first.steps) == (101, 0.5, 1.0, 2)
+    assert (second.images, second.wait, float(second.loss), second.steps) == (10, 0.25, 0.5, 1)
 
 
 def test_a_resumed_sampler_leaves_out_what_was_drawn():

@@ -1,0 +1,107 @@
+"""`placement.elastic` on a cluster of four nodes: more workers when the stream has ended, fewer
+after the loss of a node, more when there is another one.
+"""
+
+from statistics import mean
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from safetensors.torch import load_file
+from torch import allclose
+
+from engine.run import run
+from engine.worker_group import elastic
+
+pytestmark = pytest.mark.slow
+
+COMMON = {"num_cpus": 3, "object_store_memory": 200_000_000}
+EPOCHS = 60
+
+
+@pytest.fixture(scope="module")
+def nodes(own_clusters):
+    """A head without GPUs and three nodes with one GPU each, by their ids."""
+    with own_clusters():
+        cluster = Cluster()
+        cluster.add_node(num_gpus=0, include_dashboard=False, **COMMON)
+        found = [cluster.add_node(num_gpus=1, **COMMON) for _ in range(3)]
+        ray.init(address=cluster.address, namespace="diffmix", log_to_driver=False)
+        cluster.wait_for_nodes()
+        yield cluster, {node.node_id: node for node in found}
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def epochs(happened: list[dict]) -> dict[int, dict[int, float]]:
+    """Epoch -> rank -> mean loss. An epoch that was trained again counts once."""
+    found: dict[int, dict[int, float]] = {}
+    for event in happened:
+        if event["event"] == "train":
+            ranks = found.setdefault(event["epoch"], {})
+            if event["rank"] == 0:
+                ranks.clear()
+            ranks[event["rank"]] = event["loss"]
+    return found
+
+
+def resizes(happened: list[dict]) -> list[tuple[int, int]]:
+    return [(event["before"], event["workers"]) for event in happened if event["event"] == "resize"]
+
+
+def test_one_worker_then_three_then_two_then_three(
+    nodes, tmp_path, small_config, when, events, monkeypatch
+):
+    cluster, by_id = nodes
+    changes = {
+        "mix.synthetic_p": 1e-9,  # which mixes are drawn depends on when they come
+        "train.model_name": "test_efficientnet_gn",  # batch norm's statistics are of a share
+        "train.resolution": 48,
+        "train.resize": 48,
+        "train.batch_size": 6,
+        "train.epochs": EPOCHS,
+        "train.eval_every": EPOCHS,
+        "train.checkpoint_minutes": 0.1,
+        "train.lr": 0.002,
+        "placement.cpus_per_mixer": 0.5,
+        "placement.cpus_per_trainer": 0.5,
+        "placement.mixers": (2,),
+    }
+    fixed, out = tmp_path / "fixed", tmp_path / "out"
+    run(small_config(fixed, **changes))
+    monkeypatch.setattr(elastic, "SURE", 0.0)
+
+    def seen(change: tuple[int, int]) -> bool:
+        happened = events(out)
+        place = resizes(happened)
+        if change not in place:
+            return False
+        workers = place[-1][1]
+        since = [event for event in happened if event["event"] in ("resize", "train")]
+        last = max(i for i, event in enumerate(since) if event["event"] == "resize")
+        ranks = {event["rank"] for event in since[last + 1 :]}
+        return ranks == set(range(workers))
+
+    def kill() -> None:
+        node = [event["node"] for event in events(out) if event["event"] == "train"][-1]
+        cluster.remove_node(by_id[node], allow_graceful=False)
+
+    when(lambda: seen((1, 3)), kill)
+    when(lambda: seen((3, 2)), lambda: cluster.add_node(num_gpus=1, **COMMON))
+    run(small_config(out, **changes, **{"placement.elastic": True}))
+
+    happened = events(out)
+    assert resizes(happened) == [(1, 3), (3, 2), (2, 3)]
+    notes = [event["text"] for event in happened if event["event"] == "note"]
+    assert "training goes on with 3 workers instead of 1" in notes
+    usual, found = epochs(events(fixed)), epochs(happened)
+    assert usual.keys() == found.keys() == set(range(EPOCHS))
+    whole = {epoch for epoch in found if len(found[epoch]) == len(found[EPOCHS - 1])}
+    assert len(whole) > 3
+    for epoch in range(EPOCHS):
+        # Within an epoch in which the number changed the ranks' means weigh differently.
+        print(epoch, usual[epoch], found[epoch])
+    one, other = (load_file(folder / "classifier/model.safetensors") for folder in (out, fixed))
+    print(max(float((one[name] - other[name]).abs().max()) for name in one))
+    assert all(allclose(one[name], other[name], atol=1e-3) for name in one)
+    assert mean(found[EPOCHS - 1].values()) == pytest.approx(usual[EPOCHS - 1][0], rel=1e-3)
