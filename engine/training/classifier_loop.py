@@ -76,14 +76,11 @@ class ClassifierLoop:
         self.classifier: Classifier = describe(self.options, self.real.class_names)
         torch.manual_seed(self.seed)
         self.dtype = training_dtype(self.options)
-        self.best = -1.0
-        self.start = Position()
+        self.best, self.start = -1.0, Position()
         self.frozen = self.options.freeze_epochs > 0
-        self.engine = self._start()
-        num_classes = len(self.real.class_names)
+        self.engine, num_classes = self._start(), len(self.real.class_names)
         self.class_sizes = np.bincount(self.real.labels, minlength=num_classes)
-        has_mixes = job.store is not None
-        self.loss = Loss(self.options, self.class_sizes, self.engine.device, has_mixes)
+        self.loss = Loss(self.options, self.class_sizes, self.engine.device, job.store is not None)
         self.batch_mix = BatchMix(self.options, num_classes)
         self.sampler = self._sampler(pool)
         self.resumed = Resumed(self.sampler)
@@ -186,8 +183,8 @@ class ClassifierLoop:
             first_step = first_step or now()
             counts.add(len(images), int(synthetic.sum()), loss)
             done = step + 1 - epoch * self.sampler.steps
-            grows = self.growth.due(self.options.epochs * self.sampler.steps - step - 1)
-            if (self.clock.due() or grows) and done < self.sampler.steps:
+            left = (self.options.epochs - epoch) * self.sampler.steps - done
+            if (self.growth.due(left) or self.clock.due()) and done < self.sampler.steps:
                 self._save(Position(epoch, done, counts, random_state()), self.growth.shown)
                 self.growth.leave()
         seen = {
