@@ -157,6 +157,7 @@ def test_pools_are_disjoint_when_a_group_grows_in_the_middle_of_the_stream(tmp_p
         assert max(event["end"] for event in made) > grown["time"], "it grew after the stream"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_train_workers_that_are_done_leave_their_gpus_to_mixers():
     config = Config(
