@@ -16,7 +16,7 @@ from engine.worker_group import elastic
 pytestmark = pytest.mark.slow
 
 COMMON = {"num_cpus": 3, "object_store_memory": 200_000_000}
-EPOCHS = 60
+EPOCHS = 40
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def test_one_worker_then_three_then_two_then_three(
     changes = {
         "mix.synthetic_p": 1e-9,  # which mixes are drawn depends on when they come
         "train.model_name": "test_efficientnet_gn",  # batch norm's statistics are of a share
-        "train.resolution": 48,
-        "train.resize": 48,
+        "train.resolution": 224,
+        "train.resize": 224,
         "train.batch_size": 6,
         "train.epochs": EPOCHS,
         "train.eval_every": EPOCHS,
