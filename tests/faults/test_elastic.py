@@ -1,5 +1,5 @@
 """`placement.elastic` on a cluster of four nodes: more workers when the stream has ended, fewer
-after the loss of a node, more when there is another one.
+after the loss of a node. The loss goes on as with one worker.
 """
 
 from statistics import mean
@@ -49,9 +49,7 @@ def resizes(happened: list[dict]) -> list[tuple[int, int]]:
     return [(event["before"], event["workers"]) for event in happened if event["event"] == "resize"]
 
 
-def test_one_worker_then_three_then_two_then_three(
-    nodes, tmp_path, small_config, when, events, monkeypatch
-):
+def test_one_worker_then_three_then_two(nodes, tmp_path, small_config, when, events, monkeypatch):
     cluster, by_id = nodes
     changes = {
         "mix.synthetic_p": 1e-9,  # which mixes are drawn depends on when they come
@@ -87,21 +85,19 @@ def test_one_worker_then_three_then_two_then_three(
         cluster.remove_node(by_id[node], allow_graceful=False)
 
     when(lambda: seen((1, 3)), kill)
-    when(lambda: seen((3, 2)), lambda: cluster.add_node(num_gpus=1, **COMMON))
     run(small_config(out, **changes, **{"placement.elastic": True}))
 
     happened = events(out)
-    assert resizes(happened) == [(1, 3), (3, 2), (2, 3)]
+    assert resizes(happened) == [(1, 3), (3, 2)]
     notes = [event["text"] for event in happened if event["event"] == "note"]
     assert "training goes on with 3 workers instead of 1" in notes
     usual, found = epochs(events(fixed)), epochs(happened)
     assert usual.keys() == found.keys() == set(range(EPOCHS))
-    whole = {epoch for epoch in found if len(found[epoch]) == len(found[EPOCHS - 1])}
-    assert len(whole) > 3
-    for epoch in range(EPOCHS):
-        # Within an epoch in which the number changed the ranks' means weigh differently.
-        print(epoch, usual[epoch], found[epoch])
+    changed = 0
+    for epoch, ranks in found.items():
+        # Where the number changed within an epoch, the ranks' means weigh differently.
+        if mean(ranks.values()) != pytest.approx(usual[epoch][0], rel=1e-4):
+            changed += 1
+    assert changed <= 2
     one, other = (load_file(folder / "classifier/model.safetensors") for folder in (out, fixed))
-    print(max(float((one[name] - other[name]).abs().max()) for name in one))
-    assert all(allclose(one[name], other[name], atol=1e-3) for name in one)
-    assert mean(found[EPOCHS - 1].values()) == pytest.approx(usual[EPOCHS - 1][0], rel=1e-3)
+    assert all(allclose(one[name], other[name], atol=1e-5) for name in one)
