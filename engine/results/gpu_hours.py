@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from engine.results.figures import length, spans, union
+from engine.results.figures import spans, union
 
 _PAUSE_SECONDS = 60.0
 
