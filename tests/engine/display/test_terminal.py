@@ -82,6 +82,7 @@ INTERRUPTED = """
 import os, signal, sys, threading
 from engine.display import terminal
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background job
 {before}
 try:
     with terminal.interruptible(), terminal.quiet():
