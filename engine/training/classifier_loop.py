@@ -42,6 +42,7 @@ from diffmix.devices import loader_workers, take_share
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder
+from engine.nodes.notice import Notice
 from engine.placement.sockets import shorten_listeners
 from engine.telemetry import now
 from engine.training.arrivals import Arrivals
@@ -87,7 +88,8 @@ class ClassifierLoop:
         self.sampler = self._sampler(pool)
         self.resumed = Resumed(self.sampler)
         minutes = self.options.checkpoint_minutes
-        self.clock = CheckpointClock(minutes, self.world_size, self.engine.device)
+        notice = Notice(job.reporter, self.rank)
+        self.clock = CheckpointClock(minutes, self.world_size, self.engine.device, notice)
         self.workers = loader_workers(self.options.loader_workers)
         self.loader = self._loader(pool)
         self.val_loader: DataLoader | None = None
