@@ -131,7 +131,7 @@ def test_the_tasks_of_an_actor_go_to_the_other_one(tmp_path, stream, dies):
     fault.join()
     assert rows == Counter(range(ROWS))
     taken, left = map(int, (tmp_path / "taken").read_text().split())
-    assert 1 <= taken <= 4
+    assert taken >= 1  # an actor whose output waits to be taken stays for a moment, and gets more
     assert left == 1
     assert len(pids - {int(first.read_text().split()[0])}) == 1
 
