@@ -185,6 +185,13 @@ class ActorPool:
         self._operator, self._pool = operator, operator._actor_pool
         self._leaving: dict[int, tuple[Any, Callable[[], None]]] = {}
         """Task that a living actor still has -> the actor, and what hands the task on."""
+        # Ray ends idle actors as soon as no task waits. The last tasks of an actor that dies are
+        # for them.
+        remove = self._pool._try_remove_idle_actor
+        self._pool._try_remove_idle_actor = lambda: not self._is_busy() and remove()
+
+    def _is_busy(self) -> bool:
+        return self._pool.num_tasks_in_flight() > 0 or bool(self._leaving)
 
     @property
     def context(self) -> ray.data.DataContext:

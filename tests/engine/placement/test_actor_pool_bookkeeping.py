@@ -166,6 +166,16 @@ def test_a_leaving_actors_tasks_are_handed_on_when_they_end_or_it_dies(stage, di
     assert stage.operator.has_completed()
 
 
+def test_idle_actors_stay_while_a_task_may_still_come_back(stage):
+    stage.submit(1)
+    pool = stage.operator._actor_pool
+    idle = ActorPoolScalingRequest.downscale(delta=-1, force=True, reason="consumed all inputs")
+    assert not pool.scale(idle)
+    assert pool.current_size() == 2
+    stage.finish_all()
+    assert pool.scale(idle) == -1
+
+
 def test_a_task_that_has_given_output_stays_and_so_does_its_actor(stage):
     stage.submit(IN_FLIGHT)
     first = stage.pool.actors()[0]
