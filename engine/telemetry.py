@@ -40,12 +40,17 @@ class _Collector:
     def __init__(self) -> None:
         self.events: list[dict] = []
         self._failed_starts: Counter[str] = Counter()
+        self._lost = 0
         self._stopped = False
 
     def record(self, event: dict) -> None:
         self.events.append(event)
         if event["event"] == "mixer_failed":
             self._failed_starts[event["node"]] += 1
+        self._lost += event["event"] == "mixer_lost"
+
+    def lost_mixers(self) -> int:
+        return self._lost
 
     def failed_starts(self) -> dict[str, int]:
         return dict(self._failed_starts)
@@ -79,6 +84,14 @@ class Reporter:
             self._actor.record.remote({"event": kind, "time": now(), **values})
         except (ValueError, ray.exceptions.RayError):
             self._actor = None
+
+    def record(self, kind: str, **values: object) -> None:
+        """As `send`, but the collector has the event when this returns."""
+        self._ask("record", {"event": kind, "time": now(), **values})
+
+    def lost_mixers(self) -> int:
+        """How many mixers have died."""
+        return self._ask("lost_mixers") or 0
 
     def failed_starts(self) -> dict[str, int]:
         """Node ids -> how many mixers could not start there."""

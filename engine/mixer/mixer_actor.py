@@ -24,6 +24,18 @@ from engine.telemetry import now
 _NUMBERS = pa.schema([("chunk", pa.int64())])
 
 
+class GivenUpError(RuntimeError):
+    """Nobody waits for a chunk here any more."""
+
+
+def _check_wanted() -> None:
+    """Raise `GivenUpError` where Ray has marked this task: its stream was given up, or the task was
+    handed to another mixer because this node is going away. Ray does not end it itself.
+    """
+    if ray.get_runtime_context().is_canceled():
+        raise GivenUpError("This stream of mixes was given up, or goes on with other mixers.")
+
+
 class MixActor:
     """Holds one generator on one device for the whole stream. Ray Data's actor pool owns and closes
     it.
@@ -39,7 +51,7 @@ class MixActor:
         self.deadline = Deadline(job.config.run.chunk_deadline)
         self.device = threading.Lock()
         context = ray.get_runtime_context()
-        self.restarted = context.was_current_actor_reconstructed
+        self.careful = context.was_current_actor_reconstructed
         self.name = f"mixer-{context.get_actor_id()[:12]}"
         self.startup_error: UserError | None = None
         self.said: dict | None = None
@@ -73,14 +85,14 @@ class MixActor:
         if not len(row) or (self.job.is_limited and self.job.reporter.is_stopped()):
             return (SCHEMA if self.pass_on else _NUMBERS).empty_table()
         chunk, specs, sources = (row[name][0].as_py() for name in ("chunk", "specs", "sources"))
-        if ray.get_runtime_context().is_canceled():
-            # Ray only marks the tasks of a stream that was given up. A newer one makes its chunks.
-            raise RuntimeError("This stream of mixes was given up.")
-        # After an actor's death Ray repeats its whole task, of which some chunks may be stored, and
-        # mixers of a stream that was given up store the chunk that they had begun.
+        _check_wanted()
+        # A task that goes to another mixer is repeated as a whole. Some chunks may be stored, and
+        # the mixer that had it may have stored the chunk that it had begun.
         if self.store.holds(chunk):
             return self._passed(chunk, self.store.read(chunk).replace_schema_metadata())
-        if self.restarted and self.aside.holds(chunk):
+        # A dead mixer's tasks go to others, and it may be one of their chunks that kills mixers.
+        self.careful = self.careful or self.job.reporter.lost_mixers() > 0
+        if self.careful and self.aside.holds(chunk):
             return self._passed(chunk, SCHEMA.empty_table())
         made = self._tried(chunk, [MixSpec(**spec) for spec in specs], sources)
         if made is None:
@@ -126,16 +138,17 @@ class MixActor:
     ) -> tuple[pa.Table, dict | None, float, float] | None:
         """What `_made` gives. None: it failed `run.chunk_tries` times and was set aside.
 
-        A mixer that replaces a dead one notes what it begins: it may be this chunk that kills them.
+        After the first death of a mixer, all of them note what they begin: it may be this chunk
+        that kills them.
         """
         run = self.job.config.run
         while True:
-            whys = self.aside.tries(chunk) if self.restarted else []
-            note = self.aside.beginning(chunk) if self.restarted else ""
+            whys = self.aside.tries(chunk) if self.careful else []
+            note = self.aside.beginning(chunk) if self.careful else ""
             if len(whys) < run.chunk_tries:
                 try:
                     return self._made(chunk, specs, sources)
-                except UserError:
+                except (UserError, GivenUpError):
                     raise
                 except Exception as error:
                     self.aside.failed(chunk, short(error))
@@ -167,6 +180,7 @@ class MixActor:
         if isinstance(self.mixer, Preparing):
             sources = self.mixer.prepare(specs, sources)
         with self.device, self.deadline.watching(lambda why: self._hangs(chunk, why)):
+            _check_wanted()
             start = now()
             made = self.mixer.mix(specs, sources)
             end = now()

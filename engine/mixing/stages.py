@@ -27,6 +27,7 @@ from engine.mixer.mixer_actor import MixActor
 from engine.mixer.start import GoodNodes
 from engine.mixing.job import MixJob
 from engine.mixing.store import SCHEMA
+from engine.nodes.hand_over import hand_over_tasks
 from engine.placement.cluster import MIX_LABEL
 from engine.placement.pool import MixerPool, mixer_pool
 from engine.placement.ray_internals import silence_raised_errors
@@ -72,6 +73,7 @@ def stream(
         enable_true_multi_threading=True,
     )
     configure_ray_data(placement, pool)
+    hand_over_tasks(ray.data.DataContext.get_current(), job.reporter)
     groups = group_chunks(chunks, placement.mixers[-1], _chunk_bytes(job))
     numbers = ray.put(groups)
     whole = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}

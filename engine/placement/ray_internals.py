@@ -11,14 +11,21 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import ray
 import ray._private.services
+import ray._private.state
 import ray.data
 import ray.job_config
 import ray.train
+from ray.core.generated import gcs_pb2
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.interfaces.physical_operator import DataOpTask, MetadataOpTask
+from ray.data._internal.execution.operators.actor_pool_map_operator import (
+    ActorPoolMapOperator as _PoolOperator,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 FEW_WORKERS_AT_START = {"prestart_worker_first_driver": False}
@@ -35,6 +42,9 @@ _LOUD_LOGGERS = (
     "ray.data.exceptions",
     "ray.data._internal.execution.streaming_executor_state",
 )
+_POOL_LOGGER = "ray.data._internal.execution.operators.actor_pool_map_operator"
+_RESTARTING = gcs_pb2.ActorTableData.ActorState.RESTARTING
+_DEAD = gcs_pb2.ActorTableData.ActorState.DEAD
 _NAMESPACE_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
@@ -173,3 +183,133 @@ def _find_config() -> dict | None:
         with open(_NAMESPACE_FILE, encoding="utf-8") as opened:
             return AutoscalingConfigProducer(os.environ["RAY_CLUSTER_NAME"], opened.read())()
     return None
+
+
+class StreamCallback(ExecutionCallback):
+    """Called on the thread that runs a stream of Ray Data, wherever that is. Ray makes one for each
+    stream, of the classes in `DataContext.custom_execution_callback_classes`.
+    """
+
+    def before_execution_starts(self, executor: Any) -> None:
+        logging.getLogger(_POOL_LOGGER).addFilter(_is_no_false_alarm)
+        self.start([ActorPool(op) for op in executor._topology if isinstance(op, _PoolOperator)])
+
+    def on_execution_step(self, executor: Any) -> None:
+        self.step()
+
+    def start(self, pools: list[ActorPool]) -> None:
+        """The stream starts. `pools` are its stages that run on actors."""
+
+    def step(self) -> None:
+        """Called several times a second while it runs."""
+
+
+class PoolActor(NamedTuple):
+    """One actor of a pool that has started."""
+
+    name: str
+    """Its id."""
+    handle: Any
+    node: str
+    """Where it runs, or ran."""
+    is_gone: bool
+    """Whether it is dead, or waits for Ray to start it again."""
+
+
+class ActorPool:
+    """The actors of one stage of a running stream. For the thread that runs the stream alone."""
+
+    def __init__(self, operator: Any):
+        self._operator, self._pool = operator, operator._actor_pool
+        self._leaving: dict[int, tuple[Any, Callable[[], None]]] = {}
+        """Task that a living actor still has -> the actor, and what hands the task on."""
+        # Ray ends idle actors as soon as no task waits. The last tasks of an actor that dies are
+        # for them.
+        remove = self._pool._try_remove_idle_actor
+        self._pool._try_remove_idle_actor = lambda: not self._is_busy() and remove()
+
+    def _is_busy(self) -> bool:
+        return self._pool.num_tasks_in_flight() > 0 or bool(self._leaving)
+
+    @property
+    def context(self) -> ray.data.DataContext:
+        """The stream's settings."""
+        return self._operator.data_context
+
+    def actors(self) -> list[PoolActor]:
+        found = []
+        for actor, state in self._pool._running_actors.items():
+            name = actor._actor_id.hex()
+            found.append(PoolActor(name, actor, state.actor_location, _is_gone(actor)))
+        return found
+
+    def take_back(self, actor: PoolActor) -> int:
+        """Take an actor out of the pool, which may then start another one, and hand its tasks to
+        the others. Gives their number.
+
+        A living actor's task is canceled first, and handed on when it has ended: the actor may
+        finish what it has begun. A task that has given a part of its output stays where it is, and
+        so does its actor then, until the task is done.
+        """
+        operator, stays, taken = self._operator, False, []
+        for number, task in list(operator._data_tasks.items()):
+            if not isinstance(task, DataOpTask):
+                continue  # taken back already
+            if task.get_task_id().actor_id().hex() != actor.name:
+                continue
+            running = operator.metrics._running_tasks[number]
+            if running.num_outputs or task.has_pending_emits() or task.is_drained():
+                stays = True
+                continue
+            outputs = task.get_waitable()
+            ray.cancel(outputs, recursive=False)
+            # What Ray does when a task fails, short of raising its error.
+            task._task_done_callback(RuntimeError("It was handed to another actor."), None, None)
+            taken.append((number, outputs, running.inputs))
+        if not stays:
+            self._pool._release_running_actor(actor.handle)
+        for number, outputs, inputs in taken:
+            if actor.is_gone:
+                operator._try_schedule_task(inputs, strict=False)
+            else:
+                self._hand_on_later(actor.handle, number, outputs, inputs)
+        return len(taken)
+
+    def submit_waiting(self) -> None:
+        """Give tasks that were handed on to actors that have room. Ray does so with new ones."""
+        for handle, hand_on in list(self._leaving.values()):
+            if _is_gone(handle):
+                hand_on()
+        if self._operator._bundle_queue.has_next():
+            self._operator._try_schedule_tasks_internal()
+
+    def _hand_on_later(self, handle: Any, number: int, outputs: Any, inputs: Any) -> None:
+        """Hand a task's inputs on when it has ended, or its actor is gone. Until then the stage
+        counts it as its own.
+        """
+        operator = self._operator
+
+        def hand_on(outputs: Any = outputs) -> None:  # without a reference Ray drops the task
+            del operator._data_tasks[number], self._leaving[number]
+            operator._try_schedule_task(inputs, strict=False)
+
+        self._leaving[number] = (handle, hand_on)
+        # Its end is waited for, whatever it is, and its outputs are not looked at.
+        operator._data_tasks[number] = MetadataOpTask(number, outputs.completed(), hand_on)
+
+
+def _is_gone(actor: Any) -> bool:
+    return actor._get_local_state() in (_RESTARTING, _DEAD)
+
+
+def _is_no_false_alarm(record: logging.LogRecord) -> bool:
+    """Ray expects no tasks to be handed on, and warns of those that wait at a stream's end."""
+    return "to remain in the input queue" not in str(record.msg)
+
+
+def draining_nodes() -> dict[str, float | None]:
+    """The nodes of the connected cluster that are going away -> when, in seconds since 1970; None:
+    at some time.
+    """
+    nodes = ray._private.state.state.get_draining_nodes()
+    return {node: moment / 1000 or None for node, moment in nodes.items()}

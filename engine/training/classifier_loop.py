@@ -42,6 +42,7 @@ from diffmix.devices import loader_workers, take_share
 from diffmix.errors import UserError
 from diffmix.format_version import with_version, without_version
 from diffmix.storage import Folder
+from engine.nodes.notice import Notice
 from engine.placement.sockets import shorten_listeners
 from engine.telemetry import now
 from engine.training.arrivals import Arrivals
@@ -85,7 +86,8 @@ class ClassifierLoop:
         self.sampler = self._sampler(pool)
         self.resumed = Resumed(self.sampler)
         minutes = self.options.checkpoint_minutes
-        self.clock = CheckpointClock(minutes, self.world_size, self.engine.device)
+        notice = Notice(job.reporter, self.rank)
+        self.clock = CheckpointClock(minutes, self.world_size, self.engine.device, notice)
         self.workers = loader_workers(self.options.loader_workers)
         self.growth = Growth(job.elastic, arrivals, self.engine.device)
         self.loader = self._loader(pool)
@@ -121,16 +123,15 @@ class ClassifierLoop:
         transform = train_transform(self.options, self.classifier, as_bytes=True)
         mixes = PoolReader(pool.folder)
         samples = MixedSamples(self.real, mixes, transform, self.job.config.mix, self.options)
-        workers = self.workers
         shorten_listeners()
         return DataLoader(
             samples,
             batch_size=self.options.batch_size // self.world_size,
             sampler=self.resumed,
-            num_workers=workers,
+            num_workers=self.workers,
             # Not fork: a Ray worker has many threads, and fork copies their locks as they are.
-            multiprocessing_context="forkserver" if workers else None,
-            persistent_workers=workers > 0,
+            multiprocessing_context="forkserver" if self.workers else None,
+            persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
 

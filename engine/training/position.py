@@ -20,8 +20,12 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Sampler
 
+from engine.nodes.notice import Notice
+
 FIRST_STEPS = 8
 """Steps after which ranks first agree on how many steps lie between two checkpoints."""
+LOOK_SECONDS = 2.0
+"""Ranks ask about so often whether a node is going away."""
 
 
 @dataclass
@@ -107,34 +111,57 @@ class CheckpointClock:
     0's clock at the same few steps, and agree on the step at which they ask again.
     """
 
-    def __init__(self, minutes: float, world_size: int, device: torch.device):
-        """`minutes` 0: never due."""
+    def __init__(
+        self,
+        minutes: float,
+        world_size: int,
+        device: torch.device,
+        notice: Notice | None = None,
+    ):
+        """`minutes` 0: due only where the notice says so that a node is going away."""
         self.seconds, self.world_size, self.device = 60 * minutes, world_size, device
+        self._notice, self._looked = notice, time.monotonic()
+        self._pause = LOOK_SECONDS if notice else math.inf
+        self._first = 1 if world_size == 1 else FIRST_STEPS
         self.kept()
 
     def kept(self) -> None:
         """A checkpoint was kept, for whatever reason: the time counts from now."""
         self._since, self._steps = time.monotonic(), 0
-        self._asks = 1 if self.world_size == 1 else FIRST_STEPS
+        self._asks = self._first
+        if self._notice is not None:
+            self._notice.kept()
 
     def due(self) -> bool:
         """Whether a checkpoint is due after the step that has just been made. Every rank calls it
         after every step.
         """
         self._steps += 1
-        if not self.seconds or self._steps < self._asks:
+        seconds = self.seconds or math.inf
+        pause = min(seconds, self._pause)
+        if math.isinf(pause) or self._steps < self._asks:
             return False
         passed = self._passed()
-        if passed >= self.seconds:
+        if passed >= seconds:
             return True
         if self.world_size > 1:
-            left = (self.seconds - passed) / max(passed / self._steps, 1e-6)
-            self._asks = self._steps + max(1, math.ceil(left))
+            step = max(passed / self._steps, 1e-6)
+            self._asks = self._steps + max(1, math.ceil(min(seconds - passed, pause) / step))
+            self._first = min(FIRST_STEPS, max(1, math.ceil(pause / step)))
         return False
 
     def _passed(self) -> float:
-        """Seconds since the last checkpoint, on rank 0's clock."""
-        passed = time.monotonic() - self._since
+        """Seconds since the last checkpoint, on rank 0's clock; infinite where a node's notice asks
+        for one.
+        """
+        now = time.monotonic()
+        passed = now - self._since
+        if self._notice is not None:
+            if self.world_size > 1 or now - self._looked >= self._pause:
+                self._looked = now
+                self._notice.look()
+            if self._notice.is_due():
+                passed = math.inf
         if self.world_size == 1:
             return passed
         shared = torch.tensor([passed], dtype=torch.float64, device=self.device)

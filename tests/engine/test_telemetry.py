@@ -91,3 +91,32 @@ def test_a_newer_attempt_is_refused_and_a_cut_off_line_left_out(tmp_path):
     out.write("metrics.jsonl", json.dumps(newer).encode())
     with pytest.raises(UserError, match=r"metrics\.jsonl has format version"):
         read_events(out)
+
+
+def test_a_mixers_death_is_known_when_its_record_returns(monkeypatch):
+    collector = telemetry._Collector()
+
+    def remote(method):
+        return SimpleNamespace(remote=method)
+
+    actor = SimpleNamespace(
+        record=remote(collector.record), lost_mixers=remote(collector.lost_mixers)
+    )
+    monkeypatch.setattr(telemetry.ray, "get_actor", lambda *_, **__: actor)
+    monkeypatch.setattr(telemetry.ray, "get", lambda answer, timeout: answer)
+    reporter = telemetry.Reporter("name")
+    assert reporter.lost_mixers() == 0
+    reporter.record("mixer_lost", node="a")
+    reporter.record("note", text="something else")
+    assert reporter.lost_mixers() == 1
+    assert [event["event"] for event in collector.events] == ["mixer_lost", "note"]
+
+
+def test_a_lost_collector_knows_of_no_death(monkeypatch):
+    def gone(*_, **__):
+        raise ValueError("no such actor")
+
+    monkeypatch.setattr(telemetry.ray, "get_actor", gone)
+    reporter = telemetry.Reporter("name")
+    reporter.record("mixer_lost", node="a")
+    assert reporter.lost_mixers() == 0

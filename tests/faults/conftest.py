@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -31,8 +33,33 @@ class Nodes:
         """
         self.cluster.remove_node(self.mixers.pop(), allow_graceful=False)
 
+    def end(self, node: str) -> None:
+        """Kill a mixing node by its id."""
+        (found,) = [mixer for mixer in self.mixers if mixer.node_id == node]
+        self.mixers.remove(found)
+        self.cluster.remove_node(found, allow_graceful=False)
+
     def add_mixing_node(self) -> None:
         self.mixers.append(self.cluster.add_node(labels={"ray-subcluster": "gen"}, **NODE))
+
+
+@pytest.fixture(scope="session")
+def drain():
+    """`drain(cluster, node, seconds)` gives the notice that a node, by its id, goes away in so many
+    seconds, as a cloud's notice does through Ray's autoscaler or KubeRay.
+    """
+
+    def give(cluster, node: str, seconds: int) -> None:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        to = ["--address", cluster.address, "--node-id", node]
+        until = ["--deadline-remaining-seconds", str(seconds)]
+        done = subprocess.run(
+            [*command, *to, *reason, *until], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    return give
 
 
 NODE = {"num_gpus": 1, "num_cpus": 4, "object_store_memory": 200_000_000}

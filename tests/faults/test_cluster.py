@@ -3,6 +3,7 @@ without faults, and the classifier ends with the same weights.
 """
 
 import os
+import re
 import shutil
 import signal
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+import ray
 from safetensors.torch import load_file
 from torch import equal
 
@@ -191,6 +193,72 @@ def test_a_mixing_node_dies_and_every_mix_is_made(
     assert summary["plan"] == {"planned": 160, "stored": 160, "rejected": 0, "set_aside": 0}
     assert parts(out) == parts(undisturbed)
     assert record("a mixing node dies (overlapped)", out, killed.moment)["lost"] == 0
+
+
+@dataclass(frozen=True)
+class Held:
+    """`MixJob.build` of real mixers, none of which finishes a chunk before the file `go` is there.
+    Each that has begun one leaves a file `begun-`, with its node's id.
+    """
+
+    folder: str
+
+    def __call__(self, job: MixJob) -> "_HeldMixer":
+        return _HeldMixer(self.folder, build_mixer(job))
+
+
+@dataclass(frozen=True)
+class _HeldMixer:
+    folder: str
+    mixer: object
+
+    def mix(self, specs, sources):
+        node = ray.get_runtime_context().get_node_id()
+        Path(self.folder, f"begun-{node}").touch()
+        while not Path(self.folder, "go").exists():
+            Event().wait(0.05)  # files send no event
+        return self.mixer.mix(specs, sources)
+
+
+def test_a_mixing_node_that_is_going_away_takes_no_more_chunks(
+    nodes, undisturbed, tmp_path, small_config, monkeypatch, when, record, events, parts, drain
+):
+    """One of two mixers gets the notice. Its chunk is finished, its other tasks go to others, and a
+    third mixer starts on a spare node at once, while the first one still holds its own.
+    """
+    nodes.add_mixing_node()
+    out = tmp_path / "out"
+    make_job = phases.mix_job
+    build = Held(str(tmp_path))
+    monkeypatch.setattr(phases, "mix_job", lambda *given: replace(make_job(*given), build=build))
+    leaving: list[str] = []
+
+    def ready() -> list[dict]:
+        return [event for event in events(out) if event["event"] == "mixer_ready"]
+
+    def notice() -> None:
+        leaving.append(next(tmp_path.glob("begun-*")).name.removeprefix("begun-"))
+        drain(nodes.cluster, leaving[0], 600)
+
+    both = when(lambda: len(list(tmp_path.glob("begun-*"))) >= 2, notice)
+    when(lambda: len(ready()) >= 3, (tmp_path / "go").touch)
+    summary = run_mixing(small_config(out, **COMMON))
+    assert both.moment is not None
+    assert summary["plan"] == {"planned": 160, "stored": 160, "rejected": 0, "set_aside": 0}
+    assert parts(out) == parts(undisturbed)
+    made = [event for event in events(out) if event["event"] == "mix"]
+    assert len(made) == len({event["chunk"] for event in made}), "a chunk was made twice"
+    by_node = {event["actor"]: event["node"] for event in ready()}
+    assert len(set(by_node.values())) == 3
+    assert len([event for event in made if by_node[event["actor"]] == leaving[0]]) == 1
+    (note,) = [event for event in events(out) if event["event"] == "note"]
+    assert re.match(
+        r"node [\d.]+ is going away in \d+ s: its mixer finishes its chunk and takes no more; its "
+        r"\d+ tasks go to other mixers",
+        note["text"],
+    )
+    assert record("a mixing node's notice", out, both.moment)["repeated"] == 0
+    nodes.end(leaving[0])
 
 
 def test_bad_parts_are_named_and_made_again(nodes, undisturbed, tmp_path, small_config, parts):

@@ -25,6 +25,9 @@ class Events(list):
     def send(self, kind, **values):
         self.append({"event": kind, **values})
 
+    def lost_mixers(self):
+        return 0
+
     def of(self, kind):
         return [event for event in self if event["event"] == kind]
 

@@ -29,8 +29,11 @@ CONFIG = Config(mix=MixConfig(count=12, batch=2, strategy="real-mix", num_infere
 
 
 class Kept(Reporter):
-    def __init__(self):
-        self.events = []
+    def __init__(self, lost=0):
+        self.events, self.lost = [], lost
+
+    def lost_mixers(self):
+        return self.lost
 
     def send(self, kind, **values):
         self.events.append((kind, values))
@@ -53,7 +56,7 @@ class Failing:
 def actor(tmp_path, tiny_real, monkeypatch):
     """`actor(mixer)` is a mixer's actor without Ray, and `row(chunk)` what it is called with."""
 
-    def make(mixer, restarted=False, most=1, canceled=False):
+    def make(mixer, restarted=False, most=1, canceled=False, lost=0):
         context = SimpleNamespace(
             get_actor_id=lambda: "0" * 16,
             get_node_id=lambda: "node",
@@ -66,7 +69,7 @@ def actor(tmp_path, tiny_real, monkeypatch):
             real_path=tiny_real.path,
             concept=None,
             store=str(tmp_path),
-            reporter=Kept(),
+            reporter=Kept(lost),
             build=lambda job: mixer,
             most_set_aside=most,
         )
@@ -131,16 +134,16 @@ def test_too_many_are_no_accident(tmp_path, actor, row):
 
 
 def test_a_chunk_that_kills_its_mixers_is_set_aside(tmp_path, actor, row):
-    """Each mixer that replaces a dead one leaves a note, which only a death leaves behind."""
+    """After the first death each mixer leaves a note, which only its own death leaves behind."""
     aside = SetAside(Folder(str(tmp_path)))
     mixer = Failing(0, RuntimeError())
     deaths = tries.DEATHS_FOR_A_TRY * CONFIG.run.chunk_tries
     for _ in range(deaths - 1):
         aside.beginning(3)
-    assert actor(mixer, restarted=True)(row(3)).num_rows == 2
+    assert actor(mixer, lost=1)(row(3)).num_rows == 2
     (tmp_path / "part-00000003.parquet").unlink()
     aside.beginning(3)
-    assert actor(mixer, restarted=True)(row(3)).num_rows == 0
+    assert actor(mixer, lost=1)(row(3)).num_rows == 0
     assert aside.reasons() == {3: "its mixer died"}
     aside.forget_tries()
     aside.clear()

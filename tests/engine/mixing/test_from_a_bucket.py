@@ -28,6 +28,9 @@ class Quiet(Reporter):
     def send(self, kind, **values):
         pass
 
+    def lost_mixers(self):
+        return 0
+
 
 @pytest.fixture
 def on_node(monkeypatch, tmp_path):

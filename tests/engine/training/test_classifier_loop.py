@@ -21,7 +21,7 @@ from diffmix.format_version import FORMAT_VERSION, KEY, without_version
 from engine.mixing.store import MixStore
 from engine.telemetry import Reporter
 from engine.testing import mix_table
-from engine.training import classifier_loop
+from engine.training import classifier_loop, position
 from engine.training.arrivals import Arrivals
 from engine.training.classifier_loop import ClassifierLoop
 from engine.training.job import TrainJob
@@ -39,6 +39,7 @@ class Train:
     def __init__(self, folder):
         self.folder, self.epochs, self.steps, self.checkpoint = folder, [], [], None
         self.keeps = True
+        self.notice: ray.train.PreemptionInfo | None = None
 
     def report(self, metrics, checkpoint):
         if not self.keeps:
@@ -65,6 +66,7 @@ def ray_train(tmp_path, monkeypatch):
     monkeypatch.setattr(ray.train, "get_context", lambda: context)
     monkeypatch.setattr(ray.train, "get_checkpoint", lambda: train.checkpoint)
     monkeypatch.setattr(ray.train, "report", train.report)
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: train.notice)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: node)
     return train
 
@@ -203,6 +205,20 @@ def test_a_resumed_loop_ends_like_an_uninterrupted_one(tmp_path, small_config, r
         assert torch.equal(value, whole[name]), name
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_nodes_notice_keeps_one_checkpoint_at_the_next_step(
+    tmp_path, small_config, ray_train, monkeypatch
+):
+    monkeypatch.setattr(position, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(ray, "nodes", list)
+    changes = {"train.checkpoint_minutes": 0, "train.epochs": 2}
+    loop, events = start(tmp_path, small_config(tmp_path, **changes))
+    ray_train.notice = ray.train.PreemptionInfo(None, {"node": [0]})
+    loop.run()
+    assert ray_train.steps == [(0, 1)]
+    (note,) = [event["text"] for event in events if event["event"] == "note"]
+    assert note.startswith("node node is going away: training has kept a checkpoint")
 
 
 def test_an_epoch_goes_on_with_the_step_after_its_checkpoint(

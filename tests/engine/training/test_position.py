@@ -96,3 +96,65 @@ def test_ranks_with_different_clocks_keep_the_same_steps(clock, monkeypatch):
             second.kept()
     assert kept == 3
     assert len(asked) < 3 * 8
+
+
+class FakeNotice:
+    """Is due from the moment `at` on, once."""
+
+    def __init__(self, clock, at):
+        self.clock, self.at, self.looks = clock, at, 0
+
+    def look(self):
+        self.looks += 1
+
+    def is_due(self):
+        return self.at is not None and self.clock.now >= self.at
+
+    def kept(self):
+        if self.is_due():
+            self.at = None
+
+
+@pytest.mark.parametrize("minutes", [0, 60])
+def test_one_ranks_notice_makes_a_checkpoint_due_on_all(clock, monkeypatch, minutes):
+    """Ranks ask equally often, and not at each of their steps."""
+    said: list[float] = []
+    speaker = True
+
+    def broadcast(tensor, rank):
+        if speaker:
+            said.append(float(tensor))
+        else:
+            tensor.fill_(said[-1])
+
+    monkeypatch.setattr(position.dist, "broadcast", broadcast)
+    notices = [FakeNotice(clock, 150.0), FakeNotice(clock, None)]
+    clocks = [CheckpointClock(minutes, 2, torch.device("cpu"), notice) for notice in notices]
+    kept = []
+    for step in range(1000):
+        clock.now += 0.1
+        speaker = True
+        due = clocks[0].due()
+        speaker = False
+        assert clocks[1].due() == due
+        if due:
+            kept.append(step)
+            for each in clocks:
+                each.kept()
+    (step,) = kept
+    assert 0 <= step - 500 <= 10 * position.LOOK_SECONDS
+    assert notices[0].looks == notices[1].looks <= 1000 / (10 * position.LOOK_SECONDS) + 3
+
+
+def test_a_single_rank_asks_every_two_seconds(clock):
+    notice = FakeNotice(clock, 150.0)
+    one = CheckpointClock(0, 1, torch.device("cpu"), notice)
+    due = []
+    for step in range(1000):
+        clock.now += 0.1
+        if one.due():
+            due.append(step)
+            one.kept()
+    assert len(due) == 1
+    assert abs(due[0] - 500) <= 1
+    assert notice.looks <= 100 / position.LOOK_SECONDS
