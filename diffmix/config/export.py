@@ -22,11 +22,10 @@ class ExportConfig:
             "classifier",
         ]
     ] = "imagefolder"
-    """Layout: imagefolder, webdataset, reference, reference-concept, peft-concept or classifier.
-    The first three are of mixes: Hugging Face's with a data card, WebDataset shards, and the
-    reference implementation's. The next two are of the concept: the reference's files (LoRA in
-    attention-processor naming), and peft's LoRA. The last is the classifier for timm and the hub,
-    with a model card.
+    """Layout: three are of mixes, two of the concept, one of the classifier. `imagefolder` is
+    Hugging Face's with a data card, `webdataset` are shards, `reference` is the reference
+    implementation's. `reference-concept` has the reference's files (LoRA in attention-processor
+    naming), `peft-concept` peft's LoRA. `classifier` is for timm and the hub, with a model card.
     """
     to: Usual[Path] = ""
     """Empty or new folder to write to: a local path, s3:// or gs://."""

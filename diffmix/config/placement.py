@@ -68,6 +68,6 @@ class PlacementConfig:
     labeled `ray-subcluster=train` with `placement.separate`.
     """
     elastic_minutes: Annotated[NonNegativeFloat, Unit("minutes")] = 10.0
-    """How long `placement.elastic` waits for a lost train node on a cluster that grows, before it
+    """How long `placement.elastic` waits for a lost train node on a cluster that grows. Then it
     goes on with fewer workers. On a cluster of a fixed size it does not wait.
     """

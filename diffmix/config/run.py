@@ -80,9 +80,9 @@ class LimitsConfig:
     usd: Annotated[PositiveFloat | None, Unit("dollars")] = None
     """Dollars for the cluster's nodes while the run runs, by `prices`. None: no limit."""
     prices: Numbers = ()
-    """Dollars an hour of one node, for each value of the label `ray-subcluster`: `gen=0.4
-    train=2.1`; `other=0.1` for nodes without one. With them the report says what a run cost, also
-    where nothing is limited; `limits.usd` needs them. Empty: no cost is measured.
+    """Dollars an hour of one node, for each value of the label `ray-subcluster`. For example
+    `gen=0.4 train=2.1`, and `other=0.1` for nodes without one. With them the report says what a run
+    cost, also where nothing is limited; `limits.usd` needs them. Empty: no cost is measured.
     """
     for_training: Share = 0.2
     """Share of each limit that is kept for training until an epoch has been timed."""

@@ -253,13 +253,13 @@ def test_the_loss_is_that_of_the_formula_on_stock_encodings(base):
             snr = alpha_bar[i] / (1 - alpha_bar[i])
             weight = snr.clamp(max=2.0) / (snr if "added_cond_kwargs" in extra else snr + 1)
             expected += weights[i] * weight * (predicted - target).square().mean()
-        assert loss(latents, noise, timesteps, torch.arange(3), weights).item() == pytest.approx(
-            expected.item(), rel=1e-4
-        )
+        assert loss(
+            latents, noise, timesteps, torch.arange(3), torch.arange(3), weights
+        ).item() == pytest.approx(expected.item(), rel=1e-4)
         fixed = DenoisingLoss(pipe, prompts, 32, trains_text=False, snr_gamma=2.0)
-        assert fixed(latents, noise, timesteps, torch.arange(3), weights).item() == pytest.approx(
-            expected.item(), rel=1e-4
-        )
+        assert fixed(
+            latents, noise, timesteps, torch.arange(3), torch.arange(3), weights
+        ).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_an_sdxl_that_was_not_made_for_zeros_gets_its_empty_prompt(tiny_xl):

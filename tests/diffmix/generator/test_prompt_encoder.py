@@ -54,7 +54,7 @@ def test_words_behind_a_class_token_are_in_the_whole_prompts_embedding(xl):
 def test_so_they_are_in_training(xl):
     add_rows(xl, ["<class_0>"], ["animal"], 1)
     loss = DenoisingLoss(xl, TEXTS, 32, trains_text=True, snr_gamma=None)
-    pooled = loss._conditioning(torch.arange(2)).pooled
+    pooled = loss.encoder(loss.prompt_ids[torch.arange(2)]).pooled
     for text, row in zip(TEXTS, pooled, strict=False):
         torch.testing.assert_close(row, by_formula(xl, text))
     assert (pooled[0] - pooled[1]).abs().max() > 1e-2

@@ -19,6 +19,7 @@ NO_PATHS = {
     "placement.cluster_max",
     "data.label_column",
     "gate.prompts",
+    "limits.prices",
     "mix.negative_prompt",
     "model.revision",
     "personalize.initializer",

@@ -88,9 +88,8 @@ def test_the_loss_is_the_real_images_and_the_prior_images_times_the_weight():
             return self.count
 
         def posteriors(self, slots, step, views):
-            return np.array([[self.first + view.image, 0] for view in views(step)], np.float32)[
-                ..., None, None, None
-            ]
+            found = [[self.first + view.image, 0] for view in views(step)]
+            return torch.tensor(found, dtype=torch.float32)[..., None, None, None]
 
     labels = np.array([0, 1, 2])
     config = settings(prior_weight=0.5, prompts=("a", "b"), prompt_dropout=1.0)
