@@ -32,6 +32,6 @@ class ExportConfig:
     rejected: Usual[bool] = False
     """Also export the mixes that the gate rejected."""
     marked: Usual[bool] = False
-    """Write into each exported mix that it is synthetic: EXIF `Software`, and IPTC's
+    """Write into each exported mix that it is synthetic. It is in EXIF's `Software`, and in IPTC's
     `DigitalSourceType` in XMP. Pixels stay as they are. False: files are the store's bytes.
     """
