@@ -32,7 +32,7 @@ class ShownMix:
     target_share: float
     """Of the soft label; the source class gets the rest of `label_sum`."""
     label_sum: float
-    seed: int
+    seed: int | None
     score: float | None
     """The gate's, in [0, 1]."""
     accepted: bool
@@ -80,7 +80,9 @@ class Gallery:
                 "t": mix.target,
                 "strength": round(mix.strength, 4),
                 "label": [round(mix.target_share, 4), round(mix.label_sum - mix.target_share, 4)],
-                "seed": str(mix.seed),  # JavaScript's numbers have 53 bits
+                "seed": None
+                if mix.seed is None
+                else str(mix.seed),  # JavaScript's numbers have 53 bits
                 "score": None if mix.score is None else round(mix.score, 4),
                 "ok": mix.accepted,
                 "loss": None if mix.loss is None else round(mix.loss, 4),

@@ -1,7 +1,6 @@
 """`mix.batch: auto` on a real cluster."""
 
 import os
-from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -68,13 +67,9 @@ def test_two_measurements_have_two_processes(tmp_path, small_config, monkeypatch
 def test_the_sources_of_a_chunk_are_bounded_by_bytes(monkeypatch):
     """Of 5 MB photographs 53 are 256 MiB, and of small ones any number may be."""
     asked = []
-
-    class Task:
-        def options(self, **_):
-            return SimpleNamespace(remote=lambda config, largest: asked.append(largest) or 1)
-
-    fake = SimpleNamespace(remote=lambda **_: lambda work: Task(), get=lambda found: found)
-    monkeypatch.setattr(batch_size, "ray", fake)
+    monkeypatch.setattr(
+        batch_size, "on_a_mixing_node", lambda *given: asked.append(given[-1]) or given[-1]
+    )
     config = Config(mix=MixConfig(batch="auto"))
     for image_bytes in (5e6, 1e3, 1e9):
         measure_batch(config, 10_000_000, image_bytes)

@@ -88,7 +88,9 @@ def test_a_scaling_policy_of_our_own_is_what_the_controller_gets(monkeypatch):
     monkeypatch.setattr(
         DataParallelTrainer,
         "_initialize_and_run_controller",
-        lambda trainer, **settings: asked.update(settings) or ray.train.Result(None, None, None),
+        lambda trainer, **settings: (
+            asked.update(settings) or ray.train.Result(None, None, None, "")
+        ),
     )
     trainer = DataParallelTrainer(print)
     follow(trainer, "mine")

@@ -193,7 +193,7 @@ def replace_config(session, config):
 def test_mixers_of_a_stream_that_was_given_up_stop_between_chunks(monkeypatch):
     """A task of 20 chunks is under way when the stream is given up."""
     groups = [np.arange(1), np.arange(1, 21)]
-    monkeypatch.setattr(stages, "group_chunks", lambda chunks, mixers: groups)
+    monkeypatch.setattr(stages, "group_chunks", lambda *_: groups)
     config = Config(
         mix=MixConfig(count=84, batch=BATCH, strategy="real-mix"),
         train=TrainConfig(epochs=1, batch_size=6),
