@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,11 @@ from diffmix.report.chart import Chart, Table
 from diffmix.report.data_uri import data_uri
 from diffmix.report.gallery import Gallery, thumbnail
 from diffmix.report.headline import headline, picked_on_test
-from diffmix.report.vega import script
+from diffmix.report.vega import NOT_IN_UTF8, script, stills
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_NOT_IN_UTF8 = re.compile("[\ud800-\udfff]")
 MOST_ROWS = 200
 """Of a table on the page; its CSV file has all of them."""
 
@@ -80,8 +78,10 @@ def render_report(report: Report) -> str:
         loader=jinja2.FileSystemLoader(here),
     )
     charts = report.charts
+    specs = {chart.key: chart.vega() for chart in charts}
+    drawn = stills(specs) if specs else {}
     data = {
-        "charts": {chart.key: chart.vega() for chart in charts},
+        "charts": specs,
         "classes": list(report.class_names),
         "gallery": report.gallery.data() if report.gallery else None,
     }
@@ -92,6 +92,7 @@ def render_report(report: Report) -> str:
         picked_on_test=picked_on_test(report.summary),
         notes=report.notes,
         charts=charts,
+        stills={key: data_uri("image/svg+xml", image) for key, image in drawn.items()},
         gallery=report.gallery if report.gallery and report.gallery.mixes else None,
         sections=report.sections,
         beside=report.beside,
@@ -105,7 +106,7 @@ def render_report(report: Report) -> str:
         style=(here / "report.css").read_text(encoding="utf-8"),
         code=(here / "report.js").read_text(encoding="utf-8"),
     )
-    return _NOT_IN_UTF8.sub("\ufffd", page)
+    return NOT_IN_UTF8.sub("\ufffd", page)
 
 
 def _script_json(value: object) -> str:

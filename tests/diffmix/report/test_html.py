@@ -8,9 +8,11 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 from PIL import Image
 
+from diffmix.report import vega
 from diffmix.report.accuracy import group_accuracy
 from diffmix.report.chart import Table
 from diffmix.report.gallery import Gallery, ShownMix
@@ -124,7 +126,7 @@ def test_page_has_figures_charts_tables_configuration_and_needs_nothing_else():
     assert data["gallery"]["mixes"][0]["image"].startswith("data:image/png;base64,")
     # Three scripts are closed where they end, and nothing is fetched.
     assert text.count("</script>") == page.tags.count("script") == 3
-    assert page.sources == []
+    assert all(source.startswith("data:image/svg+xml") for source in page.sources)
     links = [link for link in page.links if not link.startswith("data:")]
     assert links == []
     (whole,) = [
@@ -197,6 +199,23 @@ def test_class_sizes_calibration_and_several_seeds():
     ]
 
 
+def words_of(uri: str) -> list[str]:
+    """The texts of an SVG image, by a parser of XML."""
+    svg = ElementTree.fromstring(base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")))
+    return [text.text or "" for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_charts_are_images_without_javascript(monkeypatch):
+    """Class names stand there as they are; what is too large for a page is left out."""
+    names = ["$", "$$", "$5 to $10", "\ud800 50 %", "أسد"]
+    chart = group_accuracy({"per_group": dict.fromkeys(names, 0.5)}, {})
+    (image,) = Page(render_report(Report(title="", summary={}, charts=[chart]))).sources
+    assert {*names} - {*words_of(image)} == {"\ud800 50 %"}
+    assert "\ufffd 50 %" in words_of(image)
+    monkeypatch.setattr(vega, "MOST_BYTES", 100)
+    assert Page(render_report(Report(title="", summary={}, charts=[chart]))).sources == []
+
+
 def test_user_text_is_escaped():
     """A class or a group called `<script>` is text, in the page, in attributes and in charts."""
     hostile = "</svg><script>alert(1)</script>\"' onerror=alert(1)"
@@ -215,6 +234,7 @@ def test_user_text_is_escaped():
     page = Page(text)
     assert page.tags.count("script") == 3
     assert "svg" not in page.tags
-    assert page.sources == []
+    (image,) = page.sources
+    assert hostile[:25] in "".join(words_of(image)), "a long name is cut off"
     assert hostile in "".join(page.words)
     assert data_of(text)["charts"]["groups"]["data"]["values"][0]["group"] == hostile
