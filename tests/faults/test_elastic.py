@@ -34,13 +34,18 @@ def nodes(own_clusters):
 
 
 def epochs(happened: list[dict]) -> dict[int, dict[int, float]]:
-    """Epoch -> rank -> mean loss. An epoch that was trained again counts once."""
+    """Epoch -> rank -> mean loss. Of an epoch that was trained again the last group counts. Ranks'
+    events come in any order.
+    """
     found: dict[int, dict[int, float]] = {}
+    group, groups = 0, {}
     for event in happened:
+        group += event["event"] == "resize"
         if event["event"] == "train":
             ranks = found.setdefault(event["epoch"], {})
-            if event["rank"] == 0:
+            if groups.get(event["epoch"]) != group:
                 ranks.clear()
+            groups[event["epoch"]] = group
             ranks[event["rank"]] = event["loss"]
     return found
 
