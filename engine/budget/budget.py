@@ -21,7 +21,7 @@ from engine.telemetry import now
 log = logging.getLogger(__name__)
 
 _LIMITS = ("hours", "gpu_hours", "usd")
-_KEPT = "for_training"
+_SETTINGS = (*_LIMITS, "for_training")  # on which it depends when mixing stops
 _LOOK_SECONDS = 5.0
 _KEEP_SECONDS = 30.0
 
@@ -78,7 +78,7 @@ class Budget:
         self.meter = Meter(numbers(session.config.limits.prices), spent_before(self._events()))
         self._kept = 0.0
         self._passed = False
-        self._limits = {name: getattr(session.config.limits, name) for name in (*_LIMITS, _KEPT)}
+        self._limits = {name: getattr(session.config.limits, name) for name in _SETTINGS}
         self._before = self._stopped_before()
 
     def see(self, sight: Sight) -> None:

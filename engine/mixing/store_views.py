@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,26 +19,26 @@ if TYPE_CHECKING:
 _SHOWN = 8
 
 
-class StoreViews:
-    """What `MixStore` adds to itself. The methods without a body are the store's own."""
+class StoreViews(ABC):
+    """What `MixStore` adds to itself. The abstract methods are the store's own."""
 
     folder: Folder
     schema: pa.Schema
 
     @property
-    def class_names(self) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def class_names(self) -> list[str]: ...
 
-    def counts(self) -> tuple[int, int]:
-        raise NotImplementedError
+    @abstractmethod
+    def counts(self) -> tuple[int, int]: ...
 
-    def named(self) -> Iterator[NamedMix]:
-        raise NotImplementedError
+    @abstractmethod
+    def named(self) -> Iterator[NamedMix]: ...
 
+    @abstractmethod
     def tables(
         self, columns: list[str] | None = None, chunks: set[int] | None = None
-    ) -> Iterator[pa.Table]:
-        raise NotImplementedError
+    ) -> Iterator[pa.Table]: ...
 
     def to_pandas(self, images: bool = False) -> pandas.DataFrame:
         """The stored mixes as a table, by chunk number: the store's columns, and the names

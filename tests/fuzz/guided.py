@@ -1,4 +1,4 @@
-"""Inputs that are changed towards code that was not run before: atheris sees which lines of
+"""Inputs that are changed toward code that was not run before: atheris sees which lines of
 Pillow's readers and of ours an input has reached.
 
 `python tests/fuzz/guided.py images -atheris_runs=100000`, or `weights`; the words after the name

@@ -1,7 +1,5 @@
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -58,7 +56,7 @@ def test_a_full_disk_is_named():
         once_a_node(copy_path("s3://a"), full)
 
 
-def test_of_six_processes_one_makes_it(tmp_path):
+def test_of_six_processes_one_makes_it(tmp_path, six_at_once):
     """Each appends a line to a file when it makes the copy, and waits for the others before."""
     script = f"""
 import os, sys, time
@@ -72,12 +70,5 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(Path(once_a_node(copy_path("s3://a"), make)).read_text())
 """
-    ways = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([sys.executable, "-c", script], **ways) for _ in range(6)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert [process.communicate()[0] for process in processes] == ["x\n"] * 6
+    assert six_at_once(script) == ["x"] * 6
     assert (tmp_path / "made").read_text() == "made\n"

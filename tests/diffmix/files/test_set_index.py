@@ -1,6 +1,4 @@
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -66,7 +64,7 @@ def test_a_set_that_is_gone(bucket_server, examples):
 
 
 def test_six_processes_of_a_node_download_a_set_once(
-    bucket_server, examples, monkeypatch, tmp_path
+    bucket_server, examples, monkeypatch, tmp_path, six_at_once
 ):
     real = RealSet.write(URI, examples, ["a", "b", "ü"], "bird")
     assert bucket_server.bytes_of(PATH) == [], "the writer has its own copy"
@@ -78,15 +76,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(RealSet.open({URI!r}).fingerprint)
 """
-    ways = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([sys.executable, "-c", script], **ways) for _ in range(6)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    found = [process.communicate(timeout=120)[0].strip() for process in processes]
-    assert found == [real.fingerprint] * 6
+    assert six_at_once(script) == [real.fingerprint] * 6
     import boto3
 
     head = boto3.client("s3").head_object(Bucket="mixes", Key="Vögel/data/train.arrow")

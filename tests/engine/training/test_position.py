@@ -68,34 +68,45 @@ def test_a_checkpoint_is_due_after_so_many_minutes(clock):
     assert not never.due()
 
 
+class Ranks:
+    """Two ranks in one process, of which rank 0 broadcasts."""
+
+    def __init__(self, monkeypatch):
+        self.said: list[float] = []
+        self._speaks = True
+        monkeypatch.setattr(position.dist, "broadcast", self._broadcast)
+
+    def _broadcast(self, tensor, rank):
+        if self._speaks:
+            self.said.append(float(tensor))
+        else:
+            tensor.fill_(self.said[-1])
+
+    def due(self, first, second) -> bool:
+        """What both say, one after the other."""
+        self._speaks = True
+        found = first.due()
+        self._speaks = False
+        assert second.due() == found
+        return found
+
+
 def test_ranks_with_different_clocks_keep_the_same_steps(clock, monkeypatch):
     """Rank 0's clock counts, and it is asked at few steps."""
-    asked: list[float] = []
-    speaker = True
-
-    def broadcast(tensor, rank):
-        if speaker:
-            asked.append(float(tensor))
-        else:
-            tensor.fill_(asked[-1])
-
-    monkeypatch.setattr(position.dist, "broadcast", broadcast)
+    ranks = Ranks(monkeypatch)
     first = CheckpointClock(1, 2, torch.device("cpu"))
     clock.now += 5  # the second rank started later
     second = CheckpointClock(1, 2, torch.device("cpu"))
     kept = 0
     for _ in range(200):
         clock.now += 1
-        speaker = True
-        due = first.due()
-        speaker = False
-        assert second.due() == due
+        due = ranks.due(first, second)
         if due:
             kept += 1
             first.kept()
             second.kept()
     assert kept == 3
-    assert len(asked) < 3 * 8
+    assert len(ranks.said) < 3 * 8
 
 
 class FakeNotice:
@@ -118,25 +129,13 @@ class FakeNotice:
 @pytest.mark.parametrize("minutes", [0, 60])
 def test_one_ranks_notice_makes_a_checkpoint_due_on_all(clock, monkeypatch, minutes):
     """Ranks ask equally often, and not at each of their steps."""
-    said: list[float] = []
-    speaker = True
-
-    def broadcast(tensor, rank):
-        if speaker:
-            said.append(float(tensor))
-        else:
-            tensor.fill_(said[-1])
-
-    monkeypatch.setattr(position.dist, "broadcast", broadcast)
+    ranks = Ranks(monkeypatch)
     notices = [FakeNotice(clock, 150.0), FakeNotice(clock, None)]
     clocks = [CheckpointClock(minutes, 2, torch.device("cpu"), notice) for notice in notices]
     kept = []
     for step in range(1000):
         clock.now += 0.1
-        speaker = True
-        due = clocks[0].due()
-        speaker = False
-        assert clocks[1].due() == due
+        due = ranks.due(*clocks)
         if due:
             kept.append(step)
             for each in clocks:
