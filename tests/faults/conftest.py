@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -167,3 +168,17 @@ def record(request, events, tmp_path_factory):
         return found
 
     return keep
+
+
+@pytest.fixture
+def untrained():
+    """Copies a run folder without its training and its events; gives the copy."""
+
+    def copy(whole: Path, out: Path) -> Path:
+        shutil.copytree(whole, out)
+        for name in ("classifier", "checkpoints"):
+            shutil.rmtree(out / name)
+        (out / "metrics.jsonl").unlink()
+        return out
+
+    return copy

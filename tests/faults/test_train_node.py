@@ -1,7 +1,5 @@
 """The node of the train worker dies in the middle of training; another one takes its place."""
 
-import shutil
-
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -33,7 +31,7 @@ def train_nodes(own_clusters):
 
 
 def test_training_goes_on_on_another_node(
-    train_nodes, tmp_path, small_config, when, record, events
+    train_nodes, tmp_path, small_config, when, record, events, untrained
 ):
     cluster, nodes = train_nodes
     changes = {
@@ -46,11 +44,7 @@ def test_training_goes_on_on_another_node(
     }
     whole = tmp_path / "whole"
     run(small_config(whole, **changes))
-    out = tmp_path / "out"
-    shutil.copytree(whole, out)
-    for name in ("classifier", "checkpoints"):
-        shutil.rmtree(out / name)
-    (out / "metrics.jsonl").unlink()
+    out = untrained(whole, tmp_path / "out")
 
     def epochs(folder):
         return [event for event in events(folder) if event["event"] == "train"]

@@ -2,7 +2,6 @@
 training goes on elsewhere.
 """
 
-import shutil
 from functools import partial
 from threading import Event
 
@@ -58,7 +57,7 @@ def train_nodes(own_clusters):
 
 
 def test_training_goes_on_from_the_checkpoint_that_the_notice_asked_for(
-    train_nodes, tmp_path, small_config, monkeypatch, when, record, events, drain
+    train_nodes, tmp_path, small_config, monkeypatch, when, record, events, drain, untrained
 ):
     """No other checkpoint is kept before the last epoch."""
     changes = {
@@ -72,11 +71,7 @@ def test_training_goes_on_from_the_checkpoint_that_the_notice_asked_for(
     }
     whole = tmp_path / "whole"
     run(small_config(whole, **changes))
-    out = tmp_path / "out"
-    shutil.copytree(whole, out)
-    for name in ("classifier", "checkpoints"):
-        shutil.rmtree(out / name)
-    (out / "metrics.jsonl").unlink()
+    out = untrained(whole, tmp_path / "out")
     paced = partial(phases.train_classifier, build=Paced())
     monkeypatch.setattr(phases, "train_classifier", paced)
 
